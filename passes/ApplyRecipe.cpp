@@ -1,0 +1,30 @@
+// Marks the parameters that a recipe trains.
+#include "passes/Passes.h"
+
+#include "llvm/ADT/StringSet.h"
+
+namespace td {
+#define GEN_PASS_DEF_APPLYRECIPE
+#include "passes/Passes.h.inc"
+} // namespace td
+
+using namespace mlir;
+
+namespace {
+struct ApplyRecipe : td::impl::ApplyRecipeBase<ApplyRecipe> {
+  using ApplyRecipeBase::ApplyRecipeBase;
+  void runOnOperation() override {
+    llvm::StringSet<> missing;
+    for (const std::string &name : trainable)
+      missing.insert(name);
+    for (auto parameter : getOperation().getOps<td::train::ParameterOp>())
+      if (missing.erase(parameter.getSymName()))
+        parameter.setTrainable(true);
+    for (const std::string &name : trainable)
+      if (missing.contains(name)) {
+        getOperation().emitError() << "the recipe trains '" << name << "', which is no parameter of the model";
+        return signalPassFailure();
+      }
+  }
+};
+} // namespace

@@ -1,0 +1,31 @@
+// All passes and named pipelines of the compiler.
+#ifndef TD_PASSES_PASSES_H
+#define TD_PASSES_PASSES_H
+
+#include "dialects/Pulp/Pulp.h"
+#include "dialects/RedMulE/RedMulE.h"
+#include "dialects/Tile/Tile.h"
+#include "dialects/Train/Train.h"
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+#include "mlir/Dialect/Linalg/IR/Linalg.h"
+#include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/Dialect/MemRef/IR/MemRef.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/Dialect/Tensor/IR/Tensor.h"
+#include "mlir/IR/BuiltinOps.h"
+#include "mlir/Pass/Pass.h"
+
+namespace td {
+#define GEN_PASS_DECL
+#include "passes/Passes.h.inc"
+
+/// Registers every pass and pipeline with MLIR's global registry.
+void registerAllPasses();
+/// Inserts every dialect that the compiler reads or writes, and the external
+/// models of its interfaces.
+void registerAllDialects(mlir::DialectRegistry &registry);
+} // namespace td
+
+#endif

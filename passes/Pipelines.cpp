@@ -1,0 +1,20 @@
+// Named pipelines, one per border of IR, and registration of everything.
+#include "passes/Passes.h"
+
+#include "mlir/InitAllDialects.h"
+#include "mlir/InitAllExtensions.h"
+#include "mlir/Pass/PassManager.h"
+#include "mlir/Pass/PassRegistry.h"
+
+namespace td {
+#define GEN_PASS_REGISTRATION
+#include "passes/Passes.h.inc"
+} // namespace td
+
+using namespace mlir;
+
+void td::registerAllPasses() { registerTrainDeeployPasses(); }
+
+void td::registerAllDialects(DialectRegistry &registry) {
+  registry.insert<train::TrainDialect, tile::TileDialect, redmule::RedMulEDialect, pulp::PulpDialect>();
+}

@@ -1,0 +1,1 @@
+"""TrainDeeploy: on-device fine-tuning for PULP clusters with RedMulE."""

@@ -1,0 +1,3 @@
+"""Op bindings of the pulp dialect."""
+
+from ._pulp_ops_gen import *  # noqa: F403

@@ -1,0 +1,3 @@
+"""Op bindings of the train dialect."""
+
+from ._train_ops_gen import *  # noqa: F403
