@@ -15,4 +15,15 @@ def ApplyRecipe : Pass<"td-apply-recipe", "::mlir::ModuleOp"> {
   let dependentDialects = ["::td::train::TrainDialect"];
 }
 
+def SetTarget : Pass<"td-set-target", "::mlir::ModuleOp"> {
+  let summary = "Put a built-in target description on the module";
+  let description = [{
+    Guarantees: the module attribute `tile.target` mirrors
+    python/traindeeploy/targets/<name>.toml. The driver sets the attribute itself
+    when the target is a file.
+  }];
+  let options = [Option<"name", "name", "std::string", "\"pulp-redmule\"", "Name of a built-in target">];
+  let dependentDialects = ["::td::tile::TileDialect"];
+}
+
 #endif
