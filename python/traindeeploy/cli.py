@@ -1,0 +1,293 @@
+"""The command traindeeploy: train, compile, run, inspect."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from . import __version__
+from .errors import TrainDeeployError, UsageError
+
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all errors of this command."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+
+def _number(kind: Callable[[str], Any], check: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
+    """An argparse type: a number for which `check` holds."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not check(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    return parse
+
+
+_positive = _number(int, lambda n: n > 0, "a positive whole number")
+_natural = _number(int, lambda n: n >= 0, "a whole number of at least 0")
+_rate = _number(float, math.isfinite, "a finite number")
+_momentum = _number(float, lambda x: 0 <= x < 1, "a number from 0 up to, but not including, 1")
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="file.onnx, package.module:callable (returns an nn.Module and example inputs), or a built-in (deep-ae)",
+    )
+    parser.add_argument(
+        "--batch-size", type=_positive, metavar="B", help="samples a step (default: the model's own)"
+    )
+
+
+def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    recipe = parser.add_mutually_exclusive_group()
+    recipe.add_argument(
+        "--recipe", metavar="R", help="which parameters to train: full (default), linear-probe, last:N"
+    )
+    recipe.add_argument(
+        "--trainable", nargs="+", metavar="PATTERN", help="names or patterns of the parameters to train"
+    )
+    recipe.add_argument("--trainable-file", type=Path, metavar="F", help="a file with such names, one a line")
+
+
+def _add_compile_options(parser: argparse.ArgumentParser) -> None:
+    _add_model_options(parser)
+    parser.add_argument("--loss", required=True, choices=["mse", "cross-entropy"])
+    parser.add_argument("--optimizer", default="sgd", choices=["sgd"])
+    parser.add_argument("--momentum", type=_momentum, default=0.0, metavar="X")
+    _add_recipe_options(parser)
+    parser.add_argument(
+        "--target", default="pulp-redmule", metavar="T", help="pulp-redmule (default), pulp, or a file.toml"
+    )
+    parser.add_argument("--dump-ir", action="store_true", help="write the IR at each border to OUT/ir")
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="D.npz", help="samples by input name, and target"
+    )
+    parser.add_argument("--steps", required=True, type=_positive, metavar="N")
+    parser.add_argument("--lr", required=True, type=_rate, metavar="X", help="learning rate")
+    parser.add_argument("--shuffle", type=_natural, metavar="SEED", help="permute each pass over the samples")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="FILE.npz",
+        help="start from the parameters and optimizer state of another run",
+    )
+    parser.add_argument(
+        "--start-sample",
+        type=_natural,
+        metavar="K",
+        help="first sample in the order (default: where the run of --init stopped, or 0)",
+    )
+    parser.add_argument("--simulator", default="tdsim", choices=["tdsim"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="traindeeploy", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"traindeeploy {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    train = commands.add_parser("train", help="compile a model and train it on the simulated SoC")
+    _add_compile_options(train)
+    _add_run_options(train)
+    train.add_argument("-o", dest="output", required=True, type=Path, metavar="OUT", help="output folder")
+    train.set_defaults(action=_train)
+
+    compiler = commands.add_parser("compile", help="compile a model and print the plan, without simulating")
+    _add_compile_options(compiler)
+    compiler.add_argument("-o", dest="output", required=True, type=Path, metavar="OUT", help="output folder")
+    compiler.set_defaults(action=_compile)
+
+    run = commands.add_parser("run", help="run a compiled program on the simulated SoC")
+    run.add_argument("program", type=Path, metavar="PROGRAM", help="output folder of compile or train")
+    _add_run_options(run)
+    run.add_argument("-o", dest="output", type=Path, metavar="OUT", help="output folder (default: PROGRAM)")
+    run.set_defaults(action=_run)
+
+    inspect = commands.add_parser(
+        "inspect", help="list a model's inputs and parameters, and what a recipe trains"
+    )
+    _add_model_options(inspect)
+    _add_recipe_options(inspect)
+    inspect.set_defaults(action=_inspect)
+    return parser
+
+
+def _notice(message: str) -> None:
+    print(f"traindeeploy: {message}", file=sys.stderr)
+
+
+class _Progress:
+    """One line on a terminal that says what goes on; nothing in a pipe."""
+
+    def __init__(self) -> None:
+        self.enabled = sys.stderr.isatty()
+        self.shown = False
+
+    def __call__(self, message: str) -> None:
+        if self.enabled:
+            print(f"\r\x1b[K{message}", end="", file=sys.stderr, flush=True)
+            self.shown = True
+
+    def clear(self) -> None:
+        if self.shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self.shown = False
+
+
+def _trainable(options: argparse.Namespace) -> list[str] | None:
+    """The patterns of --trainable or --trainable-file, or None."""
+    if options.trainable_file is not None:
+        try:
+            lines = options.trainable_file.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text"
+            raise TrainDeeployError(
+                f"--trainable-file {options.trainable_file} cannot be read: {reason}"
+            ) from None
+        return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return options.trainable
+
+
+def _compiled(options: argparse.Namespace, progress: _Progress) -> Any:
+    from .driver import compile as compile_model
+
+    return compile_model(
+        options.model,
+        loss=options.loss,
+        optimizer=options.optimizer,
+        momentum=options.momentum,
+        recipe=options.recipe,
+        trainable=_trainable(options),
+        target=options.target,
+        batch_size=options.batch_size,
+        progress=progress,
+    )
+
+
+def _result(program: Any, options: argparse.Namespace, progress: _Progress) -> Any:
+    return program.run(
+        options.data,
+        steps=options.steps,
+        lr=options.lr,
+        shuffle=options.shuffle,
+        init=options.init,
+        start_sample=options.start_sample,
+        simulator=options.simulator,
+        progress=progress,
+        notice=_notice,
+    )
+
+
+def _train(options: argparse.Namespace, progress: _Progress) -> None:
+    from .output import output_folder
+
+    with output_folder(options.output) as folder:
+        program = _compiled(options, progress)
+        result = _result(program, options, progress)
+        program.write(folder, dump_ir=options.dump_ir)
+        result.write(folder)
+    progress.clear()
+    print(result.summary())
+
+
+def _compile(options: argparse.Namespace, progress: _Progress) -> None:
+    from .output import output_folder
+
+    with output_folder(options.output) as folder:
+        program = _compiled(options, progress)
+        program.write(folder, dump_ir=options.dump_ir)
+    progress.clear()
+    print(program.plan_table())
+
+
+def _run(options: argparse.Namespace, progress: _Progress) -> None:
+    from .driver import Program
+    from .output import output_folder
+
+    program = Program.load(options.program)
+    with output_folder(options.output or options.program) as folder:
+        result = _result(program, options, progress)
+        program.write(folder, dump_ir=bool(program.ir))
+        result.write(folder)
+    progress.clear()
+    print(result.summary())
+
+
+def _inspect(options: argparse.Namespace, progress: _Progress) -> None:
+    from .driver import inspect
+
+    text = inspect(
+        options.model, batch_size=options.batch_size, recipe=options.recipe, trainable=_trainable(options)
+    )
+    progress.clear()
+    print(text)
+
+
+def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(EXIT_TERMINATED)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
+    debug = os.environ.get("TRAINDEEPLOY_DEBUG", "") not in ("", "0")
+    progress = _Progress()
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        options = _parser().parse_args(arguments)
+        options.action(options, progress)
+        sys.stdout.flush()
+        return 0
+    except UsageError as error:
+        print(f"traindeeploy: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        progress.clear()
+        print("traindeeploy: interrupted, nothing was written", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away; what was asked for is done.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        progress.clear()
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, TrainDeeployError):
+            message = str(error)
+        elif isinstance(error, MemoryError):
+            message = "out of memory"
+        else:
+            detail = re.sub(r"\s+", " ", str(error)).strip()
+            message = (
+                f"internal error: {type(error).__name__}{': ' if detail else ''}{detail}"
+                " (TRAINDEEPLOY_DEBUG=1 shows where; please report it)"
+            )
+        print(f"traindeeploy: error: {message}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

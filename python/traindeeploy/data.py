@@ -1,0 +1,136 @@
+"""Training data: which array feeds which input, in which order, and what is wrong with it."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import TrainDeeployError
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Field:
+    """An input of the training step that the host fills before each step."""
+
+    name: str
+    """Name in the program, and of the array that feeds it."""
+    shape: tuple[int, ...]
+    """Shape for a whole batch; the first axis counts samples."""
+    dtype: str
+    """Element type in the program: "float32" or "int32"."""
+    aliases: tuple[str, ...] = ()
+    """Other names that the array may have, the first one found wins."""
+    classes: int | None = None
+    """For labels: one more than the largest one allowed."""
+
+
+def load_npz(path: Path, what: str) -> dict[str, Array]:
+    """The arrays of the .npz file `path`; errors speak of it as `what` ("data", "--init")."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise TrainDeeployError(f"{what} file {path} is not an .npz archive of named arrays")
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise TrainDeeployError(f"{what} file {path} does not exist") from None
+    except OSError as error:
+        raise TrainDeeployError(f"{what} file {path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise TrainDeeployError(f"{what} file {path} is not a readable .npz archive: {error}") from None
+
+
+def _converted(array: Array, field: Field, name: str, source: str) -> Array:
+    """`array` in the element type of `field`; an error where that would change its meaning."""
+    where = f"array '{name}' of {source}"
+    if field.dtype == "float32":
+        if not np.issubdtype(array.dtype, np.floating):
+            raise TrainDeeployError(
+                f"{where} has element type {array.dtype}, but a floating-point type is needed"
+            )
+        with np.errstate(over="ignore"):
+            return array.astype(np.float32)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TrainDeeployError(f"{where} has element type {array.dtype}, but an integer type is needed")
+    if array.size and field.classes is not None:
+        lowest, highest = int(array.min()), int(array.max())
+        if lowest < 0 or highest >= field.classes:
+            wrong = lowest if lowest < 0 else highest
+            raise TrainDeeployError(f"{where} has label {wrong}, but labels go from 0 to {field.classes - 1}")
+    return array.astype(np.int32)
+
+
+class DataSet:
+    """Samples by name. Sample k of a run is the k-th in order, starting again after the last.
+
+    With a shuffle seed, every pass over the samples is a permutation of its own that depends on the
+    seed and the number of the pass only: a run can go on where another has stopped.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, Array],
+        fields: list[Field],
+        *,
+        source: str = "the data",
+        notice: Callable[[str], None] = lambda message: None,
+    ):
+        """Checks `arrays` against `fields`; says to `notice` what is not used.
+
+        Raises TrainDeeployError for an array that is missing, has the wrong rank, sizes, element type
+        or labels, and for arrays that disagree in their number of samples.
+        """
+        self.arrays: dict[str, Array] = {}
+        used: dict[str, str] = {}
+        for field in fields:
+            candidates = (field.name, *field.aliases)
+            name = next((candidate for candidate in candidates if candidate in arrays), None)
+            if name is None:
+                wanted = " or ".join(f"'{candidate}'" for candidate in candidates)
+                have = ", ".join(sorted(arrays)) or "none"
+                raise TrainDeeployError(f"{source} has no array {wanted}; the arrays in it are: {have}")
+            array = np.asarray(arrays[name])
+            sample = field.shape[1:]
+            if array.ndim == 0 or array.shape[1:] != sample:
+                expected = ", ".join(["samples", *map(str, sample)])
+                raise TrainDeeployError(
+                    f"array '{name}' of {source} has shape {array.shape}, but ({expected}) is needed"
+                )
+            if array.shape[0] == 0:
+                raise TrainDeeployError(f"array '{name}' of {source} has no samples")
+            self.arrays[field.name] = _converted(array, field, name, source)
+            used[field.name] = name
+        sizes = {used[name]: array.shape[0] for name, array in self.arrays.items()}
+        if len(set(sizes.values())) > 1:
+            listed = ", ".join(f"'{name}' {size}" for name, size in sizes.items())
+            raise TrainDeeployError(f"the arrays of {source} disagree in their number of samples: {listed}")
+        unused = sorted(set(arrays) - set(used.values()))
+        if unused:
+            notice(f"{source}: ignored, nothing asks for: {', '.join(unused)}")
+        self.samples = next(iter(sizes.values()), 0)
+
+    def order(self, start: int, shuffle: int | None) -> Iterator[int]:
+        """Indices of the samples that a run takes from its `start`-th one on, without end."""
+        number, position = divmod(start, self.samples)
+        while True:
+            if shuffle is None:
+                turn: Iterator[int] = iter(range(position, self.samples))
+            else:
+                generator = np.random.Generator(np.random.PCG64([shuffle, number]))
+                turn = iter(generator.permutation(self.samples)[position:].tolist())
+            yield from turn
+            number, position = number + 1, 0
+
+    def batches(self, batch: int, start: int = 0, shuffle: int | None = None) -> Iterator[dict[str, Array]]:
+        """Full batches of `batch` samples without end, the first one from sample `start` of the order."""
+        order = self.order(start, shuffle)
+        while True:
+            indices = [next(order) for _ in range(batch)]
+            yield {name: np.ascontiguousarray(array[indices]) for name, array in self.arrays.items()}
