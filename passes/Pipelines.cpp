@@ -17,4 +17,5 @@ void td::registerAllPasses() { registerTrainDeeployPasses(); }
 
 void td::registerAllDialects(DialectRegistry &registry) {
   registry.insert<train::TrainDialect, tile::TileDialect, redmule::RedMulEDialect, pulp::PulpDialect>();
+  train::registerDifferentiableExternalModels(registry);
 }

@@ -1,5 +1,7 @@
+// The train dialect: verifiers, type inference, folders.
 #include "dialects/Train/Train.h"
 
+#include "mlir/Dialect/Traits.h"
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/DialectImplementation.h"
 #include "llvm/ADT/TypeSwitch.h"
@@ -7,6 +9,7 @@
 using namespace mlir;
 using namespace td::train;
 
+#include "dialects/Train/DifferentiableOpInterface.cpp.inc"
 #include "dialects/Train/TrainDialect.cpp.inc"
 #include "dialects/Train/TrainEnums.cpp.inc"
 #define GET_ATTRDEF_CLASSES
@@ -21,4 +24,262 @@ void TrainDialect::initialize() {
 #define GET_OP_LIST
 #include "dialects/Train/TrainOps.cpp.inc"
       >();
+}
+
+//===----------------------------------------------------------------------===//
+// Parameters
+//===----------------------------------------------------------------------===//
+
+/// Checks that `symbol` is a parameter of type `type`.
+static LogicalResult verifyParameter(Operation *op,
+                                     SymbolTableCollection &symbols,
+                                     FlatSymbolRefAttr symbol, Type type) {
+  auto parameter = symbols.lookupNearestSymbolFrom<ParameterOp>(op, symbol);
+  if (!parameter)
+    return op->emitOpError() << symbol << " is not a parameter";
+  if (type && parameter.getType() != type)
+    return op->emitOpError() << "has type " << type << ", but parameter "
+                             << symbol << " has type " << parameter.getType();
+  return success();
+}
+
+LogicalResult ParameterOp::verifySymbolUses(SymbolTableCollection &symbols) {
+  if (!getStateOfAttr())
+    return success();
+  if (getTrainable())
+    return emitOpError("is optimizer state and cannot be trainable");
+  return verifyParameter(*this, symbols, getStateOfAttr(), Type());
+}
+
+LogicalResult ReadOp::verifySymbolUses(SymbolTableCollection &symbols) {
+  return verifyParameter(*this, symbols, getParameterAttr(),
+                         getResult().getType());
+}
+
+LogicalResult AssignOp::verifySymbolUses(SymbolTableCollection &symbols) {
+  return verifyParameter(*this, symbols, getParameterAttr(),
+                         getValue().getType());
+}
+
+LogicalResult GradientOp::verifySymbolUses(SymbolTableCollection &symbols) {
+  return verifyParameter(*this, symbols, getParameterAttr(),
+                         getValue().getType());
+}
+
+LogicalResult SGDOp::verifySymbolUses(SymbolTableCollection &symbols) {
+  if (failed(verifyParameter(*this, symbols, getParameterAttr(),
+                             getGradient().getType())))
+    return failure();
+  if (getStateAttr())
+    return verifyParameter(*this, symbols, getStateAttr(),
+                           getGradient().getType());
+  return success();
+}
+
+LogicalResult SGDOp::verify() {
+  double momentum = getMomentum().convertToDouble();
+  if (!(momentum >= 0.0))
+    return emitOpError("needs a momentum >= 0");
+  if ((momentum != 0.0) != getStateAttr().operator bool())
+    return emitOpError("needs a state exactly when the momentum is not 0");
+  if (getRate().getType() !=
+      RankedTensorType::get({}, getGradient().getType().getElementType()))
+    return emitOpError(
+        "needs a learning rate of rank 0 and of the gradient's element type");
+  return success();
+}
+
+StringAttr td::train::getSnapshotParameter(Value value) {
+  while (Operation *op = value.getDefiningOp()) {
+    if (auto read = dyn_cast<ReadOp>(op))
+      return read.getParameterAttr().getAttr();
+    if (!isa<ReshapeOp, tensor::CollapseShapeOp, tensor::ExpandShapeOp>(op))
+      return {};
+    value = op->getOperand(0);
+  }
+  return {};
+}
+
+LogicalResult td::train::verifySnapshots(Block &block) {
+  // The parameters that have been assigned since each live snapshot was taken.
+  llvm::DenseMap<StringAttr, AssignOp> lastAssign;
+  LogicalResult result = success();
+  for (Operation &op : block) {
+    op.walk([&](Operation *nested) {
+      for (Value operand : nested->getOperands()) {
+        StringAttr parameter = getSnapshotParameter(operand);
+        if (!parameter)
+          continue;
+        AssignOp assign = lastAssign.lookup(parameter);
+        if (!assign)
+          continue;
+        Operation *read = operand.getDefiningOp();
+        while (!isa<ReadOp>(read))
+          read = read->getOperand(0).getDefiningOp();
+        if (!read->isBeforeInBlock(assign))
+          continue;
+        InFlightDiagnostic diagnostic = nested->emitOpError()
+                                        << "uses the value that @"
+                                        << parameter.getValue()
+                                        << " had before its update";
+        diagnostic.attachNote(assign.getLoc()) << "updated here";
+        result = failure();
+      }
+    });
+    if (auto assign = dyn_cast<AssignOp>(op))
+      lastAssign[assign.getParameterAttr().getAttr()] = assign;
+  }
+  return result;
+}
+
+//===----------------------------------------------------------------------===//
+// Type inference and verifiers of operators
+//===----------------------------------------------------------------------===//
+
+LogicalResult LinearOp::inferReturnTypes(MLIRContext *,
+                                         std::optional<Location> location,
+                                         Adaptor adaptor,
+                                         SmallVectorImpl<Type> &types) {
+  auto input = dyn_cast<RankedTensorType>(adaptor.getInput().getType());
+  auto weight = dyn_cast<RankedTensorType>(adaptor.getWeight().getType());
+  if (!input || !weight || input.getRank() < 1 || weight.getRank() != 2)
+    return emitOptionalError(
+        location, "linear needs an input of rank >= 1 and a weight of rank 2");
+  if (input.getElementType() != weight.getElementType())
+    return emitOptionalError(location,
+                             "linear needs operands of one element type");
+  if (input.getShape().back() != weight.getDimSize(1))
+    return emitOptionalError(
+        location, "linear's input ends in ", input.getShape().back(),
+        " features, its weight has ", weight.getDimSize(1));
+  if (Value bias = adaptor.getBias())
+    if (bias.getType() !=
+        RankedTensorType::get({weight.getDimSize(0)}, weight.getElementType()))
+      return emitOptionalError(
+          location, "linear's bias must have one element for each of the ",
+          weight.getDimSize(0), " output features");
+  SmallVector<int64_t> shape(input.getShape());
+  shape.back() = weight.getDimSize(0);
+  types.push_back(RankedTensorType::get(shape, input.getElementType()));
+  return success();
+}
+
+/// The type that two operands broadcast to.
+static LogicalResult inferBroadcast(std::optional<Location> location, Value lhs,
+                                    Value rhs, SmallVectorImpl<Type> &types) {
+  auto left = dyn_cast<RankedTensorType>(lhs.getType());
+  auto right = dyn_cast<RankedTensorType>(rhs.getType());
+  SmallVector<int64_t> shape;
+  if (!left || !right || left.getElementType() != right.getElementType() ||
+      !OpTrait::util::getBroadcastedShape(left.getShape(), right.getShape(),
+                                          shape))
+    return emitOptionalError(location, "operands of types ", lhs.getType(),
+                             " and ", rhs.getType(), " do not broadcast");
+  types.push_back(RankedTensorType::get(shape, left.getElementType()));
+  return success();
+}
+
+LogicalResult AddOp::inferReturnTypes(MLIRContext *,
+                                      std::optional<Location> location,
+                                      Adaptor adaptor,
+                                      SmallVectorImpl<Type> &types) {
+  return inferBroadcast(location, adaptor.getLhs(), adaptor.getRhs(), types);
+}
+LogicalResult SubOp::inferReturnTypes(MLIRContext *,
+                                      std::optional<Location> location,
+                                      Adaptor adaptor,
+                                      SmallVectorImpl<Type> &types) {
+  return inferBroadcast(location, adaptor.getLhs(), adaptor.getRhs(), types);
+}
+LogicalResult MulOp::inferReturnTypes(MLIRContext *,
+                                      std::optional<Location> location,
+                                      Adaptor adaptor,
+                                      SmallVectorImpl<Type> &types) {
+  return inferBroadcast(location, adaptor.getLhs(), adaptor.getRhs(), types);
+}
+
+LogicalResult ReshapeOp::verify() {
+  if (getInput().getType().getElementType() !=
+          getResult().getType().getElementType() ||
+      getInput().getType().getNumElements() !=
+          getResult().getType().getNumElements())
+    return emitOpError("needs as many elements in the result as in the input");
+  return success();
+}
+
+OpFoldResult ReshapeOp::fold(FoldAdaptor) {
+  if (getInput().getType() == getType())
+    return getInput();
+  // Of several reshapes in a row only the last matters.
+  if (auto inner = getInput().getDefiningOp<ReshapeOp>()) {
+    getInputMutable().assign(inner.getInput());
+    return getResult();
+  }
+  return {};
+}
+
+LogicalResult MSELossOp::inferReturnTypes(MLIRContext *,
+                                          std::optional<Location>,
+                                          Adaptor adaptor,
+                                          SmallVectorImpl<Type> &types) {
+  types.push_back(RankedTensorType::get(
+      {}, getElementTypeOrSelf(adaptor.getPrediction().getType())));
+  return success();
+}
+
+/// Checks that logits are [N, C] and labels [N].
+static LogicalResult checkLogits(std::optional<Location> location, Type logits,
+                                 Type labels) {
+  auto logitsType = dyn_cast<RankedTensorType>(logits);
+  auto labelsType = dyn_cast<RankedTensorType>(labels);
+  if (!logitsType || !labelsType || logitsType.getRank() != 2 ||
+      labelsType.getRank() != 1 ||
+      logitsType.getDimSize(0) != labelsType.getDimSize(0))
+    return emitOptionalError(
+        location, "cross entropy needs logits [N, C] and labels [N], not ",
+        logits, " and ", labels);
+  return success();
+}
+
+LogicalResult CrossEntropyOp::inferReturnTypes(MLIRContext *,
+                                               std::optional<Location> location,
+                                               Adaptor adaptor,
+                                               SmallVectorImpl<Type> &types) {
+  if (failed(checkLogits(location, adaptor.getLogits().getType(),
+                         adaptor.getLabels().getType())))
+    return failure();
+  types.push_back(RankedTensorType::get(
+      {}, getElementTypeOrSelf(adaptor.getLogits().getType())));
+  return success();
+}
+
+LogicalResult CrossEntropyVJPOp::inferReturnTypes(
+    MLIRContext *, std::optional<Location> location, Adaptor adaptor,
+    SmallVectorImpl<Type> &types) {
+  Type logits = adaptor.getLogits().getType();
+  if (failed(checkLogits(location, logits, adaptor.getLabels().getType())))
+    return failure();
+  if (adaptor.getCotangent().getType() !=
+      RankedTensorType::get({}, getElementTypeOrSelf(logits)))
+    return emitOptionalError(
+        location,
+        "the cotangent of a loss has rank 0 and the logits' element type");
+  types.push_back(logits);
+  return success();
+}
+
+LogicalResult SumToOp::verify() {
+  SmallVector<int64_t> shape;
+  ArrayRef<int64_t> input = getInput().getType().getShape();
+  if (getInput().getType().getElementType() !=
+          getResult().getType().getElementType() ||
+      !OpTrait::util::getBroadcastedShape(
+          input, getResult().getType().getShape(), shape) ||
+      ArrayRef<int64_t>(shape) != input)
+    return emitOpError("needs a result that broadcasts to the input");
+  return success();
+}
+
+OpFoldResult SumToOp::fold(FoldAdaptor) {
+  return getInput().getType() == getType() ? getInput() : Value();
 }

@@ -3,6 +3,10 @@
 #define TD_DIALECTS_TRAIN_H
 
 #include "mlir/Bytecode/BytecodeOpInterface.h"
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Linalg/IR/Linalg.h"
+#include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/Dialect/Tensor/IR/Tensor.h"
 #include "mlir/IR/BuiltinTypes.h"
 #include "mlir/IR/Dialect.h"
 #include "mlir/IR/OpImplementation.h"
@@ -10,6 +14,17 @@
 #include "mlir/IR/SymbolTable.h"
 #include "mlir/Interfaces/InferTypeOpInterface.h"
 #include "mlir/Interfaces/SideEffectInterfaces.h"
+
+#include "dialects/Train/DifferentiableOpInterface.h.inc"
+
+namespace td::train {
+// The names that the declarations of upstream's AggregatedOpInterface leave
+// unqualified.
+using mlir::FailureOr;
+using mlir::OpBuilder;
+using mlir::SmallVector;
+using mlir::Value;
+} // namespace td::train
 
 #include "dialects/Train/TrainDialect.h.inc"
 #include "dialects/Train/TrainEnums.h.inc"
@@ -19,5 +34,23 @@
 #include "dialects/Train/TrainTypes.h.inc"
 #define GET_OP_CLASSES
 #include "dialects/Train/TrainOps.h.inc"
+
+namespace td::train {
+
+/// Attaches DifferentiableOpInterface to the ops of upstream dialects that are
+/// part of the training graph: linalg.matmul and tensor.collapse_shape /
+/// expand_shape.
+void registerDifferentiableExternalModels(mlir::DialectRegistry &registry);
+
+/// The parameter whose snapshot `value` is, directly or through reshapes; null
+/// if it is none.
+mlir::StringAttr getSnapshotParameter(mlir::Value value);
+
+/// Checks that no op of `block` uses a snapshot of a parameter (the result of
+/// train.read, or a reshape of it) after a train.assign to that parameter:
+/// then parameters can be updated in place, without copies.
+mlir::LogicalResult verifySnapshots(mlir::Block &block);
+
+} // namespace td::train
 
 #endif

@@ -1,0 +1,412 @@
+// Decomposition of the train dialect's operators to linalg on tensors.
+#include "dialects/Train/Structured.h"
+
+using namespace mlir;
+using namespace td::train;
+
+using Values = FailureOr<SmallVector<Value>>;
+
+/// The scalar constant `value` in the body of a generic.
+static Value scalar(OpBuilder &builder, Location location, Type type,
+                    double value) {
+  return arith::ConstantOp::create(builder, location,
+                                   builder.getFloatAttr(type, value));
+}
+
+//===----------------------------------------------------------------------===//
+// Linear algebra and shapes
+//===----------------------------------------------------------------------===//
+
+Values LinearOp::decomposeOperation(OpBuilder &builder) {
+  Location loc = getLoc();
+  int64_t features = getWeight().getType().getDimSize(1);
+  Value input =
+      reshapeTo(builder, loc, getInput(),
+                {getInput().getType().getNumElements() / features, features});
+  Value result = contract(builder, loc, input, "mn", getWeight(), "kn", "mk");
+  if (Value bias = getBias())
+    result = elementwise(
+        builder, loc, tensorType(result), {result, bias},
+        [](OpBuilder &b, Location l, ValueRange v) {
+          return arith::AddFOp::create(b, l, v[0], v[1]).getResult();
+        });
+  return SmallVector<Value>{
+      reshapeTo(builder, loc, result, getType().getShape())};
+}
+
+Values ReshapeOp::decomposeOperation(OpBuilder &builder) {
+  return SmallVector<Value>{
+      reshapeTo(builder, getLoc(), getInput(), getType().getShape())};
+}
+
+Values SumToOp::decomposeOperation(OpBuilder &builder) {
+  RankedTensorType from = getInput().getType(), to = getType();
+  if (from.getNumElements() == to.getNumElements())
+    return SmallVector<Value>{
+        reshapeTo(builder, getLoc(), getInput(), to.getShape())};
+  int64_t offset = from.getRank() - to.getRank();
+  SmallVector<AffineExpr> kept;
+  SmallVector<int64_t> keptShape;
+  SmallVector<utils::IteratorType> iterators;
+  for (int64_t dim = 0; dim < from.getRank(); ++dim) {
+    bool keep =
+        dim >= offset && from.getDimSize(dim) == to.getDimSize(dim - offset);
+    iterators.push_back(keep ? utils::IteratorType::parallel
+                             : utils::IteratorType::reduction);
+    if (keep) {
+      kept.push_back(builder.getAffineDimExpr(dim));
+      keptShape.push_back(from.getDimSize(dim));
+    }
+  }
+  AffineMap maps[] = {builder.getMultiDimIdentityMap(from.getRank()),
+                      AffineMap::get(from.getRank(), 0, kept, getContext())};
+  auto type = RankedTensorType::get(keptShape, from.getElementType());
+  Value zero = filled(builder, getLoc(), type, 0.0);
+  Value sum =
+      linalg::GenericOp::create(
+          builder, getLoc(), TypeRange{type}, ValueRange{getInput()},
+          ValueRange{zero}, maps, iterators,
+          [](OpBuilder &b, Location l, ValueRange v) {
+            linalg::YieldOp::create(
+                b, l, arith::AddFOp::create(b, l, v[0], v[1]).getResult());
+          })
+          .getResult(0);
+  return SmallVector<Value>{reshapeTo(builder, getLoc(), sum, to.getShape())};
+}
+
+//===----------------------------------------------------------------------===//
+// Element-wise
+//===----------------------------------------------------------------------===//
+
+Values ReluOp::decomposeOperation(OpBuilder &builder) {
+  return SmallVector<Value>{
+      elementwise(builder, getLoc(), getType(), {getInput()},
+                  [](OpBuilder &b, Location l, ValueRange v) {
+                    // maximumf, not maxnumf: a NaN stays one.
+                    return arith::MaximumFOp::create(
+                               b, l, v[0], scalar(b, l, v[0].getType(), 0.0))
+                        .getResult();
+                  })};
+}
+
+Values SigmoidOp::decomposeOperation(OpBuilder &builder) {
+  return SmallVector<Value>{elementwise(
+      builder, getLoc(), getType(), {getInput()},
+      [](OpBuilder &b, Location l, ValueRange v) {
+        // exp overflows to infinity for very negative x, and the quotient is
+        // then 0: right without a branch.
+        Value one = scalar(b, l, v[0].getType(), 1.0);
+        Value exp =
+            math::ExpOp::create(b, l, arith::NegFOp::create(b, l, v[0]));
+        return arith::DivFOp::create(b, l, one,
+                                     arith::AddFOp::create(b, l, one, exp))
+            .getResult();
+      })};
+}
+
+Values TanhOp::decomposeOperation(OpBuilder &builder) {
+  return SmallVector<Value>{
+      elementwise(builder, getLoc(), getType(), {getInput()},
+                  [](OpBuilder &b, Location l, ValueRange v) {
+                    return math::TanhOp::create(b, l, v[0]).getResult();
+                  })};
+}
+
+template <typename Scalar>
+static Values decomposeBinary(Operation *op, OpBuilder &builder) {
+  return SmallVector<Value>{elementwise(
+      builder, op->getLoc(), cast<RankedTensorType>(op->getResult(0).getType()),
+      op->getOperands(), [](OpBuilder &b, Location l, ValueRange v) {
+        return Scalar::create(b, l, v[0], v[1]).getResult();
+      })};
+}
+Values AddOp::decomposeOperation(OpBuilder &builder) {
+  return decomposeBinary<arith::AddFOp>(*this, builder);
+}
+Values SubOp::decomposeOperation(OpBuilder &builder) {
+  return decomposeBinary<arith::SubFOp>(*this, builder);
+}
+Values MulOp::decomposeOperation(OpBuilder &builder) {
+  return decomposeBinary<arith::MulFOp>(*this, builder);
+}
+
+Values ReluVJPOp::decomposeOperation(OpBuilder &builder) {
+  return SmallVector<Value>{elementwise(
+      builder, getLoc(), getType(), {getOutput(), getCotangent()},
+      [](OpBuilder &b, Location l, ValueRange v) {
+        Value zero = scalar(b, l, v[0].getType(), 0.0);
+        Value off =
+            arith::CmpFOp::create(b, l, arith::CmpFPredicate::OLE, v[0], zero);
+        return arith::SelectOp::create(b, l, off, zero, v[1]).getResult();
+      })};
+}
+
+Values SigmoidVJPOp::decomposeOperation(OpBuilder &builder) {
+  return SmallVector<Value>{elementwise(
+      builder, getLoc(), getType(), {getOutput(), getCotangent()},
+      [](OpBuilder &b, Location l, ValueRange v) {
+        Value rest = arith::SubFOp::create(
+            b, l, scalar(b, l, v[0].getType(), 1.0), v[0]);
+        return arith::MulFOp::create(b, l, v[1],
+                                     arith::MulFOp::create(b, l, v[0], rest))
+            .getResult();
+      })};
+}
+
+Values TanhVJPOp::decomposeOperation(OpBuilder &builder) {
+  return SmallVector<Value>{
+      elementwise(builder, getLoc(), getType(), {getOutput(), getCotangent()},
+                  [](OpBuilder &b, Location l, ValueRange v) {
+                    Value square = arith::MulFOp::create(b, l, v[0], v[0]);
+                    Value slope = arith::SubFOp::create(
+                        b, l, scalar(b, l, v[0].getType(), 1.0), square);
+                    return arith::MulFOp::create(b, l, v[1], slope).getResult();
+                  })};
+}
+
+//===----------------------------------------------------------------------===//
+// Losses
+//===----------------------------------------------------------------------===//
+
+/// One step of Kahan's compensated sum: adds `term` to `sum`, of whose value
+/// `error` is too much. Returns the next (sum, error).
+static SmallVector<Value> addCompensated(OpBuilder &b, Location l, Value sum,
+                                         Value error, Value term) {
+  Value corrected = arith::SubFOp::create(b, l, term, error);
+  Value next = arith::AddFOp::create(b, l, sum, corrected);
+  Value added = arith::SubFOp::create(b, l, next, sum);
+  return {next, arith::SubFOp::create(b, l, added, corrected)};
+}
+
+/// The sum over all elements of `body`(operands' elements), times `scale`, as a
+/// tensor of rank 0. The operands have one shape. Compensated, in two stages:
+/// the elements as a matrix P x Q, of which the sums over P are independent of
+/// each other (parallel over Q), then over the Q sums. P and Q are as close to
+/// each other as the number of elements allows, for the shortest last stage.
+static Value compensatedSum(
+    OpBuilder &builder, Location loc, ValueRange operands, double scale,
+    llvm::function_ref<Value(OpBuilder &, Location, ValueRange)> body) {
+  int64_t count = tensorType(operands[0]).getNumElements();
+  Type element = getElementTypeOrSelf(operands[0].getType());
+  int64_t rows = 1;
+  for (int64_t divisor = 1; divisor * divisor <= count; ++divisor)
+    if (count % divisor == 0)
+      rows = divisor;
+  int64_t columns = count / rows;
+
+  SmallVector<Value> inputs;
+  for (Value operand : operands)
+    inputs.push_back(reshapeTo(builder, loc, operand, {rows, columns}));
+  MLIRContext *context = builder.getContext();
+  AffineExpr row = builder.getAffineDimExpr(0),
+             column = builder.getAffineDimExpr(1);
+  SmallVector<AffineMap> maps(inputs.size(),
+                              AffineMap::get(2, 0, {row, column}, context));
+  maps.append(2, AffineMap::get(2, 0, {column}, context));
+  auto partialType = RankedTensorType::get({columns}, element);
+  Value zeros = filled(builder, loc, partialType, 0.0);
+  auto partial = linalg::GenericOp::create(
+      builder, loc, TypeRange{partialType, partialType}, inputs,
+      ValueRange{zeros, zeros}, maps,
+      {utils::IteratorType::reduction, utils::IteratorType::parallel},
+      [&](OpBuilder &b, Location l, ValueRange v) {
+        Value term = body(b, l, v.drop_back(2));
+        linalg::YieldOp::create(
+            b, l, addCompensated(b, l, v.drop_back(1).back(), v.back(), term));
+      });
+
+  AffineMap vector = builder.getMultiDimIdentityMap(1),
+            none = AffineMap::get(1, 0, context);
+  auto scalarType = RankedTensorType::get({}, element);
+  Value zero = filled(builder, loc, scalarType, 0.0);
+  auto total = linalg::GenericOp::create(
+      builder, loc, TypeRange{scalarType, scalarType}, partial.getResults(),
+      ValueRange{zero, zero}, {vector, vector, none, none},
+      {utils::IteratorType::reduction},
+      [](OpBuilder &b, Location l, ValueRange v) {
+        Value error = arith::AddFOp::create(b, l, v[3], v[1]);
+        linalg::YieldOp::create(b, l, addCompensated(b, l, v[2], error, v[0]));
+      });
+  return elementwise(builder, loc, scalarType, total.getResults(),
+                     [&](OpBuilder &b, Location l, ValueRange v) {
+                       Value sum = arith::SubFOp::create(b, l, v[0], v[1]);
+                       return arith::MulFOp::create(
+                                  b, l, sum, scalar(b, l, element, scale))
+                           .getResult();
+                     });
+}
+
+Values MSELossOp::decomposeOperation(OpBuilder &builder) {
+  double scale =
+      1.0 / static_cast<double>(getPrediction().getType().getNumElements());
+  return SmallVector<Value>{compensatedSum(
+      builder, getLoc(), getOperands(), scale,
+      [](OpBuilder &b, Location l, ValueRange v) {
+        Value difference = arith::SubFOp::create(b, l, v[0], v[1]);
+        return arith::MulFOp::create(b, l, difference, difference).getResult();
+      })};
+}
+
+namespace {
+/// What cross entropy and its gradient have in common, per sample; CSE makes
+/// one of the two copies.
+struct SoftmaxParts {
+  Value max;      // the largest logit
+  Value sum;      // of exp(logit - max)
+  Value labelled; // logit - max of the label's class
+};
+} // namespace
+
+/// Whether the element at hand is that of its sample's label.
+static Value isLabelled(OpBuilder &b, Location l, Value label) {
+  Value index = linalg::IndexOp::create(b, l, 1);
+  Value position = arith::IndexCastOp::create(b, l, label.getType(), index);
+  return arith::CmpIOp::create(b, l, arith::CmpIPredicate::eq, position, label);
+}
+
+static SoftmaxParts softmaxParts(OpBuilder &builder, Location loc, Value logits,
+                                 Value labels) {
+  RankedTensorType type = tensorType(logits);
+  auto perSample =
+      RankedTensorType::get({type.getDimSize(0)}, type.getElementType());
+  AffineMap all = builder.getMultiDimIdentityMap(2);
+  AffineMap sample =
+      AffineMap::get(2, 0, {builder.getAffineDimExpr(0)}, builder.getContext());
+  SmallVector<utils::IteratorType> iterators = {utils::IteratorType::parallel,
+                                                utils::IteratorType::reduction};
+  Value lowest =
+      filled(builder, loc, perSample, -std::numeric_limits<double>::infinity());
+  SoftmaxParts parts;
+  parts.max =
+      linalg::GenericOp::create(
+          builder, loc, TypeRange{perSample}, ValueRange{logits},
+          ValueRange{lowest}, {all, sample}, iterators,
+          [](OpBuilder &b, Location l, ValueRange v) {
+            linalg::YieldOp::create(
+                b, l, arith::MaximumFOp::create(b, l, v[0], v[1]).getResult());
+          })
+          .getResult(0);
+  Value zeros = filled(builder, loc, perSample, 0.0);
+  auto sums = linalg::GenericOp::create(
+      builder, loc, TypeRange{perSample, perSample},
+      ValueRange{logits, parts.max, labels}, ValueRange{zeros, zeros},
+      {all, sample, sample, sample, sample}, iterators,
+      [](OpBuilder &b, Location l, ValueRange v) {
+        Value shifted = arith::SubFOp::create(b, l, v[0], v[1]);
+        Value sum = arith::AddFOp::create(b, l, v[3],
+                                          math::ExpOp::create(b, l, shifted));
+        Value labelled = arith::SelectOp::create(b, l, isLabelled(b, l, v[2]),
+                                                 shifted, v[4]);
+        linalg::YieldOp::create(b, l, ValueRange{sum, labelled});
+      });
+  parts.sum = sums.getResult(0);
+  parts.labelled = sums.getResult(1);
+  return parts;
+}
+
+Values CrossEntropyOp::decomposeOperation(OpBuilder &builder) {
+  SoftmaxParts parts =
+      softmaxParts(builder, getLoc(), getLogits(), getLabels());
+  // The logarithms are a step of their own: they are independent of each other,
+  // the sum's terms are not.
+  Value losses = elementwise(
+      builder, getLoc(), tensorType(parts.sum), {parts.sum, parts.labelled},
+      [](OpBuilder &b, Location l, ValueRange v) {
+        return arith::SubFOp::create(b, l, math::LogOp::create(b, l, v[0]),
+                                     v[1])
+            .getResult();
+      });
+  double scale = 1.0 / static_cast<double>(getLogits().getType().getDimSize(0));
+  return SmallVector<Value>{
+      compensatedSum(builder, getLoc(), losses, scale,
+                     [](OpBuilder &, Location, ValueRange v) { return v[0]; })};
+}
+
+Values CrossEntropyVJPOp::decomposeOperation(OpBuilder &builder) {
+  Location loc = getLoc();
+  RankedTensorType type = getLogits().getType();
+  Type element = type.getElementType();
+  int64_t samples = type.getDimSize(0);
+  double perSample = 1.0 / static_cast<double>(samples);
+  SoftmaxParts parts = softmaxParts(builder, loc, getLogits(), getLabels());
+  // One division per sample, not one per element.
+  Value factor = elementwise(
+      builder, loc, tensorType(parts.sum), {parts.sum, getCotangent()},
+      [&](OpBuilder &b, Location l, ValueRange v) {
+        Value scale =
+            arith::MulFOp::create(b, l, v[1], scalar(b, l, element, perSample));
+        return arith::DivFOp::create(b, l, scale, v[0]).getResult();
+      });
+  AffineMap all = builder.getMultiDimIdentityMap(2);
+  AffineMap sample =
+      AffineMap::get(2, 0, {builder.getAffineDimExpr(0)}, builder.getContext());
+  AffineMap none = AffineMap::get(2, 0, builder.getContext());
+  SmallVector<utils::IteratorType> iterators(2, utils::IteratorType::parallel);
+  Value empty = tensor::EmptyOp::create(builder, loc, type.getShape(), element);
+  auto gradient = linalg::GenericOp::create(
+      builder, loc, TypeRange{type},
+      ValueRange{getLogits(), parts.max, factor, getLabels(), getCotangent()},
+      ValueRange{empty}, {all, sample, sample, sample, none, all}, iterators,
+      [&](OpBuilder &b, Location l, ValueRange v) {
+        Value exp =
+            math::ExpOp::create(b, l, arith::SubFOp::create(b, l, v[0], v[1]));
+        Value softmax = arith::MulFOp::create(b, l, exp, v[2]);
+        Value scale =
+            arith::MulFOp::create(b, l, v[4], scalar(b, l, element, perSample));
+        Value onehot = arith::SelectOp::create(
+            b, l, isLabelled(b, l, v[3]), scale, scalar(b, l, element, 0.0));
+        linalg::YieldOp::create(
+            b, l, arith::SubFOp::create(b, l, softmax, onehot).getResult());
+      });
+  return SmallVector<Value>{gradient.getResult(0)};
+}
+
+//===----------------------------------------------------------------------===//
+// Optimizers
+//===----------------------------------------------------------------------===//
+
+Values SGDOp::decomposeOperation(OpBuilder &builder) {
+  Location loc = getLoc();
+  RankedTensorType type = getGradient().getType();
+  Type element = type.getElementType();
+  SmallVector<Value> inputs = {
+      getGradient(), getRate(),
+      ReadOp::create(builder, loc, type, getParameterAttr())};
+  AffineMap identity = builder.getMultiDimIdentityMap(type.getRank());
+  SmallVector<AffineMap> maps = {
+      identity, AffineMap::get(type.getRank(), 0, getContext()), identity};
+  bool hasState = getStateAttr() != nullptr;
+  if (hasState) {
+    inputs.push_back(ReadOp::create(builder, loc, type, getStateAttr()));
+    maps.push_back(identity);
+  }
+  unsigned count = hasState ? 2 : 1;
+  maps.append(count, identity);
+  Value empty = tensor::EmptyOp::create(builder, loc, type.getShape(), element);
+  SmallVector<Value> outputs(count, empty);
+  SmallVector<Type> types(count, type);
+  SmallVector<utils::IteratorType> iterators(type.getRank(),
+                                             utils::IteratorType::parallel);
+  // One op gives the new weight and the new state: the gradient is read once.
+  auto update = linalg::GenericOp::create(
+      builder, loc, types, inputs, outputs, maps, iterators,
+      [&](OpBuilder &b, Location l, ValueRange v) {
+        Value velocity = v[0];
+        if (hasState) {
+          Value momentum =
+              scalar(b, l, element, getMomentum().convertToDouble());
+          velocity = arith::AddFOp::create(
+              b, l, arith::MulFOp::create(b, l, momentum, v[3]), v[0]);
+        }
+        Value weight = arith::SubFOp::create(
+            b, l, v[2], arith::MulFOp::create(b, l, v[1], velocity));
+        SmallVector<Value> results = {weight};
+        if (hasState)
+          results.push_back(velocity);
+        linalg::YieldOp::create(b, l, results);
+      });
+  AssignOp::create(builder, loc, getParameterAttr(), update.getResult(0));
+  if (hasState)
+    AssignOp::create(builder, loc, getStateAttr(), update.getResult(1));
+  return SmallVector<Value>{};
+}

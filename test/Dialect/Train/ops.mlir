@@ -1,0 +1,71 @@
+// RUN: td-opt %s | td-opt | FileCheck %s
+// RUN: td-opt %s --mlir-print-op-generic | td-opt | FileCheck %s
+
+// CHECK: train.parameter @fc.weight trainable : tensor<3x5xf32>
+train.parameter @fc.weight trainable : tensor<3x5xf32>
+// CHECK: train.parameter @fc.weight.momentum state_of @fc.weight : tensor<3x5xf32>
+train.parameter @fc.weight.momentum state_of @fc.weight : tensor<3x5xf32>
+// CHECK: train.parameter @"a b" : tensor<3xf64>
+train.parameter @"a b" : tensor<3xf64>
+
+// CHECK-LABEL: @parameters
+func.func @parameters(%lr: tensor<f32>) {
+  // CHECK: %[[W:.*]] = train.read @fc.weight : tensor<3x5xf32>
+  %w = train.read @fc.weight : tensor<3x5xf32>
+  // CHECK: train.gradient %[[W]] of @fc.weight : tensor<3x5xf32>
+  train.gradient %w of @fc.weight : tensor<3x5xf32>
+  // CHECK: train.assign %[[W]] to @fc.weight : tensor<3x5xf32>
+  train.assign %w to @fc.weight : tensor<3x5xf32>
+  // CHECK: train.sgd @fc.weight, %[[W]], %{{.*}} : tensor<3x5xf32>, tensor<f32>
+  train.sgd @fc.weight, %w, %lr : tensor<3x5xf32>, tensor<f32>
+  // CHECK: train.sgd @fc.weight, %[[W]], %{{.*}} {momentum = 9.000000e-01 : f64, state = @fc.weight.momentum} : tensor<3x5xf32>, tensor<f32>
+  train.sgd @fc.weight, %w, %lr {momentum = 0.9, state = @fc.weight.momentum} : tensor<3x5xf32>, tensor<f32>
+  return
+}
+
+// CHECK-LABEL: @linear
+func.func @linear(%x: tensor<2x7x5xf32>, %v: tensor<5xf32>, %w: tensor<3x5xf32>, %b: tensor<3xf32>) {
+  // CHECK: train.linear %{{.*}}, %{{.*}}, %{{.*}} : tensor<2x7x5xf32>, tensor<3x5xf32>, tensor<3xf32> -> tensor<2x7x3xf32>
+  %0 = train.linear %x, %w, %b : tensor<2x7x5xf32>, tensor<3x5xf32>, tensor<3xf32> -> tensor<2x7x3xf32>
+  // CHECK: train.linear %{{.*}}, %{{.*}} : tensor<5xf32>, tensor<3x5xf32> -> tensor<3xf32>
+  %1 = train.linear %v, %w : tensor<5xf32>, tensor<3x5xf32> -> tensor<3xf32>
+  return
+}
+
+// CHECK-LABEL: @elementwise
+func.func @elementwise(%x: tensor<3x1xf16>, %y: tensor<5xf16>, %s: tensor<f16>) {
+  // CHECK: train.relu %{{.*}} : tensor<3x1xf16>
+  %0 = train.relu %x : tensor<3x1xf16>
+  // CHECK: train.sigmoid %{{.*}} : tensor<3x1xf16>
+  %1 = train.sigmoid %x : tensor<3x1xf16>
+  // CHECK: train.tanh %{{.*}} : tensor<3x1xf16>
+  %2 = train.tanh %x : tensor<3x1xf16>
+  // CHECK: train.add %{{.*}}, %{{.*}} : tensor<3x1xf16>, tensor<5xf16> -> tensor<3x5xf16>
+  %3 = train.add %x, %y : tensor<3x1xf16>, tensor<5xf16> -> tensor<3x5xf16>
+  // CHECK: train.sub %{{.*}}, %{{.*}} : tensor<3x5xf16>, tensor<f16> -> tensor<3x5xf16>
+  %4 = train.sub %3, %s : tensor<3x5xf16>, tensor<f16> -> tensor<3x5xf16>
+  // CHECK: train.mul %{{.*}}, %{{.*}} : tensor<5xf16>, tensor<3x5xf16> -> tensor<3x5xf16>
+  %5 = train.mul %y, %4 : tensor<5xf16>, tensor<3x5xf16> -> tensor<3x5xf16>
+  // CHECK: train.relu_vjp %{{.*}}, %{{.*}} : tensor<3x1xf16>
+  %6 = train.relu_vjp %0, %x : tensor<3x1xf16>
+  // CHECK: train.sigmoid_vjp %{{.*}}, %{{.*}} : tensor<3x1xf16>
+  %7 = train.sigmoid_vjp %1, %x : tensor<3x1xf16>
+  // CHECK: train.tanh_vjp %{{.*}}, %{{.*}} : tensor<3x1xf16>
+  %8 = train.tanh_vjp %2, %x : tensor<3x1xf16>
+  // CHECK: train.reshape %{{.*}} : tensor<3x5xf16> -> tensor<5x3x1xf16>
+  %9 = train.reshape %5 : tensor<3x5xf16> -> tensor<5x3x1xf16>
+  // CHECK: train.sum_to %{{.*}} : tensor<5x3x1xf16> -> tensor<1x1xf16>
+  %10 = train.sum_to %9 : tensor<5x3x1xf16> -> tensor<1x1xf16>
+  return
+}
+
+// CHECK-LABEL: @losses
+func.func @losses(%y: tensor<3x5xf64>, %t: tensor<3x5xf64>, %labels: tensor<3xi32>) {
+  // CHECK: train.mse_loss %{{.*}}, %{{.*}} : tensor<3x5xf64> -> tensor<f64>
+  %0 = train.mse_loss %y, %t : tensor<3x5xf64> -> tensor<f64>
+  // CHECK: train.cross_entropy %{{.*}}, %{{.*}} : tensor<3x5xf64>, tensor<3xi32> -> tensor<f64>
+  %1 = train.cross_entropy %y, %labels : tensor<3x5xf64>, tensor<3xi32> -> tensor<f64>
+  // CHECK: train.cross_entropy_vjp %{{.*}}, %{{.*}}, %{{.*}} : tensor<3x5xf64>, tensor<3xi32>, tensor<f64> -> tensor<3x5xf64>
+  %2 = train.cross_entropy_vjp %y, %labels, %0 : tensor<3x5xf64>, tensor<3xi32>, tensor<f64> -> tensor<3x5xf64>
+  return
+}
