@@ -23,9 +23,12 @@ void RedMulEDialect::initialize() {
       >();
 }
 
+static constexpr int64_t maxSize =
+    65535; // the job registers hold 16 bits a size
+
 LogicalResult GemmOp::verify() {
-  constexpr int64_t maxSize = 65535; // the job registers hold 16 bits a size
-  auto x = cast<MemRefType>(getX().getType()), w = cast<MemRefType>(getW().getType()),
+  auto x = cast<MemRefType>(getX().getType()),
+       w = cast<MemRefType>(getW().getType()),
        z = cast<MemRefType>(getZ().getType());
   for (MemRefType type : {x, w, z}) {
     if (type.getRank() != 2 || !type.getLayout().isIdentity())
@@ -33,13 +36,30 @@ LogicalResult GemmOp::verify() {
     auto space = dyn_cast_or_null<tile::MemoryAttr>(type.getMemorySpace());
     if (!space || space.getLevel() != tile::Level::L1)
       return emitOpError("operands lie in L1");
-    if (type.getElementType() != z.getElementType() || !(z.getElementType().isF32() || z.getElementType().isF16()))
+    if (type.getElementType() != z.getElementType() ||
+        !(z.getElementType().isF32() || z.getElementType().isF16()))
       return emitOpError("operands are all f32 or all f16");
     for (int64_t size : type.getShape())
       if (size < 1 || size > maxSize)
-        return emitOpError("size ") << size << " does not fit the job's 16-bit registers";
+        return emitOpError("size ")
+               << size << " does not fit the job's 16-bit registers";
   }
-  if (x.getDimSize(1) != w.getDimSize(0) || x.getDimSize(0) != z.getDimSize(0) || w.getDimSize(1) != z.getDimSize(1))
+  if (x.getDimSize(1) != w.getDimSize(0) ||
+      x.getDimSize(0) != z.getDimSize(0) || w.getDimSize(1) != z.getDimSize(1))
     return emitOpError("needs X: MxN, W: NxK, Z: MxK");
+  return success();
+}
+
+LogicalResult StartOp::verify() {
+  for (int64_t size : {getM(), getN(), getK()})
+    if (size < 1 || size > maxSize)
+      return emitOpError("size ")
+             << size << " does not fit the job's 16-bit registers";
+  int64_t elementBytes = getFormat().getIntOrFloatBitWidth() / 8;
+  for (int64_t address : {getX(), getW(), getZ()})
+    if (address < 0 || address >= (int64_t(1) << 32) ||
+        address % elementBytes != 0)
+      return emitOpError("address ")
+             << address << " is no 32-bit address of an element";
   return success();
 }

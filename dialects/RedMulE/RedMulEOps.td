@@ -38,4 +38,24 @@ def RedMulE_GemmOp : RedMulE_Op<"gemm"> {
   let hasVerifier = 1;
 }
 
+def RedMulE_StartOp : RedMulE_Op<"start"> {
+  let summary = "program a GEMM job and trigger it";
+  let description = [{
+    The job's registers: absolute L1 addresses of X (m x n), W (n x k) and
+    Z (m x k, read as Y), and the element type.
+  }];
+  let arguments = (ins I64Attr:$x, I64Attr:$w, I64Attr:$z, I64Attr:$m, I64Attr:$n, I64Attr:$k,
+                       TypeAttrOf<AnyTypeOf<[F32, F16]>>:$format, I32Attr:$op_index);
+  let assemblyFormat = [{
+    `x` $x `w` $w `z` $z `m` $m `n` $n `k` $k `format` $format `operator` $op_index attr-dict
+  }];
+  let hasVerifier = 1;
+}
+
+def RedMulE_WaitOp : RedMulE_Op<"wait"> {
+  let summary = "wait for the GEMM job";
+  let arguments = (ins I32Attr:$op_index);
+  let assemblyFormat = "`operator` $op_index attr-dict";
+}
+
 #endif
