@@ -52,7 +52,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="file.onnx, package.module:callable (returns an nn.Module and example inputs), or a built-in (deep-ae)",
+        help="file.onnx, package.module:callable (returns nn.Module and example inputs) or a built-in: deep-ae",
     )
     parser.add_argument(
         "--batch-size", type=_positive, metavar="B", help="samples a step (default: the model's own)"

@@ -1,0 +1,441 @@
+"""From a model to a program, and from a program and data to trained parameters.
+
+`compile` runs the pipelines of docs/architecture.md in process, one border after the other, and reads
+from the IR in between what reports and the plan's table need. `Program.run` feeds the program on a
+simulator.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .data import DataSet, Field, load_npz
+from .errors import TrainDeeployError
+from .output import MANIFEST, explained, output_folder
+from .plan_table import Operator, plan_table
+from .report import build_report, summary
+
+FORMAT = 1
+"""Version of what Program.write writes; Program.load refuses others."""
+
+BORDERS = ("graph", "plan", "tile", "cluster", "llvm")
+LOSS_TARGETS = {"mse": ("target", "labels"), "cross-entropy": ("labels", "target")}
+"""Arrays that may feed the loss, by loss; the first one is looked for first."""
+
+STATE_PREFIX = "optimizer/"
+SAMPLES_KEY = STATE_PREFIX + "samples"
+
+Array = npt.NDArray[np.generic]
+Message = Callable[[str], None]
+
+
+def _silent(message: str) -> None:
+    """Says nothing."""
+
+
+def _diagnosed(error: Exception) -> TrainDeeployError:
+    """The first error that MLIR diagnosed, with the place in the model, as one line."""
+    from . import ir_facts
+
+    for diagnostic in getattr(error, "error_diagnostics", []):
+        place = ir_facts.location_name(diagnostic.location)
+        notes = [
+            note.message for note in diagnostic.notes if not note.message.startswith("see current operation")
+        ]
+        message = "; ".join([diagnostic.message, *notes])
+        return TrainDeeployError(f"{place}: {message}" if place else message)
+    return TrainDeeployError(f"the compiler failed without saying why: {error}")
+
+
+@dataclass
+class _Lowering:
+    """A module on its way down, and what is kept of it."""
+
+    module: Any
+    keep_ir: bool
+    progress: Message
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def run(self, border: str, options: str = "") -> None:
+        """Runs the named pipeline of a border, in place."""
+        from mlir.ir import MLIRError
+        from mlir.passmanager import PassManager
+
+        self.progress(f"compiling: {border}")
+        pipeline = f"builtin.module(td-{border}{{{options}}})" if options else f"builtin.module(td-{border})"
+        try:
+            with self.module.context:
+                PassManager.parse(pipeline).run(self.module.operation)
+        except MLIRError as error:
+            raise _diagnosed(error) from None
+        self.keep(border)
+
+    def keep(self, border: str) -> None:
+        """Keeps the text of the module under the name of the border that it has crossed."""
+        if self.keep_ir:
+            self.texts[border] = str(self.module)
+
+
+def _fields(
+    inputs: Sequence[tuple[str, tuple[int, ...], str]], loss: str, output: Sequence[int]
+) -> list[Field]:
+    """The data fields of a step, from the inputs of its program (the learning rate is no data)."""
+    dtypes = {"f32": "float32", "i32": "int32"}
+    fields = []
+    for name, shape, element in inputs:
+        if name == "lr":
+            continue
+        names = LOSS_TARGETS[loss] if name in LOSS_TARGETS[loss] else (name,)
+        classes = output[-1] if element == "i32" else None
+        fields.append(
+            Field(name, tuple(shape), dtypes[element], tuple(n for n in names if n != name), classes)
+        )
+    return fields
+
+
+def compile(
+    model: Any,
+    example_inputs: Sequence[Any] | None = None,
+    *,
+    loss: str,
+    optimizer: str = "sgd",
+    momentum: float = 0.0,
+    recipe: str | None = None,
+    trainable: Sequence[str] | None = None,
+    target: str | Path = "pulp-redmule",
+    batch_size: int | None = None,
+    keep_ir: bool = False,
+    progress: Message = _silent,
+    notice: Message = _silent,
+) -> Program:
+    """Compiles the training step of a model into a program for a target.
+
+    model: an nn.Module (with `example_inputs`, a sequence of tensors), or what the command line takes:
+        the path of an .onnx file, "package.module:callable", or the name of a built-in model.
+    loss: "mse" or "cross-entropy" (mean over the batch).
+    optimizer: "sgd"; `momentum` from 0 up to, but not including, 1.
+    recipe: "full" (default), "linear-probe", "last:N"; or `trainable`, names or patterns of parameters.
+    target: "pulp-redmule", "pulp" or the path of a target description.
+    batch_size: samples a step; None takes the model's own.
+    keep_ir: keep the text of the IR at each border in `Program.ir`.
+    progress: is told what goes on; notice: is told what the user should know.
+
+    Raises TrainDeeployError for whatever cannot be compiled, with the place in the model.
+    """
+    from mlir import ir
+
+    from . import _td, ir_facts
+    from .frontend import load_model, resolve_recipe
+    from .target import load_target
+    from .target_attribute import mlir_attribute
+    from .toolchain import build_elf
+
+    if loss not in LOSS_TARGETS:
+        raise TrainDeeployError(f"unknown loss '{loss}'; there are: {', '.join(LOSS_TARGETS)}")
+    if optimizer != "sgd":
+        raise TrainDeeployError(f"unknown optimizer '{optimizer}'; there is: sgd")
+    if not 0 <= momentum < 1:
+        raise TrainDeeployError(f"momentum {momentum} is not from 0 up to, but not including, 1")
+    machine = load_target(target)
+    progress("importing the model")
+    imported = load_model(model, example_inputs, batch_size=batch_size)
+    for note in imported.notes:
+        notice(note)
+    chosen = resolve_recipe(imported, recipe=recipe, trainable=trainable)
+
+    context = ir.Context()
+    _td.register_dialects(context)
+    context.emit_error_diagnostics = False
+    with context:
+        try:
+            module = ir.Module.parse(imported.module_text)
+        except ir.MLIRError as error:
+            raise _diagnosed(error) from None
+        module.operation.attributes["tile.target"] = ir.Attribute.parse(mlir_attribute(machine.description))
+        # Marked here and not by an option of the pipeline: names may hold what options cannot.
+        for op in module.body.operations:
+            if op.operation.name == "train.parameter" and op.attributes["sym_name"].value in set(chosen):
+                op.operation.attributes["trainable"] = ir.UnitAttr.get()
+        lowering = _Lowering(module, keep_ir, progress)
+        lowering.keep("model")
+        lowering.run("graph", f"loss={loss} optimizer={optimizer} momentum={momentum!r}")
+        trained, states = ir_facts.parameters(module)
+        inputs = ir_facts.step_inputs(module)
+        flop = ir_facts.flop(module)
+        traffic = ir_facts.parameter_traffic(module)
+        lowering.run("plan")
+        operators = ir_facts.plan_operators(module)
+        lowering.run("tile")
+        ir_facts.add_transfers(operators, module)
+        memory = ir_facts.memory(module)
+        lowering.run("cluster")
+        lowering.run("llvm")
+        from mlir.dialects.llvm import translate_module_to_llvmir
+
+        llvm_ir = translate_module_to_llvmir(module.operation)
+    if keep_ir:
+        lowering.texts["program"] = llvm_ir
+    progress("compiling: machine code")
+    elf = build_elf(llvm_ir, machine)
+    manifest = {
+        "format": FORMAT,
+        "model": imported.name,
+        "target": {"name": machine.name, "description": machine.description},
+        "batch": imported.batch_size,
+        "loss": loss,
+        "optimizer": {"name": optimizer, "momentum": momentum},
+        "inputs": [{"name": name, "shape": list(shape), "type": element} for name, shape, element in inputs],
+        "output": list(imported.output.shape),
+        "parameters": trained,
+        "states": states,
+        "flop": flop,
+        "parameter_traffic": {"loaded": traffic[0], "stored": traffic[1]},
+        "memory": memory,
+        "operators": [operator.to_json() for operator in operators],
+    }
+    return Program(elf, manifest, dict(imported.parameters), lowering.texts)
+
+
+def inspect(
+    model: Any,
+    *,
+    batch_size: int | None = None,
+    recipe: str | None = None,
+    trainable: Sequence[str] | None = None,
+) -> str:
+    """A table of a model's parameters that marks what a recipe trains, after its inputs and output."""
+    from .frontend import load_model, resolve_recipe
+    from .plan_table import table
+
+    imported = load_model(model, None, batch_size=batch_size)
+    chosen = set(resolve_recipe(imported, recipe=recipe, trainable=trainable))
+    specs = [("input", spec) for spec in imported.inputs] + [("output", imported.output)]
+    rows = [[kind, spec.name, "x".join(map(str, spec.shape)), ""] for kind, spec in specs]
+    for name, value in imported.parameters.items():
+        mark = "trained" if name in chosen else "frozen"
+        rows.append(["parameter", name, "x".join(map(str, value.shape)) or "1", mark])
+    return table(["", "name", "shape", "recipe"], rows, "lllr")
+
+
+@dataclass
+class Result:
+    """What a run of a program gives."""
+
+    params: dict[str, Array]
+    """Trained parameters, by name."""
+    state: dict[str, Array]
+    """Optimizer state as in params.npz: "optimizer/<parameter>/momentum", "optimizer/samples"."""
+    losses: list[float]
+    """Loss of each step, before its update."""
+    report: dict[str, Any]
+    """The content of report.json, see docs/report.md."""
+
+    def write(self, folder: Path) -> None:
+        """Writes params.npz and report.json into an existing folder."""
+        with explained(f"cannot write into {folder}"):
+            # Some names could be those of savez's own arguments, so no keywords.
+            _save_npz(folder / "params.npz", {**self.params, **self.state})
+            (folder / "report.json").write_text(_json(self.report))
+
+    def summary(self) -> str:
+        """A few lines for a person."""
+        return summary(self.report)
+
+
+@dataclass
+class Program:
+    """A compiled training program: one ELF for any data, parameters and learning rate."""
+
+    elf: bytes
+    manifest: dict[str, Any]
+    initial: dict[str, Array]
+    """Values of all parameters before the first step, by name."""
+    ir: dict[str, str] = field(default_factory=dict)
+    """IR by border ("model", "graph", "plan", "tile", "cluster", "llvm", "program"), if it was kept."""
+
+    @property
+    def operators(self) -> list[Operator]:
+        """The operators of the plan, in execution order."""
+        return [Operator(**operator) for operator in self.manifest["operators"]]
+
+    @property
+    def fields(self) -> list[Field]:
+        """The arrays that a step needs."""
+        inputs = [(item["name"], tuple(item["shape"]), item["type"]) for item in self.manifest["inputs"]]
+        return _fields(inputs, self.manifest["loss"], self.manifest["output"])
+
+    def plan_table(self) -> str:
+        """The plan as a table: operator, engine, tile, bytes moved, predicted cycles."""
+        return plan_table(self.operators, self.lower_bound())
+
+    def lower_bound(self) -> int:
+        """Cycles that no plan for this target can beat: peak of the GEMM engines, or parameter traffic."""
+        from .target import Target
+
+        machine = Target(self.manifest["target"]["name"], self.manifest["target"]["description"])
+        traffic = self.manifest["parameter_traffic"]
+        compute = self.manifest["flop"] / machine.peak_flop_per_cycle
+        transfer = max(traffic["loaded"], traffic["stored"]) / machine.dma_bytes_per_cycle
+        return round(max(compute, transfer if traffic["loaded"] > machine.l1_bytes else 0))
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the program to `folder`, whole or not at all; see `load`."""
+        with output_folder(Path(folder)) as staging:
+            self.write(staging, dump_ir=bool(self.ir))
+
+    def write(self, folder: Path, *, dump_ir: bool = False) -> None:
+        """Writes program.elf, program.json, initial.npz and, if asked, ir/ into an existing folder."""
+        with explained(f"cannot write into {folder}"):
+            (folder / "program.elf").write_bytes(self.elf)
+            (folder / MANIFEST).write_text(_json(self.manifest))
+            _save_npz(folder / "initial.npz", self.initial)
+            if dump_ir:
+                (folder / "ir").mkdir()
+                for number, (border, text) in enumerate(self.ir.items()):
+                    suffix = "ll" if border == "program" else "mlir"
+                    (folder / "ir" / f"{number}-{border}.{suffix}").write_text(text)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Program:
+        """A program that `save` or the command line wrote.
+
+        Raises TrainDeeployError when the folder holds none, or one of another version.
+        """
+        folder = Path(folder)
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            elf = (folder / "program.elf").read_bytes()
+        except OSError as error:
+            raise TrainDeeployError(f"{folder} holds no compiled program: {error.strerror}") from None
+        except ValueError:
+            raise TrainDeeployError(f"{folder / MANIFEST} is damaged; compile again") from None
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise TrainDeeployError(f"{folder} was written by another version of traindeeploy; compile again")
+        texts = {}
+        for path in sorted((folder / "ir").glob("[0-9]-*")):
+            texts[path.stem.split("-", 1)[1]] = path.read_text()
+        return cls(elf, manifest, load_npz(folder / "initial.npz", "program"), texts)
+
+    def _start(self, init: Mapping[str, Array], source: str, notice: Message) -> tuple[dict[str, Array], int]:
+        """Values of parameters and states by symbol, and samples already taken, to start from."""
+        values = dict(self.initial)
+        shapes = {name: array.shape for name, array in values.items()}
+        keys = {name: name for name in self.manifest["parameters"]}
+        for state, parameter in self.manifest["states"].items():
+            shapes[state] = shapes[parameter]
+            values[state] = np.zeros(shapes[parameter], np.float32)
+            keys[f"{STATE_PREFIX}{parameter}/momentum"] = state
+        samples = 0
+        for key, array in init.items():
+            if key == SAMPLES_KEY:
+                if array.shape != () or not np.issubdtype(array.dtype, np.integer) or int(array) < 0:
+                    raise TrainDeeployError(f"'{key}' of {source} is not a count of samples")
+                samples = int(array)
+                continue
+            symbol = keys.get(key)
+            if symbol is None and key.startswith(STATE_PREFIX):
+                notice(f"{source}: ignored, the optimizer has no such state: {key}")
+                continue
+            if symbol is None:
+                raise TrainDeeployError(
+                    f"{source} has '{key}', which is no parameter of {self.manifest['model']}"
+                )
+            if array.shape != shapes[symbol] or array.dtype != np.float32:
+                raise TrainDeeployError(
+                    f"'{key}' of {source} is {array.dtype} of shape {array.shape},"
+                    f" but float32 of shape {shapes[symbol]} is needed"
+                )
+            values[symbol] = array
+        return values, samples
+
+    def run(
+        self,
+        data: str | Path | Mapping[str, Array],
+        *,
+        steps: int,
+        lr: float,
+        shuffle: int | None = None,
+        init: str | Path | Mapping[str, Array] | None = None,
+        start_sample: int | None = None,
+        simulator: str = "tdsim",
+        progress: Message = _silent,
+        notice: Message = _silent,
+    ) -> Result:
+        """Trains for some steps on simulated hardware.
+
+        data: arrays by input name and `labels` or `target`, or the path of an .npz file of them; the
+            first axis counts samples. They are taken in order, from the start again when they run
+            out; `shuffle`, a seed, permutes each pass.
+        init: parameters and optimizer state to start from, as params.npz has them; the run goes on in
+            the data where that one has stopped, or at `start_sample`.
+
+        Raises TrainDeeployError for wrong data, a loss that is not finite (with the step), and a
+        program that the simulator stops.
+        """
+        from .program import execute
+
+        if steps < 1:
+            raise TrainDeeployError(f"{steps} steps: at least 1 is needed")
+        if not np.isfinite(np.float32(lr)):
+            raise TrainDeeployError(f"learning rate {lr} is not a finite number")
+        source = "the data"
+        if isinstance(data, str | Path):
+            source = str(data)
+            data = load_npz(Path(data), "data")
+        init_source = "init"
+        if isinstance(init, str | Path):
+            init_source = str(init)
+            init = load_npz(Path(init), "--init")
+        values, samples = self._start(init or {}, init_source, notice)
+        if start_sample is not None:
+            samples = start_sample
+        batch = self.manifest["batch"]
+        dataset = DataSet(data, self.fields, source=source, notice=notice)
+        losses: list[float] = []
+
+        def finished(step: int, loss: float) -> None:
+            losses.append(loss)
+            if not np.isfinite(loss):
+                raise TrainDeeployError(
+                    f"the loss is {loss} at step {step + 1} of {steps}; a smaller learning rate may help"
+                )
+            progress(f"step {step + 1} of {steps}: loss {loss:.6g}")
+
+        def feeds() -> Iterator[dict[str, Array]]:
+            for arrays in islice(dataset.batches(batch, samples, shuffle), steps):
+                yield {**arrays, "lr": np.asarray(lr, np.float32)}
+
+        outcome = execute(self.elf, self.manifest, values, feeds(), simulator=simulator, finished=finished)
+        params = {
+            name: outcome.values[name] for name, trained in self.manifest["parameters"].items() if trained
+        }
+        state: dict[str, Array] = {
+            f"{STATE_PREFIX}{parameter}/momentum": outcome.values[name]
+            for name, parameter in self.manifest["states"].items()
+        }
+        state[SAMPLES_KEY] = np.asarray(samples + steps * batch, np.int64)
+        report = build_report(self.manifest, self.operators, self.lower_bound(), simulator, losses, outcome)
+        return Result(params, state, losses, report)
+
+
+def _json(value: Any) -> str:
+    """Text of a JSON file: the same bytes for the same content."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _save_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Writes an .npz file: the same bytes for the same content, and any name allowed."""
+    import zipfile
+
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)

@@ -1,0 +1,214 @@
+"""What reports and tables say of a program, read from its IR.
+
+All functions take modules of the `mlir` package at the level that their docstring says; the dialects
+of the compiler are registered on their context.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from math import isqrt, prod
+from typing import Any
+
+from mlir import ir
+
+from .plan_table import Operator
+
+LEVELS = ("l1", "l2", "l3")
+PERSISTENT = ("parameter", "state")
+
+
+def _body(operation: Any) -> Iterator[ir.Operation]:
+    """Operations in the first block of an operation's first region."""
+    return (op.operation for op in operation.regions[0].blocks[0].operations)
+
+
+def _program(module: ir.Module) -> ir.Operation:
+    """The `tile.program` of a module."""
+    return next(op for op in _body(module.operation) if op.name == "tile.program")
+
+
+def _integers(attribute: ir.Attribute) -> list[int]:
+    """The numbers of a dense array of 64-bit integers."""
+    return [int(value) for value in ir.DenseI64ArrayAttr(attribute)]
+
+
+def _size(type_: ir.Type) -> int:
+    """Bytes of a memref or tensor of static shape."""
+    shaped = ir.ShapedType(type_)
+    width: int = getattr(shaped.element_type, "width", 32)
+    return prod(shaped.shape) * width // 8
+
+
+def _level(memref: ir.Type) -> str:
+    """Memory level of a memref: "l1", "l2" or "l3"."""
+    text = str(ir.MemRefType(memref).memory_space)
+    return next(level for level in LEVELS if f"<{level}>" in text)
+
+
+def _keyword(attribute: ir.Attribute) -> str:
+    """The keyword that an enum attribute prints last."""
+    return re.findall(r"\w+", str(attribute))[-1]
+
+
+def location_name(location: ir.Location) -> str:
+    """The place in the model that a location names, or "" where it names none."""
+    match = re.match(r'loc\("((?:[^"\\]|\\.)*)"(?!:\d)', str(location))
+    return match.group(1) if match else ""
+
+
+def flop(graph: ir.Module) -> int:
+    """Floating-point operations of a step, 2 per multiply-accumulate of each GEMM of the training graph."""
+    total = 0
+
+    def visit(op: ir.Operation) -> ir.WalkResult:
+        nonlocal total
+        if op.name == "linalg.matmul":
+            # M N, N K and M K elements, whichever operand is transposed.
+            total += 2 * isqrt(prod(prod(ir.ShapedType(value.type).shape) for value in op.operands))
+        return ir.WalkResult.ADVANCE
+
+    graph.operation.walk(visit)
+    return total
+
+
+def parameters(graph: ir.Module) -> tuple[dict[str, bool], dict[str, str]]:
+    """Parameters of a training graph (name -> trained), and its optimizer states (name -> parameter)."""
+    trained: dict[str, bool] = {}
+    states: dict[str, str] = {}
+    for op in _body(graph.operation):
+        if op.name == "train.parameter":
+            name = ir.StringAttr(op.attributes["sym_name"]).value
+            if "state_of" in op.attributes:
+                states[name] = ir.FlatSymbolRefAttr(op.attributes["state_of"]).value
+            else:
+                trained[name] = "trainable" in op.attributes
+    return trained, states
+
+
+def step_inputs(graph: ir.Module) -> list[tuple[str, tuple[int, ...], str]]:
+    """Arguments of `@step` of a training graph: name, shape and element type ("f32", "i32")."""
+    step = next(
+        op
+        for op in _body(graph.operation)
+        if op.name == "func.func" and ir.StringAttr(op.attributes["sym_name"]).value == "step"
+    )
+    inputs = []
+    for argument, attributes in zip(
+        step.regions[0].blocks[0].arguments, step.attributes["arg_attrs"], strict=True
+    ):
+        name = ir.StringAttr(ir.DictAttr(attributes)["train.name"]).value
+        shaped = ir.ShapedType(argument.type)
+        inputs.append((name, tuple(shaped.shape), str(shaped.element_type)))
+    return inputs
+
+
+def parameter_traffic(graph: ir.Module) -> tuple[int, int]:
+    """Bytes of parameters that a step must at least load, and store, when L1 cannot keep them.
+
+    A parameter is loaded for the forward and, when the backward reads or updates it, once more; a
+    trained one is stored once.
+    """
+    uses: Counter[str] = Counter()
+    sizes: dict[str, int] = {}
+    assigned: set[str] = set()
+
+    def visit(op: ir.Operation) -> ir.WalkResult:
+        if op.name == "train.read":
+            name = ir.FlatSymbolRefAttr(op.attributes["parameter"]).value
+            sizes[name] = _size(op.results[0].type)
+            uses[name] += sum(1 for _ in op.results[0].uses)
+        elif op.name == "train.assign":
+            name = ir.FlatSymbolRefAttr(op.attributes["parameter"]).value
+            sizes[name] = _size(op.operands[0].type)
+            assigned.add(name)
+        return ir.WalkResult.ADVANCE
+
+    graph.operation.walk(visit)
+    loaded = sum(size * min(2, max(1, uses[name])) for name, size in sizes.items())
+    return loaded, sum(sizes[name] for name in assigned)
+
+
+def plan_operators(plan: ir.Module) -> list[Operator]:
+    """The operators of a plan, in execution order, without their transfers."""
+    operators = []
+    for group in _body(_program(plan)):
+        if group.name != "tile.group":
+            continue
+        engines: list[str] = []
+        for stage in _body(group):
+            if stage.name == "tile.stage" and any(op.name == "linalg.matmul" for op in _body(stage)):
+                engines.append(_keyword(stage.attributes["engine"]))
+        total, dma, cores, redmule = _integers(group.attributes["predicted"])
+        operators.append(
+            Operator(
+                name=ir.StringAttr(group.attributes["name"]).value,
+                engine="+".join(sorted(set(engines), reverse=True)) or "cores",
+                domain=_integers(group.attributes["sizes"]),
+                tile=_integers(group.attributes["tiles"]),
+                predicted={"total": total, "dma": dma, "cores": cores, "redmule": redmule},
+            )
+        )
+    return operators
+
+
+def add_transfers(operators: list[Operator], jobs: ir.Module) -> None:
+    """Adds to each operator the bytes that its copies move in a step, from the jobs of level 4."""
+    for job in _body(_program(jobs)):
+        if job.name != "tile.copy":
+            continue
+        array, tile = (value.type for value in job.operands)
+        far, near = _level(array), _level(tile)
+        width = _size(tile) // max(1, prod(ir.ShapedType(tile).shape))
+        moved = prod(_integers(job.attributes["sizes"])) * width
+        way = f"{far}_to_{near}" if ir.BoolAttr(job.attributes["load"]).value else f"{near}_to_{far}"
+        transfers = operators[ir.IntegerAttr(job.attributes["op_index"]).value].transfers
+        transfers[way] = transfers.get(way, 0) + moved
+
+
+def _covered(intervals: list[tuple[int, int]]) -> int:
+    """Bytes that lie in at least one of the intervals (begin, end)."""
+    total, reached = 0, -1
+    for begin, end in sorted(intervals):
+        begin = max(begin, reached)
+        if end > begin:
+            total += end - begin
+            reached = end
+    return total
+
+
+def memory(jobs: ir.Module) -> dict[str, Any]:
+    """Bytes of each level that buffers with addresses (level 4) occupy, by role, and their ends.
+
+    Returns, per level, "end" (one past the last address) and "covered" (bytes in use at least once in
+    a step); and "parameters", "state" (bytes by role), "dynamic_peak" (bytes of L2 and L3 that
+    hold neither parameters nor state).
+    """
+    intervals: dict[str, list[tuple[int, int]]] = {level: [] for level in LEVELS}
+    dynamic: dict[str, list[tuple[int, int]]] = {level: [] for level in LEVELS}
+    by_role: Counter[str] = Counter()
+    for op in _body(_program(jobs)):
+        if op.name not in ("tile.buffer", "tile.alloc") or "address" not in op.attributes:
+            continue
+        type_ = op.results[0].type
+        level, size = _level(type_), _size(type_)
+        begin = ir.IntegerAttr(op.attributes["address"]).value
+        intervals[level].append((begin, begin + size))
+        role = _keyword(op.attributes["role"]) if op.name == "tile.buffer" else "temporary"
+        by_role[role] += size
+        if role not in PERSISTENT:
+            dynamic[level].append((begin, begin + size))
+    return {
+        "levels": {
+            level: {
+                "end": max((end for _, end in intervals[level]), default=0),
+                "covered": _covered(intervals[level]),
+            }
+            for level in LEVELS
+        },
+        "parameters": by_role["parameter"],
+        "state": by_role["state"],
+        "dynamic_peak": _covered(dynamic["l2"]) + _covered(dynamic["l3"]),
+    }
