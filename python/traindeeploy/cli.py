@@ -52,7 +52,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="file.onnx, package.module:callable (returns nn.Module and example inputs) or a built-in: deep-ae",
+        help="file.onnx, package.module:callable (returns nn.Module, example inputs) or built-in: deep-ae",
     )
     parser.add_argument(
         "--batch-size", type=_positive, metavar="B", help="samples a step (default: the model's own)"
@@ -183,17 +183,28 @@ def _compiled(options: argparse.Namespace, progress: _Progress) -> Any:
         trainable=_trainable(options),
         target=options.target,
         batch_size=options.batch_size,
+        keep_ir=options.dump_ir,
         progress=progress,
+        notice=_notice,
     )
 
 
-def _result(program: Any, options: argparse.Namespace, progress: _Progress) -> Any:
+def _loaded(options: argparse.Namespace) -> dict[str, Any]:
+    """The files of a run. They are read first: what is wrong with them is said before long work."""
+    from .data import load_npz
+
+    return {
+        "data": load_npz(options.data, "data"),
+        "init": None if options.init is None else load_npz(options.init, "--init"),
+    }
+
+
+def _result(program: Any, files: dict[str, Any], options: argparse.Namespace, progress: _Progress) -> Any:
     return program.run(
-        options.data,
+        **files,
         steps=options.steps,
         lr=options.lr,
         shuffle=options.shuffle,
-        init=options.init,
         start_sample=options.start_sample,
         simulator=options.simulator,
         progress=progress,
@@ -204,9 +215,10 @@ def _result(program: Any, options: argparse.Namespace, progress: _Progress) -> A
 def _train(options: argparse.Namespace, progress: _Progress) -> None:
     from .output import output_folder
 
+    files = _loaded(options)
     with output_folder(options.output) as folder:
         program = _compiled(options, progress)
-        result = _result(program, options, progress)
+        result = _result(program, files, options, progress)
         program.write(folder, dump_ir=options.dump_ir)
         result.write(folder)
     progress.clear()
@@ -228,8 +240,9 @@ def _run(options: argparse.Namespace, progress: _Progress) -> None:
     from .output import output_folder
 
     program = Program.load(options.program)
+    files = _loaded(options)
     with output_folder(options.output or options.program) as folder:
-        result = _result(program, options, progress)
+        result = _result(program, files, options, progress)
         program.write(folder, dump_ir=bool(program.ir))
         result.write(folder)
     progress.clear()
@@ -246,8 +259,12 @@ def _inspect(options: argparse.Namespace, progress: _Progress) -> None:
     print(text)
 
 
+class _Terminated(BaseException):
+    """SIGTERM arrived: everything is cleaned up on the way out, as after Ctrl-C."""
+
+
 def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(EXIT_TERMINATED)
+    raise _Terminated
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -263,10 +280,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"traindeeploy: error: {error}", file=sys.stderr)
         return EXIT_USAGE
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _Terminated) as interrupt:
         progress.clear()
         print("traindeeploy: interrupted, nothing was written", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return EXIT_TERMINATED if isinstance(interrupt, _Terminated) else EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away; what was asked for is done.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

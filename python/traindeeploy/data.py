@@ -32,13 +32,21 @@ class Field:
     """For labels: one more than the largest one allowed."""
 
 
-def load_npz(path: Path, what: str) -> dict[str, Array]:
+class Arrays(dict[str, Array]):
+    """Arrays by name, and where they come from."""
+
+    source = "the data"
+
+
+def load_npz(path: Path, what: str) -> Arrays:
     """The arrays of the .npz file `path`; errors speak of it as `what` ("data", "--init")."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise TrainDeeployError(f"{what} file {path} is not an .npz archive of named arrays")
-            return {name: archive[name] for name in archive.files}
+            arrays = Arrays((name, archive[name]) for name in archive.files)
+            arrays.source = str(path)
+            return arrays
     except FileNotFoundError:
         raise TrainDeeployError(f"{what} file {path} does not exist") from None
     except OSError as error:
@@ -79,7 +87,6 @@ class DataSet:
         arrays: Mapping[str, Array],
         fields: list[Field],
         *,
-        source: str = "the data",
         notice: Callable[[str], None] = lambda message: None,
     ):
         """Checks `arrays` against `fields`; says to `notice` what is not used.
@@ -87,6 +94,7 @@ class DataSet:
         Raises TrainDeeployError for an array that is missing, has the wrong rank, sizes, element type
         or labels, and for arrays that disagree in their number of samples.
         """
+        source = getattr(arrays, "source", Arrays.source)
         self.arrays: dict[str, Array] = {}
         used: dict[str, str] = {}
         for field in fields:

@@ -21,7 +21,7 @@ from .data import DataSet, Field, load_npz
 from .errors import TrainDeeployError
 from .output import MANIFEST, explained, output_folder
 from .plan_table import Operator, plan_table
-from .report import build_report, summary
+from .report import build_report, lower_bound, summary
 
 FORMAT = 1
 """Version of what Program.write writes; Program.load refuses others."""
@@ -175,7 +175,7 @@ def compile(
         operators = ir_facts.plan_operators(module)
         lowering.run("tile")
         ir_facts.add_transfers(operators, module)
-        memory = ir_facts.memory(module)
+        memory = ir_facts.memory(module, machine.description)
         lowering.run("cluster")
         lowering.run("llvm")
         from mlir.dialects.llvm import translate_module_to_llvmir
@@ -188,7 +188,7 @@ def compile(
     manifest = {
         "format": FORMAT,
         "model": imported.name,
-        "target": {"name": machine.name, "description": machine.description},
+        "target": machine.description,
         "batch": imported.batch_size,
         "loss": loss,
         "optimizer": {"name": optimizer, "momentum": momentum},
@@ -277,14 +277,11 @@ class Program:
         return plan_table(self.operators, self.lower_bound())
 
     def lower_bound(self) -> int:
-        """Cycles that no plan for this target can beat: peak of the GEMM engines, or parameter traffic."""
-        from .target import Target
-
-        machine = Target(self.manifest["target"]["name"], self.manifest["target"]["description"])
+        """Cycles that no plan for this target can beat."""
         traffic = self.manifest["parameter_traffic"]
-        compute = self.manifest["flop"] / machine.peak_flop_per_cycle
-        transfer = max(traffic["loaded"], traffic["stored"]) / machine.dma_bytes_per_cycle
-        return round(max(compute, transfer if traffic["loaded"] > machine.l1_bytes else 0))
+        return lower_bound(
+            self.manifest["target"], self.manifest["flop"], traffic["loaded"], traffic["stored"]
+        )
 
     def save(self, folder: str | Path) -> None:
         """Writes the program to `folder`, whole or not at all; see `load`."""
@@ -324,8 +321,9 @@ class Program:
             texts[path.stem.split("-", 1)[1]] = path.read_text()
         return cls(elf, manifest, load_npz(folder / "initial.npz", "program"), texts)
 
-    def _start(self, init: Mapping[str, Array], source: str, notice: Message) -> tuple[dict[str, Array], int]:
+    def _start(self, init: Mapping[str, Array], notice: Message) -> tuple[dict[str, Array], int]:
         """Values of parameters and states by symbol, and samples already taken, to start from."""
+        source = getattr(init, "source", "init")
         values = dict(self.initial)
         shapes = {name: array.shape for name, array in values.items()}
         keys = {name: name for name in self.manifest["parameters"]}
@@ -386,19 +384,15 @@ class Program:
             raise TrainDeeployError(f"{steps} steps: at least 1 is needed")
         if not np.isfinite(np.float32(lr)):
             raise TrainDeeployError(f"learning rate {lr} is not a finite number")
-        source = "the data"
         if isinstance(data, str | Path):
-            source = str(data)
             data = load_npz(Path(data), "data")
-        init_source = "init"
         if isinstance(init, str | Path):
-            init_source = str(init)
             init = load_npz(Path(init), "--init")
-        values, samples = self._start(init or {}, init_source, notice)
+        values, samples = self._start(init or {}, notice)
         if start_sample is not None:
             samples = start_sample
         batch = self.manifest["batch"]
-        dataset = DataSet(data, self.fields, source=source, notice=notice)
+        dataset = DataSet(data, self.fields, notice=notice)
         losses: list[float] = []
 
         def finished(step: int, loss: float) -> None:

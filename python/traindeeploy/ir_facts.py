@@ -179,36 +179,32 @@ def _covered(intervals: list[tuple[int, int]]) -> int:
     return total
 
 
-def memory(jobs: ir.Module) -> dict[str, Any]:
-    """Bytes of each level that buffers with addresses (level 4) occupy, by role, and their ends.
+def memory(jobs: ir.Module, machine: dict[str, Any]) -> dict[str, Any]:
+    """Bytes that the addressed buffers of a program (level 4) take of a target's memories.
 
-    Returns, per level, "end" (one past the last address) and "covered" (bytes in use at least once in
-    a step); and "parameters", "state" (bytes by role), "dynamic_peak" (bytes of L2 and L3 that
-    hold neither parameters nor state).
+    Returns "peak" by level (from the start of the level to the highest address in use, what the
+    runtime reserves included), "state" (optimizer state) and "dynamic_peak" (bytes of L2 and L3 that
+    ever hold something else than parameters and state).
     """
-    intervals: dict[str, list[tuple[int, int]]] = {level: [] for level in LEVELS}
+    ends: dict[str, int] = {}
     dynamic: dict[str, list[tuple[int, int]]] = {level: [] for level in LEVELS}
-    by_role: Counter[str] = Counter()
+    state = 0
     for op in _body(_program(jobs)):
         if op.name not in ("tile.buffer", "tile.alloc") or "address" not in op.attributes:
             continue
         type_ = op.results[0].type
         level, size = _level(type_), _size(type_)
         begin = ir.IntegerAttr(op.attributes["address"]).value
-        intervals[level].append((begin, begin + size))
+        ends[level] = max(ends.get(level, 0), begin + size)
         role = _keyword(op.attributes["role"]) if op.name == "tile.buffer" else "temporary"
-        by_role[role] += size
+        state += size if role == "state" else 0
         if role not in PERSISTENT:
             dynamic[level].append((begin, begin + size))
     return {
-        "levels": {
-            level: {
-                "end": max((end for _, end in intervals[level]), default=0),
-                "covered": _covered(intervals[level]),
-            }
+        "peak": {
+            level: ends[level] - machine["memory"][level].get("base", 0) if level in ends else 0
             for level in LEVELS
         },
-        "parameters": by_role["parameter"],
-        "state": by_role["state"],
+        "state": state,
         "dynamic_peak": _covered(dynamic["l2"]) + _covered(dynamic["l3"]),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from math import ceil, prod
 from typing import Any
 
 from .plan_table import Operator, table
@@ -12,7 +13,7 @@ from .plan_table import Operator, table
 def build_report(
     manifest: dict[str, Any],
     operators: Sequence[Operator],
-    lower_bound: int,
+    bound: int,
     simulator: str,
     losses: Sequence[float],
     outcome: Any,
@@ -21,17 +22,14 @@ def build_report(
 
     outcome: what `traindeeploy.program.execute` returned.
     """
-    from .target import Target
-
-    machine = Target(manifest["target"]["name"], manifest["target"]["description"])
+    machine = manifest["target"]
     steps = len(outcome.cycles)
     cycles = _mean(sum(outcome.cycles), steps)
-    levels = manifest["memory"]["levels"]
-    sizes = {name: 4 * _elements(shape) for name, shape in outcome.shapes.items()}
+    sizes = {name: 4 * prod(shape) for name, shape in outcome.shapes.items()}
     return {
-        "target": manifest["target"]["name"],
+        "target": machine["name"],
         "simulator": simulator,
-        "clock_hz": machine.clock_hz,
+        "clock_hz": machine["clock_hz"],
         "model": manifest["model"],
         "batch": manifest["batch"],
         "steps": steps,
@@ -39,14 +37,14 @@ def build_report(
         "cycles": cycles,
         "cycles_per_step": list(outcome.cycles),
         "predicted_cycles": sum(operator.predicted["total"] for operator in operators),
-        "lower_bound_cycles": lower_bound,
-        "updates_per_second": machine.clock_hz / cycles,
+        "lower_bound_cycles": bound,
+        "updates_per_second": machine["clock_hz"] / cycles,
         "flop": manifest["flop"],
         "flop_per_cycle": manifest["flop"] / cycles,
         "memory": {
             **{
-                level: {"peak": levels[level]["peak"], "capacity": machine.capacity(level)}
-                for level in levels
+                level: {"peak": peak, "capacity": capacity(machine, level)}
+                for level, peak in manifest["memory"]["peak"].items()
             },
             "parameters": sum(sizes[name] for name in manifest["parameters"]),
             "trained_parameters": sum(
@@ -71,15 +69,26 @@ def build_report(
     }
 
 
+def capacity(machine: dict[str, Any], level: str) -> int:
+    """Bytes of a memory level of a target description."""
+    size: int = machine["memory"][level]["size"]
+    return size
+
+
+def lower_bound(machine: dict[str, Any], flop: int, loaded: int, stored: int) -> int:
+    """Cycles that no plan can beat on a target: all multipliers busy, or all parameters moved.
+
+    loaded, stored: bytes of parameters that a step moves when L1 is too small to keep them.
+    """
+    redmule = machine.get("redmule")
+    multipliers = machine["fpu"]["count"] + (redmule["rows"] * redmule["columns"] if redmule else 0)
+    moved = max(loaded, stored) if loaded > capacity(machine, "l1") else 0
+    return ceil(max(flop / 2 / multipliers, moved / machine["dma"]["bytes_per_cycle"]))
+
+
 def _mean(total: int, steps: int) -> float | int:
     """A mean that stays a whole number where it is one."""
     return total // steps if total % steps == 0 else total / steps
-
-
-def _elements(shape: Sequence[int]) -> int:
-    from math import prod
-
-    return prod(shape)
 
 
 def transfers(operators: Sequence[Operator]) -> dict[str, int]:

@@ -1,0 +1,235 @@
+"""Bad input of the command line: one clear line, a non-zero exit, no half-written output, no process left."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import traindeeploy
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+OPTIONS = ["--steps", 1, "--loss", "mse", "--lr", 0.01, "-o", "out"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Samples for the built-in deep-ae."""
+    x = np.random.default_rng(0).standard_normal((2, 640)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", input=x, target=x)
+    return tmp_path / "data.npz"
+
+
+def processes_of_session(session: int) -> list[str]:
+    """Processes that are left of a session."""
+    left = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            left.append(stat.parent.name)
+    return left
+
+
+def fails(cli: Command, folder: Path, *arguments: object, code: int = 1, says: str, **options: object) -> str:
+    """Runs the command and asserts how it fails; returns its line."""
+    before = sorted(folder.rglob("*"))
+    done = cli(*arguments, **options)
+    lines = done.stderr.strip().splitlines()
+    errors = [line for line in lines if line.startswith("traindeeploy: error: ")]
+    assert done.returncode == code, done.stderr
+    assert len(errors) == 1 and lines[-1] == errors[0], done.stderr
+    assert "Traceback" not in done.stderr and "internal error" not in done.stderr
+    assert says in errors[0], errors[0]
+    assert sorted(folder.rglob("*")) == before
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"target": (2, 640)}, "no array 'input'"),
+        ({"input": (2, 640)}, "'target'"),
+        ({"input": (2, 641), "target": (2, 640)}, "(samples, 640)"),
+        ({"input": (2, 640), "target": (3, 640)}, "number of samples"),
+        ({"input": (0, 640), "target": (0, 640)}, "no samples"),
+    ],
+)
+def test_arrays_that_do_not_fit(
+    cli: Command, tmp_path: Path, arrays: dict[str, tuple[int, ...]], says: str
+) -> None:
+    np.savez(tmp_path / "data.npz", **{name: np.zeros(shape, np.float32) for name, shape in arrays.items()})
+    fails(cli, tmp_path, "train", "deep-ae", "--data", "data.npz", *OPTIONS, says=says)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "bool", "complex64", "U3"])
+def test_wrong_element_type(cli: Command, tmp_path: Path, dtype: str) -> None:
+    np.savez(tmp_path / "data.npz", input=np.zeros((2, 640), dtype), target=np.zeros((2, 640), np.float32))
+    fails(cli, tmp_path, "train", "deep-ae", "--data", "data.npz", *OPTIONS, says="element type")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no archive", b"PK\x03\x04 broken"])
+def test_data_file_that_is_none(cli: Command, tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "data.npz").write_bytes(content)
+    fails(cli, tmp_path, "train", "deep-ae", "--data", "data.npz", *OPTIONS, says="data.npz")
+
+
+def test_labels_out_of_range(cli: Command, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", input=np.zeros((1, 640), np.float32), labels=np.array([640]))
+    options = [option if option != "mse" else "cross-entropy" for option in OPTIONS]
+    fails(cli, tmp_path, "train", "deep-ae", "--data", "data.npz", *options, says="label 640")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["deep-ae", "--recipe", "lora-of-nothing"], "lora-of-nothing"),
+        (["deep-ae", "--trainable", "no.such.parameter"], "no.such.parameter"),
+        (["deep-ae", "--trainable-file", "absent.txt"], "absent.txt"),
+        (["deep-ae", "--target", "no-such-target"], "no-such-target"),
+        (["deep-ae", "--target", "absent.toml"], "absent.toml"),
+        (["no-such-model"], "no-such-model"),
+        (["absent.onnx"], "absent.onnx"),
+        (["no_such_package.module:model"], "no_such_package"),
+        (["os:no_such_callable"], "no_such_callable"),
+        (["models:raises"], "the weights are gone"),
+        (["models:returns_nothing"], "returns_nothing"),
+    ],
+)
+def test_names_that_are_not_there(
+    cli: Command, tmp_path: Path, data: Path, arguments: list[str], says: str
+) -> None:
+    (tmp_path / "models.py").write_text(
+        "def raises():\n    raise RuntimeError('the weights\\nare gone')\n"
+        "def returns_nothing():\n    return None\n"
+    )
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    fails(cli, tmp_path, "train", *arguments, "--data", data, *OPTIONS, says=says, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "COMMAND"),
+        (["trane"], "trane"),
+        (["train", "deep-ae"], "required"),
+        (["train", "deep-ae", "--data", "d", *OPTIONS, "--lr", "fast"], "'fast' is not a finite number"),
+        (["train", "deep-ae", "--data", "d", *OPTIONS, "--lr", "nan"], "'nan' is not a finite number"),
+        (["train", "deep-ae", "--data", "d", *OPTIONS, "--steps", "0"], "'0' is not a positive whole number"),
+        (["train", "deep-ae", "--data", "d", *OPTIONS, "--batch-size", "-1"], "not a positive whole number"),
+        (["train", "deep-ae", "--data", "d", *OPTIONS, "--momentum", "1"], "not a number from 0 up to"),
+        (["train", "deep-ae", "--data", "d", *OPTIONS, "--optimizer", "lion"], "lion"),
+        (["train", "deep-ae", "--data", "d", *OPTIONS, "--loss", "hinge"], "hinge"),
+        (["train", "deep-ae", "--data", "d", *OPTIONS, "--simulator", "verilator"], "verilator"),
+        (
+            ["train", "deep-ae", "--data", "d", *OPTIONS, "--recipe", "full", "--trainable", "x"],
+            "not allowed with",
+        ),
+    ],
+)
+def test_wrong_usage(cli: Command, tmp_path: Path, arguments: list[object], says: str) -> None:
+    fails(cli, tmp_path, *arguments, code=2, says=says)
+
+
+def test_a_loss_that_is_not_a_number(cli: Command, tmp_path: Path) -> None:
+    x = np.zeros((3, 640), np.float32)
+    x[1, 5] = np.nan
+    np.savez(tmp_path / "data.npz", input=x, target=x)
+    options = [*OPTIONS, "--steps", 3, "--batch-size", 1]
+    fails(cli, tmp_path, "train", "deep-ae", "--data", "data.npz", *options, says="nan at step 2 of 3")
+
+
+def test_a_program_that_is_none(cli: Command, tmp_path: Path, data: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    fails(cli, tmp_path, "run", "empty", "--data", data, "--steps", 1, "--lr", 1, says="no compiled program")
+
+
+@pytest.mark.parametrize("output", ["file", "file/out", "mine", "/proc/traindeeploy/out"])
+def test_an_output_folder_that_cannot_be(cli: Command, tmp_path: Path, data: Path, output: str) -> None:
+    (tmp_path / "file").write_text("of the user")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("of the user")
+    options = [*OPTIONS[:-1], output]
+    fails(cli, tmp_path, "train", "deep-ae", "--data", data, *options, says=output.split("/")[-1])
+
+
+def test_a_full_disk(cli: Command, tmp_path: Path, data: Path) -> None:
+    def no_large_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    fails(
+        cli, tmp_path, "compile", "deep-ae", "--loss", "mse", "-o", "out", says="", preexec_fn=no_large_files
+    )
+
+
+def test_caches_that_cannot_be_written(cli: Command, tmp_path: Path) -> None:
+    nowhere = "/proc/traindeeploy"
+    names = ("HOME", "XDG_CACHE_HOME", "ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")
+    done = cli(
+        "compile",
+        "deep-ae",
+        "--loss",
+        "mse",
+        "-o",
+        "out",
+        env={**os.environ, **dict.fromkeys(names, nowhere)},
+    )
+    if done.returncode:
+        assert len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
+    else:
+        assert (tmp_path / "out" / "program.elf").is_file()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [0.0, 0.7, 2.0, 6.0])
+def test_an_interrupt_in_the_middle(
+    tmp_path: Path, data: Path, seconds: float, signum: signal.Signals
+) -> None:
+    arguments = ["train", "deep-ae", "--data", "data.npz", *map(str, OPTIONS), "--steps", "100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "traindeeploy", *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    # From the first sign of work on, at different stages of it.
+    while process.poll() is None and len(list(tmp_path.iterdir())) < 2:
+        time.sleep(0.02)
+    time.sleep(seconds)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (130 if signum == signal.SIGINT else 143), errors
+    assert (
+        errors.strip().splitlines()[-1].startswith("traindeeploy: interrupted") and "Traceback" not in errors
+    )
+    time.sleep(0.2)
+    assert processes_of_session(process.pid) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["data.npz"]
+
+
+def test_an_existing_program_survives_a_failure(cli: Command, tmp_path: Path, data: Path) -> None:
+    assert cli("train", "deep-ae", "--data", data, *OPTIONS).returncode == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    np.savez(tmp_path / "bad.npz", input=np.zeros((1, 3), np.float32), target=np.zeros((1, 3), np.float32))
+    fails(cli, tmp_path, "train", "deep-ae", "--data", "bad.npz", *OPTIONS, says="shape")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_an_error_is_one_line_also_from_python(tmp_path: Path) -> None:
+    with pytest.raises(traindeeploy.TrainDeeployError) as caught:
+        traindeeploy.compile("absent.onnx", loss="mse")
+    assert "\n" not in str(caught.value)

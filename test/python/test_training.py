@@ -1,0 +1,200 @@
+"""Whole programs, from a PyTorch module to trained parameters on the simulator, against float64."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import traindeeploy
+from reference import Mlp, Trained, away_from_kinks, train
+from traindeeploy.acceptance import deviations, loss_deviation
+
+TARGETS = ("pulp-redmule", "pulp")
+DEEP_AE = [640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640]
+
+
+def run_and_compare(
+    make: Any,
+    *,
+    batch: int,
+    steps: int = 1,
+    momentum: float = 0.0,
+    lr: float = 0.05,
+    target: str | Path = "pulp-redmule",
+    recipe: str = "full",
+    samples: int | None = None,
+) -> tuple[Mlp, Trained, Any]:
+    """Trains a model on the simulator and in the reference, and asserts that they agree by the rule."""
+    count = samples or batch * steps
+
+    def run(mlp: Mlp) -> Trained:
+        return train(mlp, mlp.data(count), batch=batch, steps=steps, lr=lr, momentum=momentum)
+
+    mlp, expected = away_from_kinks(make, run)
+    module, inputs = mlp.module(batch)
+    program = traindeeploy.compile(
+        module, inputs, loss=mlp.loss, momentum=momentum, recipe=recipe, target=target
+    )
+    result = program.run(mlp.data(count), steps=steps, lr=lr)
+    assert loss_deviation(result.losses, expected.losses) <= 1
+    reference = {name: expected.params[name] for name in result.params}
+    for item in deviations(mlp.params, result.params, reference, steps=steps):
+        assert item.worst <= 1, item
+    return mlp, expected, result
+
+
+def small_l1(folder: Path, base: str, kibibytes: int) -> Path:
+    """A target file: `base` with another size of L1."""
+    text = (Path(traindeeploy.__file__).parent / "targets" / f"{base}.toml").read_text()
+    size = tomllib.loads(text)["memory"]["l1"]["size"]
+    lines = text.splitlines()
+    start = lines.index("[memory.l1]")
+    index = next(i for i in range(start, len(lines)) if lines[i].startswith("size"))
+    lines[index] = f"size = {kibibytes * 1024}"
+    assert size != 0
+    path = folder / f"{base}-{kibibytes}.toml"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("batch", "steps", "momentum"), [(1, 5, 0.0), (3, 2, 0.9), (16, 4, 0.9), (256, 1, 0.0)]
+)
+def test_odd_and_prime_layers(target: str, bias: bool, batch: int, steps: int, momentum: float) -> None:
+    run_and_compare(
+        lambda seed: Mlp([17, 31, 1, 13], bias=bias, seed=seed),
+        batch=batch,
+        steps=steps,
+        momentum=momentum,
+        target=target,
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
+@pytest.mark.parametrize("loss", ["mse", "cross-entropy"])
+def test_activations_and_losses(target: str, activation: str, loss: str) -> None:
+    run_and_compare(
+        lambda seed: Mlp([23, 29, 7], activation=activation, loss=loss, seed=seed),
+        batch=3,
+        steps=3,
+        target=target,
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("batch", "steps"), [(1, 2), (16, 1)])
+def test_deep_ae(target: str, batch: int, steps: int) -> None:
+    _, _, result = run_and_compare(
+        lambda seed: Mlp(DEEP_AE, seed=seed), batch=batch, steps=steps, momentum=0.9, target=target
+    )
+    transfers = result.report["transfers"]
+    assert transfers["l3_to_l2"] == transfers["l2_to_l3"] == 0
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_one_linear_used_three_times(momentum: float) -> None:
+    run_and_compare(
+        lambda seed: Mlp([19, 19, 19, 19], shared=(1, 2), seed=seed), batch=3, steps=3, momentum=momentum
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_layer_larger_than_l1(target: str) -> None:
+    run_and_compare(lambda seed: Mlp([251, 509, 3], seed=seed), batch=5, steps=2, momentum=0.9, target=target)
+
+
+def test_a_layer_larger_than_l2() -> None:
+    _, _, result = run_and_compare(lambda seed: Mlp([2003, 3001], seed=seed), batch=1)
+    assert result.report["transfers"]["l3_to_l2"] >= 4 * 2003 * 3001
+    memory = result.report["memory"]
+    assert all(memory[level]["peak"] <= memory[level]["capacity"] for level in ("l1", "l2", "l3"))
+
+
+@pytest.mark.parametrize("base", TARGETS)
+@pytest.mark.parametrize("kibibytes", [128, 96, 64, 48, 32, 24])
+def test_every_l1_size_is_right_or_diagnosed(tmp_path: Path, base: str, kibibytes: int) -> None:
+    target = small_l1(tmp_path, base, kibibytes)
+    try:
+        _, _, result = run_and_compare(
+            lambda seed: Mlp([149, 131, 11], seed=seed), batch=16, momentum=0.9, target=target
+        )
+    except traindeeploy.TrainDeeployError as error:
+        assert kibibytes < 64, "it has to fit into half of the usual L1"
+        assert "bytes" in str(error)
+    else:
+        assert result.report["memory"]["l1"]["peak"] <= kibibytes * 1024
+
+
+def six_layers(seed: int) -> Mlp:
+    return Mlp([13, 17, 11, 19, 7, 5, 3], seed=seed)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_training_the_first_layer_only(tmp_path: Path, target: str) -> None:
+    names = ["layers.0.weight", "layers.0.bias"]
+
+    def run(mlp: Mlp) -> Trained:
+        return train(mlp, mlp.data(9), batch=3, steps=3, lr=0.1, trained=names)
+
+    mlp, expected = away_from_kinks(six_layers, run)
+    module, inputs = mlp.module(3)
+    program = traindeeploy.compile(module, inputs, loss="mse", trainable=names, target=target)
+    result = program.run(mlp.data(9), steps=3, lr=0.1)
+    assert sorted(result.params) == sorted(names)
+    for item in deviations(mlp.params, result.params, {n: expected.params[n] for n in names}, steps=3):
+        assert item.worst <= 1, item
+    assert loss_deviation(result.losses, expected.losses) <= 1
+    for name, value in result.all_params.items():
+        if name not in names:
+            assert value.tobytes() == mlp.params[name].tobytes(), name
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_learning_rate_zero_changes_no_bit(target: str) -> None:
+    mlp = six_layers(0)
+    module, inputs = mlp.module(3)
+    program = traindeeploy.compile(module, inputs, loss="mse", momentum=0.9, target=target)
+    result = program.run(mlp.data(6), steps=2, lr=0.0)
+    for name, value in result.params.items():
+        assert value.tobytes() == mlp.params[name].tobytes(), name
+    moved = program.run(mlp.data(6), steps=2, lr=0.1)
+    assert all((moved.params[name] != mlp.params[name]).any() for name in moved.params)
+
+
+@pytest.mark.parametrize("shuffle", [None, 7])
+def test_two_runs_of_n_steps_are_one_of_2n(tmp_path: Path, shuffle: int | None) -> None:
+    mlp = six_layers(1)
+    module, inputs = mlp.module(3)
+    program = traindeeploy.compile(module, inputs, loss="mse", momentum=0.9)
+    data = mlp.data(7)
+    whole = program.run(data, steps=6, lr=0.1, shuffle=shuffle)
+    first = program.run(data, steps=3, lr=0.1, shuffle=shuffle)
+    first.write(tmp_path)
+    second = program.run(data, steps=3, lr=0.1, shuffle=shuffle, init=tmp_path / "params.npz")
+    assert first.losses + second.losses == whole.losses
+    for name, value in {**whole.params, **whole.state}.items():
+        assert {**second.params, **second.state}[name].tobytes() == value.tobytes(), name
+
+
+def test_samples_start_again_when_they_run_out() -> None:
+    run_and_compare(lambda seed: Mlp([5, 3], seed=seed), batch=4, steps=5, samples=7)
+
+
+def test_the_rule_fails_a_program_that_updates_nothing_or_writes_nan() -> None:
+    mlp = six_layers(0)
+    expected = train(mlp, mlp.data(3), batch=3, steps=1, lr=0.1)
+    nothing = deviations(mlp.params, mlp.params, expected.params, steps=1)
+    assert all(item.worst > 1 for item in nothing)
+    broken = {name: np.full_like(value, np.nan) for name, value in mlp.params.items()}
+    assert all(item.worst > 1 for item in deviations(mlp.params, broken, expected.params, steps=1))
+    exact = {name: value.astype(np.float32) for name, value in expected.params.items()}
+    assert all(item.worst <= 1 for item in deviations(mlp.params, exact, expected.params, steps=1))
+    assert loss_deviation([float("nan")], expected.losses) > 1
+    assert loss_deviation([], expected.losses) > 1
