@@ -26,4 +26,21 @@ def SetTarget : Pass<"td-set-target", "::mlir::ModuleOp"> {
   let dependentDialects = ["::td::tile::TileDialect"];
 }
 
+def PlanStep : Pass<"td-plan-step", "::mlir::ModuleOp"> {
+  let summary = "Choose placement, groups, engines and tiles for a training step";
+  let description = [{
+    Requires: `@step` in the closed set that td-decompose leaves, and a target.
+    Guarantees: one `tile.program` in its place, with a buffer per array at the
+    level where it lives, and a `tile.group` per operator in execution order,
+    whose tiles fit L1. Parameters are updated in place. Chooses by the cycle
+    model among engines, layouts, tile sizes and loop orders; with `exhaustive`
+    every tile size is tried (for tests on small graphs).
+    An operator whose smallest tiles do not fit is an error with the bytes.
+  }];
+  let options = [Option<"exhaustive", "exhaustive", "bool", "false", "Try every tile size">];
+  let statistics = [Statistic<"tilings", "tilings", "Tilings evaluated">];
+  let dependentDialects = ["::td::tile::TileDialect", "::mlir::linalg::LinalgDialect",
+                           "::mlir::memref::MemRefDialect", "::mlir::arith::ArithDialect"];
+}
+
 #endif

@@ -25,10 +25,14 @@ struct SetTarget : td::impl::SetTargetBase<SetTarget> {
   void runOnOperation() override {
     for (const BuiltinTarget &target : builtinTargets)
       if (target.name == name) {
-        getOperation()->setAttr(td::targetAttrName, parseAttribute(target.attribute, &getContext()));
+        getOperation()->setAttr(
+            td::targetAttrName,
+            parseAttribute(target.attribute, &getContext()));
         return;
       }
-    InFlightDiagnostic diagnostic = getOperation().emitError() << "unknown target '" << name << "'; built in:";
+    InFlightDiagnostic diagnostic = getOperation().emitError()
+                                    << "unknown target '" << name
+                                    << "'; built in:";
     for (const BuiltinTarget &target : builtinTargets)
       diagnostic << " " << target.name;
     signalPassFailure();

@@ -13,10 +13,12 @@ namespace td {
 int64_t dmaCycles(const Target &target, int64_t lines, int64_t lineBytes);
 
 /// Cycles of one uDMA transfer between L3 and L2.
-int64_t hyperCycles(const Target &target, int64_t lines, int64_t lineBytes, bool toL3);
+int64_t hyperCycles(const Target &target, int64_t lines, int64_t lineBytes,
+                    bool toL3);
 
 /// Cycles of one RedMulE job Z[MxK] += X[MxN] W[NxK], programming included.
-int64_t redmuleCycles(const Target &target, int64_t m, int64_t n, int64_t k, mlir::Type element);
+int64_t redmuleCycles(const Target &target, int64_t m, int64_t n, int64_t k,
+                      mlir::Type element);
 
 /// Cycles of one kernel on all cores of the cluster, from its call to the
 /// barrier after it. `kernel` is a linalg op on memrefs or tensors; `shapes`

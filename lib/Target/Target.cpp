@@ -11,10 +11,12 @@ FailureOr<Target> Target::get(Operation *op) {
   auto module = dyn_cast<ModuleOp>(op);
   if (!module)
     module = op->getParentOfType<ModuleOp>();
-  auto dict = module ? module->getAttrOfType<DictionaryAttr>(targetAttrName) : DictionaryAttr();
+  auto dict = module ? module->getAttrOfType<DictionaryAttr>(targetAttrName)
+                     : DictionaryAttr();
   if (!dict)
-    return op->emitError() << "the module has no target description (attribute '" << targetAttrName
-                           << "'; td-set-target sets it)";
+    return op->emitError()
+           << "the module has no target description (attribute '"
+           << targetAttrName << "'; td-set-target sets it)";
   return Target(dict);
 }
 
@@ -32,7 +34,8 @@ Attribute Target::find(StringRef section, StringRef key) const {
 
 bool Target::has(StringRef section) const {
   auto [parent, key] = section.rsplit('.');
-  return key.empty() ? static_cast<bool>(find("", parent)) : static_cast<bool>(find(parent, key));
+  return key.empty() ? static_cast<bool>(find("", parent))
+                     : static_cast<bool>(find(parent, key));
 }
 
 double Target::number(StringRef section, StringRef key) const {
@@ -42,12 +45,22 @@ double Target::number(StringRef section, StringRef key) const {
   if (auto real = dyn_cast_or_null<FloatAttr>(value))
     return real.getValueAsDouble();
   emitError(UnknownLoc::get(dict.getContext()))
-      << "the target description lacks the number '" << key << "' in section [" << section << "]";
+      << "the target description lacks the number '" << key << "' in section ["
+      << section << "]";
   return 0;
 }
 
 int64_t Target::integer(StringRef section, StringRef key) const {
   return static_cast<int64_t>(number(section, key));
+}
+
+bool Target::readsOnAccelerator(Type element) const {
+  auto formats = dyn_cast_or_null<ArrayAttr>(find("redmule", "formats"));
+  StringRef wanted = element.isF32() ? "fp32" : element.isF16() ? "fp16" : "";
+  return formats &&
+         llvm::any_of(formats.getAsRange<StringAttr>(), [&](StringAttr format) {
+           return format.getValue() == wanted;
+         });
 }
 
 StringRef Target::name() const {

@@ -26,6 +26,9 @@ public:
   bool has(llvm::StringRef section) const;
   llvm::StringRef name() const;
 
+  /// Whether RedMulE exists and computes in this element type.
+  bool readsOnAccelerator(mlir::Type element) const;
+
   mlir::DictionaryAttr dictionary() const { return dict; }
 
 private:

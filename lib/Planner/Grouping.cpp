@@ -1,0 +1,268 @@
+#include "lib/Planner/Grouping.h"
+
+#include "dialects/Train/Train.h"
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Tensor/IR/Tensor.h"
+#include "mlir/IR/Matchers.h"
+#include "llvm/ADT/SetVector.h"
+#include "llvm/ADT/StringMap.h"
+#include <queue>
+
+using namespace mlir;
+
+namespace td {
+
+bool OperatorGroup::contains(Operation *op) const {
+  return llvm::any_of(
+      members, [&](const GroupMember &member) { return member.op == op; });
+}
+
+Value viewSource(Value value) {
+  while (Operation *op = value.getDefiningOp()) {
+    if (!isa<tensor::CollapseShapeOp, tensor::ExpandShapeOp>(op))
+      break;
+    value = op->getOperand(0);
+  }
+  return value;
+}
+
+TypedAttr splatOf(Value value) {
+  value = viewSource(value);
+  if (auto fill = value.getDefiningOp<linalg::FillOp>()) {
+    TypedAttr constant;
+    if (matchPattern(fill.getInputs()[0], m_Constant(&constant)))
+      return constant;
+  }
+  DenseElementsAttr elements;
+  if (matchPattern(value, m_Constant(&elements)) && elements.isSplat())
+    return elements.getSplatValue<TypedAttr>();
+  return {};
+}
+
+namespace {
+
+/// Nodes are the groups; an edge says what must run before what.
+class GroupGraph {
+public:
+  explicit GroupGraph(func::FuncOp step) : block(step.getBody().front()) {}
+
+  /// One group per operator.
+  LogicalResult build() {
+    for (Operation &op : block) {
+      auto structured = dyn_cast<linalg::LinalgOp>(op);
+      if (isa<linalg::FillOp>(op))
+        continue;
+      if (!structured) {
+        if (!isa<train::ReadOp, train::AssignOp, tensor::CollapseShapeOp,
+                 tensor::ExpandShapeOp, tensor::EmptyOp, arith::ConstantOp,
+                 func::ReturnOp>(op))
+          return op.emitError()
+                 << "'" << op.getName()
+                 << "' is not an operator that the planner knows";
+        continue;
+      }
+      for (AffineMap map : structured.getIndexingMapsArray())
+        if (!map.isProjectedPermutation())
+          return op.emitError("has an operand that is not indexed by a "
+                              "projection of the loops");
+      OperatorGroup group;
+      GroupMember anchor{structured, {}};
+      group.sizes = structured.getStaticLoopRanges();
+      for (unsigned i = 0; i < group.sizes.size(); ++i) {
+        anchor.dims.push_back(i);
+        if (structured.getIteratorTypesArray()[i] ==
+            utils::IteratorType::reduction)
+          group.reductions.push_back(i);
+      }
+      group.members.push_back(anchor);
+      groupOf[&op] = groups.size();
+      groups.push_back(std::move(group));
+    }
+    collectEdges();
+    return success();
+  }
+
+  /// Moves every element-wise op into the group of an operand that it can share
+  /// loops with. Visited in program order, so that chains follow.
+  void fuse() {
+    for (Operation &op : block) {
+      auto consumer = dyn_cast<linalg::LinalgOp>(op);
+      auto found = groupOf.find(&op);
+      if (!consumer || found == groupOf.end() ||
+          consumer.getNumReductionLoops() != 0 || consumer.hasIndexSemantics())
+        continue;
+      unsigned own = found->second;
+      for (OpOperand &operand : consumer->getOpOperands()) {
+        Operation *producer = operand.get().getDefiningOp();
+        auto producerGroup = producer ? groupOf.find(producer) : groupOf.end();
+        if (producerGroup == groupOf.end() || producerGroup->second == own)
+          continue;
+        unsigned into = producerGroup->second;
+        SmallVector<unsigned> dims;
+        if (!alignLoops(groups[into], consumer, operand, dims) ||
+            !mayMerge(into, own, consumer, dims))
+          continue;
+        merge(into, own, GroupMember{consumer, dims});
+        break;
+      }
+    }
+  }
+
+  /// Kahn's algorithm; among the ready groups the first in program order.
+  SmallVector<OperatorGroup> order() {
+    using Entry = std::pair<unsigned, unsigned>; // position, group
+    std::priority_queue<Entry, std::vector<Entry>, std::greater<>> ready;
+    SmallVector<unsigned> pending(groups.size(), 0);
+    for (auto &targets : successors)
+      for (unsigned target : targets)
+        ++pending[target];
+    auto push = [&](unsigned group) {
+      if (pending[group] == 0 && !groups[group].members.empty())
+        ready.push({positions.lookup(groups[group].members.back().op), group});
+    };
+    for (unsigned i = 0; i < groups.size(); ++i)
+      push(i);
+    SmallVector<OperatorGroup> result;
+    while (!ready.empty()) {
+      unsigned next = ready.top().second;
+      ready.pop();
+      result.push_back(groups[next]);
+      for (unsigned target : successors[next]) {
+        --pending[target];
+        push(target);
+      }
+    }
+    return result;
+  }
+
+private:
+  void addEdge(unsigned from, unsigned to) {
+    if (from != to)
+      successors[from].insert(to);
+  }
+
+  void collectEdges() {
+    successors.resize(groups.size());
+    unsigned position = 0;
+    // The groups that use the value of a parameter before its update.
+    llvm::StringMap<llvm::SetVector<unsigned>> readers;
+    for (Operation &op : block) {
+      positions[&op] = position++;
+      auto found = groupOf.find(&op);
+      if (found == groupOf.end())
+        continue;
+      for (Value operand : op.getOperands()) {
+        Value source = viewSource(operand);
+        if (auto read = source.getDefiningOp<train::ReadOp>())
+          readers[read.getParameter()].insert(found->second);
+        else if (Operation *producer = source.getDefiningOp();
+                 producer && groupOf.contains(producer))
+          addEdge(groupOf[producer], found->second);
+      }
+    }
+    for (auto assign : block.getOps<train::AssignOp>()) {
+      Operation *producer = viewSource(assign.getValue()).getDefiningOp();
+      if (!producer || !groupOf.contains(producer))
+        continue;
+      for (unsigned reader : readers[assign.getParameter()])
+        addEdge(reader, groupOf[producer]);
+    }
+  }
+
+  /// Maps the consumer's loops on the group's dimensions through an operand
+  /// that the group makes; false unless each loop is covered exactly once.
+  bool alignLoops(const OperatorGroup &group, linalg::LinalgOp consumer,
+                  OpOperand &operand, SmallVector<unsigned> &dims) {
+    AffineMap consumerMap = consumer.getMatchingIndexingMap(&operand);
+    if (!consumerMap.isPermutation())
+      return false;
+    auto result = cast<OpResult>(operand.get());
+    for (const GroupMember &member : group.members) {
+      if (member.op != result.getOwner())
+        continue;
+      linalg::LinalgOp producer = member.op;
+      AffineMap producerMap = producer.getIndexingMapMatchingResult(result);
+      dims.assign(consumer.getNumLoops(), 0);
+      for (unsigned i = 0; i < consumerMap.getNumResults(); ++i)
+        dims[consumerMap.getDimPosition(i)] =
+            member.dims[producerMap.getDimPosition(i)];
+      return true;
+    }
+    return false;
+  }
+
+  /// Whether `consumer` may run inside group `into`: no other path leads from
+  /// the group to it, and what it reads of the group it reads element by
+  /// element.
+  bool mayMerge(unsigned into, unsigned own, linalg::LinalgOp consumer,
+                ArrayRef<unsigned> dims) {
+    for (unsigned next : successors[into])
+      if (next != own && reaches(next, own))
+        return false;
+    for (OpOperand &operand : consumer->getOpOperands()) {
+      Value source = viewSource(operand.get());
+      Operation *producer = source.getDefiningOp();
+      auto found = producer ? groupOf.find(producer) : groupOf.end();
+      if (found == groupOf.end() || found->second != into)
+        continue;
+      SmallVector<unsigned> other;
+      if (source != operand.get() ||
+          !alignLoops(groups[into], consumer, operand, other) ||
+          ArrayRef<unsigned>(other) != dims)
+        return false;
+    }
+    // A group that overwrites a parameter may read it only through the tile
+    // that it overwrites, so no other member may read it.
+    for (Operation *user : consumer->getUsers())
+      if (auto assign = dyn_cast<train::AssignOp>(user))
+        for (const GroupMember &member : groups[into].members)
+          for (Value operand : member.op->getOperands())
+            if (auto read = viewSource(operand).getDefiningOp<train::ReadOp>())
+              if (read.getParameter() == assign.getParameter())
+                return false;
+    return true;
+  }
+
+  bool reaches(unsigned from, unsigned to) {
+    SmallVector<unsigned> stack{from};
+    llvm::DenseSet<unsigned> seen{from};
+    while (!stack.empty()) {
+      unsigned next = stack.pop_back_val();
+      if (next == to)
+        return true;
+      for (unsigned target : successors[next])
+        if (seen.insert(target).second)
+          stack.push_back(target);
+    }
+    return false;
+  }
+
+  void merge(unsigned into, unsigned own, GroupMember member) {
+    groupOf[member.op] = into;
+    groups[into].members.push_back(std::move(member));
+    groups[own].members.clear();
+    for (unsigned target : successors[own])
+      addEdge(into, target);
+    successors[own].clear();
+    for (unsigned i = 0; i < groups.size(); ++i)
+      if (successors[i].remove(own))
+        addEdge(i, into);
+  }
+
+  Block &block;
+  SmallVector<OperatorGroup> groups;
+  llvm::DenseMap<Operation *, unsigned> groupOf, positions;
+  SmallVector<llvm::SetVector<unsigned>> successors;
+};
+
+} // namespace
+
+FailureOr<SmallVector<OperatorGroup>> formGroups(func::FuncOp step) {
+  GroupGraph graph(step);
+  if (failed(graph.build()))
+    return failure();
+  graph.fuse();
+  return graph.order();
+}
+
+} // namespace td

@@ -1,0 +1,42 @@
+// Which operators of a training step share one tiled loop nest.
+#ifndef TD_LIB_PLANNER_GROUPING_H
+#define TD_LIB_PLANNER_GROUPING_H
+
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Dialect/Linalg/IR/Linalg.h"
+
+namespace td {
+
+/// An operator of a group: `dims[i]` is the group's dimension that the op's
+/// loop i walks.
+struct GroupMember {
+  mlir::linalg::LinalgOp op;
+  llvm::SmallVector<unsigned> dims;
+};
+
+/// A matmul or another structured op (the anchor, first in `members`) with the
+/// element-wise ops that consume its results on the same iteration domain.
+struct OperatorGroup {
+  llvm::SmallVector<GroupMember> members;
+  llvm::SmallVector<int64_t> sizes;      // of the anchor's loops
+  llvm::SmallVector<int64_t> reductions; // the anchor's reduction loops
+
+  bool contains(mlir::Operation *op) const;
+};
+
+/// Groups every linalg op of `step` and returns the groups in an execution
+/// order that respects data flow and in-place updates of parameters. Fills are
+/// not grouped: they are how a group starts its sums.
+/// Requires the closed set of ops that td-decompose leaves.
+mlir::FailureOr<llvm::SmallVector<OperatorGroup>>
+formGroups(mlir::func::FuncOp step);
+
+/// What `tensor.collapse_shape` and `expand_shape` start from.
+mlir::Value viewSource(mlir::Value value);
+
+/// The constant that every element of `value` has, or null.
+mlir::TypedAttr splatOf(mlir::Value value);
+
+} // namespace td
+
+#endif

@@ -1,0 +1,33 @@
+// At which level of the memory hierarchy each buffer of a step lives.
+#ifndef TD_LIB_PLANNER_PLACEMENT_H
+#define TD_LIB_PLANNER_PLACEMENT_H
+
+#include "dialects/Tile/Tile.h"
+#include "lib/Target/Target.h"
+
+namespace td {
+
+struct PlannedBuffer {
+  mlir::Value root; // the tensor it was made for
+  std::string name;
+  tile::Role role = tile::Role::Temporary;
+  mlir::MemRefType type; // without memory space
+  tile::Level level = tile::Level::L2;
+  mlir::ElementsAttr init;
+  bool trainable = false;
+  unsigned firstGroup = ~0u, lastGroup = 0; // the groups that use it
+  unsigned uses = 0;
+
+  int64_t bytes() const;
+};
+
+/// Places every buffer in L2 if all fit, with temporaries sharing memory by
+/// live range. Otherwise moves what costs least a byte to L3: fewest uses
+/// first, the largest among those. A diagnostic on `op` if L3 is not enough.
+mlir::LogicalResult placeBuffers(const Target &target, int64_t operators,
+                                 mlir::Operation *op,
+                                 llvm::MutableArrayRef<PlannedBuffer> buffers);
+
+} // namespace td
+
+#endif

@@ -1,0 +1,347 @@
+// Turns the training step on tensors into a plan: buffers with a place, groups
+// with an engine and a tiling.
+#include "lib/Planner/GroupBuilder.h"
+#include "lib/Planner/Placement.h"
+#include "lib/Planner/TileSearch.h"
+#include "lib/Runtime/Layout.h"
+#include "passes/Passes.h"
+
+#include "mlir/IR/Matchers.h"
+#include "llvm/ADT/MapVector.h"
+#include "llvm/ADT/SetVector.h"
+#include "llvm/Support/FormatVariadic.h"
+
+namespace td {
+#define GEN_PASS_DEF_PLANSTEP
+#include "passes/Passes.h.inc"
+} // namespace td
+
+using namespace mlir;
+using namespace td;
+
+namespace {
+
+/// Builds the program of one step.
+class StepPlanner {
+public:
+  StepPlanner(func::FuncOp step, const Target &target, bool exhaustive)
+      : step(step), module(step->getParentOfType<ModuleOp>()), target(target),
+        exhaustive(exhaustive), builder(step.getContext()) {}
+
+  LogicalResult run() {
+    materializeCopies();
+    FailureOr<SmallVector<OperatorGroup>> formed = formGroups(step);
+    if (failed(formed))
+      return failure();
+    groups = std::move(*formed);
+    collectBuffers();
+    if (failed(placeBuffers(target, groups.size(), step, planned)))
+      return failure();
+    emitBuffers();
+    for (const OperatorGroup &group : groups)
+      if (failed(planGroup(group)))
+        return failure();
+    countWork();
+    return success();
+  }
+
+  int64_t candidates = 0;
+
+private:
+  /// What is assigned or returned but not computed by an operator (a
+  /// parameter's own value, an input) gets an operator that copies it.
+  void materializeCopies() {
+    auto needsCopy = [](Value value) {
+      Operation *producer = viewSource(value).getDefiningOp();
+      return !producer || !isa<linalg::LinalgOp>(producer) ||
+             isa<linalg::FillOp>(producer);
+    };
+    auto copy = [&](Operation *user, OpOperand &operand) {
+      OpBuilder::InsertionGuard guard(builder);
+      builder.setInsertionPoint(user);
+      auto type = cast<RankedTensorType>(operand.get().getType());
+      Value empty = tensor::EmptyOp::create(
+          builder, user->getLoc(), type.getShape(), type.getElementType());
+      SmallVector<AffineMap> maps(
+          2, builder.getMultiDimIdentityMap(type.getRank()));
+      SmallVector<utils::IteratorType> loops(type.getRank(),
+                                             utils::IteratorType::parallel);
+      auto generic = linalg::GenericOp::create(
+          builder, user->getLoc(), type, operand.get(), empty, maps, loops,
+          [](OpBuilder &b, Location location, ValueRange values) {
+            linalg::YieldOp::create(b, location, values[0]);
+          });
+      operand.set(generic.getResult(0));
+    };
+    for (Operation &op : llvm::make_early_inc_range(step.getBody().front()))
+      if (isa<train::AssignOp, func::ReturnOp>(op))
+        for (OpOperand &operand : op.getOpOperands())
+          if (needsCopy(operand.get()))
+            copy(&op, operand);
+  }
+
+  PlannedBuffer &addBuffer(Value root, std::string name, tile::Role role,
+                           RankedTensorType type) {
+    PlannedBuffer buffer;
+    buffer.root = root;
+    buffer.name = std::move(name);
+    buffer.role = role;
+    buffer.type = MemRefType::get(type.getShape(), type.getElementType());
+    indexOf[root] = planned.size();
+    planned.push_back(std::move(buffer));
+    return planned.back();
+  }
+
+  void use(Value root, unsigned group) {
+    auto found = indexOf.find(root);
+    if (found == indexOf.end())
+      return;
+    PlannedBuffer &buffer = planned[found->second];
+    buffer.firstGroup = std::min(buffer.firstGroup, group);
+    buffer.lastGroup = std::max(buffer.lastGroup, group);
+    ++buffer.uses;
+  }
+
+  void collectBuffers() {
+    for (BlockArgument argument : step.getArguments()) {
+      auto name = step.getArgAttrOfType<StringAttr>(argument.getArgNumber(),
+                                                    "train.name");
+      addBuffer(argument,
+                name ? name.str()
+                     : llvm::formatv("input{0}", argument.getArgNumber()).str(),
+                tile::Role::Input, cast<RankedTensorType>(argument.getType()));
+    }
+    // One buffer a parameter, whatever reads it.
+    llvm::StringMap<Value> parameterRoot;
+    for (auto parameter : module.getOps<train::ParameterOp>()) {
+      Value root;
+      for (auto read : step.getOps<train::ReadOp>())
+        if (read.getParameter() == parameter.getSymName()) {
+          if (!root)
+            root = read.getResult();
+          else
+            alias[read.getResult()] = root;
+        }
+      if (!root)
+        continue; // not part of the step
+      auto &buffer = addBuffer(root, parameter.getSymName().str(),
+                               parameter.getStateOf() ? tile::Role::State
+                                                      : tile::Role::Parameter,
+                               cast<RankedTensorType>(root.getType()));
+      buffer.trainable = parameter.getTrainable();
+      parameterRoot[parameter.getSymName()] = root;
+    }
+    for (auto assign : step.getOps<train::AssignOp>())
+      alias[viewSource(assign.getValue())] =
+          parameterRoot[assign.getParameter()];
+    Operation *terminator = step.getBody().front().getTerminator();
+    for (auto [index, operand] : llvm::enumerate(terminator->getOperands())) {
+      Value root = viewSource(operand);
+      if (alias.count(root))
+        continue;
+      addBuffer(root,
+                index == 0 ? "loss" : llvm::formatv("output{0}", index).str(),
+                tile::Role::Output, cast<RankedTensorType>(root.getType()));
+    }
+    for (auto [index, group] : llvm::enumerate(groups))
+      for (const GroupMember &member : group.members) {
+        for (OpResult result : member.op->getResults())
+          if (isNeededOutside(group, result)) {
+            if (!alias.count(result) && !indexOf.count(result))
+              addBuffer(result,
+                        operatorName(member.op) +
+                            llvm::formatv("#{0}", temporaries++).str(),
+                        tile::Role::Temporary,
+                        cast<RankedTensorType>(result.getType()));
+            use(rootOf(result), index);
+          }
+        for (Value operand : member.op->getOperands()) {
+          Value source = viewSource(operand);
+          DenseElementsAttr elements;
+          if (matchPattern(source, m_Constant(&elements)) &&
+              !indexOf.count(source)) {
+            auto &buffer = addBuffer(
+                source, llvm::formatv("constant#{0}", temporaries++).str(),
+                tile::Role::Constant, cast<RankedTensorType>(source.getType()));
+            buffer.init = elements;
+          }
+          use(rootOf(source), index);
+        }
+      }
+  }
+
+  Value rootOf(Value value) {
+    value = viewSource(value);
+    auto found = alias.find(value);
+    return found == alias.end() ? value : found->second;
+  }
+
+  static bool isNeededOutside(const OperatorGroup &group, OpResult result) {
+    return llvm::any_of(result.getUsers(),
+                        [&](Operation *user) { return !group.contains(user); });
+  }
+
+  void emitBuffers() {
+    builder.setInsertionPointAfter(step);
+    program =
+        tile::ProgramOp::create(builder, step.getLoc(), "step", target.name());
+    builder.createBlock(&program.getBody());
+    for (PlannedBuffer &buffer : planned) {
+      if (buffer.role == tile::Role::Constant && buffer.uses == 0)
+        continue;
+      auto type = MemRefType::get(
+          buffer.type.getShape(), buffer.type.getElementType(),
+          MemRefLayoutAttrInterface{},
+          tile::MemoryAttr::get(builder.getContext(), buffer.level));
+      auto op = tile::BufferOp::create(builder, buffer.root.getLoc(), type,
+                                       buffer.name, buffer.role, IntegerAttr(),
+                                       buffer.init);
+      if (buffer.trainable)
+        op->setAttr("trainable", builder.getUnitAttr());
+      memrefs[buffer.root] = op.getMemref();
+    }
+  }
+
+  /// The buffer of a tensor, seen under the tensor's shape.
+  Value bufferOf(Value tensor) {
+    Value memref = memrefs.lookup(rootOf(tensor));
+    assert(memref && "every operand of a group has a buffer");
+    auto from = cast<MemRefType>(memref.getType());
+    auto to = cast<RankedTensorType>(tensor.getType());
+    if (from.getShape() == to.getShape())
+      return memref;
+    auto key = std::make_pair(memref, Type(to));
+    if (Value known = views.lookup(key))
+      return known;
+    OpBuilder::InsertionGuard guard(builder);
+    builder.setInsertionPointAfterValue(memref);
+    // Through one dimension: any two shapes of a contiguous buffer are so
+    // related.
+    ReassociationIndices everything =
+        llvm::to_vector(llvm::seq<int64_t>(0, from.getRank()));
+    Location location = memref.getLoc();
+    if (to.getRank() == 0)
+      memref = memref::CollapseShapeOp::create(
+          builder, location, memref, ArrayRef<ReassociationIndices>{});
+    else if (from.getRank() > 1)
+      memref = memref::CollapseShapeOp::create(
+          builder, location, memref,
+          ArrayRef<ReassociationIndices>{everything});
+    if (to.getRank() > 1 || (to.getRank() == 1 && from.getRank() == 0)) {
+      SmallVector<ReassociationIndices> groups;
+      if (from.getRank() > 0)
+        groups.push_back(llvm::to_vector(llvm::seq<int64_t>(0, to.getRank())));
+      memref = memref::ExpandShapeOp::create(builder, location, to.getShape(),
+                                             memref, groups);
+    }
+    return views[key] = memref;
+  }
+
+  bool acceleratorReads(Type element) {
+    return target.readsOnAccelerator(element);
+  }
+
+  /// Keeps the cheapest implementation of a group.
+  LogicalResult planGroup(const OperatorGroup &group) {
+    SmallVector<Value> outputs;
+    for (const GroupMember &member : group.members)
+      for (OpResult result : member.op->getResults())
+        if (isNeededOutside(group, result))
+          outputs.push_back(result);
+    if (outputs.empty())
+      return success(); // nothing uses it
+    RuntimeLayout layout(target, groups.size());
+    int64_t budget = layout.l1End() - layout.l1Begin();
+    tile::GroupOp best;
+    TileChoice bestChoice;
+    int64_t needed = std::numeric_limits<int64_t>::max();
+    for (Implementation implementation :
+         {Implementation::Cores, Implementation::RedMulE,
+          Implementation::RedMulETransposed}) {
+      if (!isPossible(group, implementation,
+                      [&](Type element) { return acceleratorReads(element); }))
+        continue;
+      tile::GroupOp candidate =
+          buildGroup(builder, group, implementation, outputs,
+                     [&](Value tensor) { return bufferOf(tensor); });
+      int64_t smallest = 0;
+      FailureOr<TileChoice> choice =
+          searchTiles(target, candidate, budget, exhaustive, smallest);
+      needed = std::min(needed, smallest);
+      candidates += succeeded(choice) ? choice->candidates : 0;
+      if (failed(choice) ||
+          (best && choice->cost.total >= bestChoice.cost.total)) {
+        candidate.erase();
+        continue;
+      }
+      if (best)
+        best.erase();
+      best = candidate;
+      bestChoice = *choice;
+    }
+    if (!best)
+      return group.members.front().op->emitError()
+             << "operator '" << operatorName(group.members.front().op)
+             << "' needs at least " << needed
+             << " bytes of L1 for its smallest tiles, and " << budget
+             << " are available; a target with " << needed - budget
+             << " bytes more L1 would fit it";
+    best.setTiles(bestChoice.tiles);
+    best.setOrder(bestChoice.order);
+    best.setPredicted({bestChoice.cost.total, bestChoice.cost.dma,
+                       bestChoice.cost.cores, bestChoice.cost.redmule});
+    return success();
+  }
+
+  /// FLOP of the step: 2 a multiply-accumulate of every matmul.
+  void countWork() {
+    int64_t flop = 0;
+    for (auto matmul : step.getOps<linalg::MatmulOp>()) {
+      int64_t macs = 1;
+      for (int64_t size :
+           cast<linalg::LinalgOp>(matmul.getOperation()).getStaticLoopRanges())
+        macs *= size;
+      flop += 2 * macs;
+    }
+    program->setAttr("flop", builder.getI64IntegerAttr(flop));
+  }
+
+  func::FuncOp step;
+  ModuleOp module;
+  const Target &target;
+  bool exhaustive;
+  OpBuilder builder;
+  SmallVector<OperatorGroup> groups;
+  SmallVector<PlannedBuffer> planned;
+  DenseMap<Value, unsigned> indexOf;
+  DenseMap<Value, Value> alias; // tensors that live in another's buffer
+  DenseMap<Value, Value> memrefs;
+  DenseMap<std::pair<Value, Type>, Value> views;
+  tile::ProgramOp program;
+  unsigned temporaries = 0;
+};
+
+struct PlanStep : td::impl::PlanStepBase<PlanStep> {
+  using PlanStepBase::PlanStepBase;
+  void runOnOperation() override {
+    ModuleOp module = getOperation();
+    auto step = module.lookupSymbol<func::FuncOp>("step");
+    if (!step) {
+      module.emitError("has no function @step to plan");
+      return signalPassFailure();
+    }
+    FailureOr<Target> target = Target::get(module);
+    if (failed(target))
+      return signalPassFailure();
+    StepPlanner planner(step, *target, exhaustive);
+    if (failed(planner.run()))
+      return signalPassFailure();
+    tilings += planner.candidates;
+    step.erase();
+    for (auto parameter :
+         llvm::make_early_inc_range(module.getOps<train::ParameterOp>()))
+      parameter.erase();
+  }
+};
+
+} // namespace
