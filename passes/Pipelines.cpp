@@ -13,7 +13,15 @@ namespace td {
 
 using namespace mlir;
 
-void td::registerAllPasses() { registerTrainDeeployPasses(); }
+static void registerPlanPipeline() {
+  PassPipelineRegistration<>("td-plan", "A decomposed training step to a plan: tile.buffer and tile.group",
+                             [](OpPassManager &manager) { manager.addPass(td::createPlanStep()); });
+}
+
+void td::registerAllPasses() {
+  registerTrainDeeployPasses();
+  registerPlanPipeline();
+}
 
 void td::registerAllDialects(DialectRegistry &registry) {
   registry.insert<train::TrainDialect, tile::TileDialect, redmule::RedMulEDialect, pulp::PulpDialect>();
