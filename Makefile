@@ -21,7 +21,7 @@ CXX_SOURCES = $(shell git ls-files '*.cpp' '*.h' '*.c')
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/package $(STAMPS)/torch
-	@$(BIN)/python examples/demo/demo.py
+	@$(BIN)/python examples/demo.py
 
 test: $(STAMPS)/package $(STAMPS)/torch $(STAMPS)/test
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/run_tests.py

@@ -133,7 +133,8 @@ def compile(
     from mlir import ir
 
     from . import _td, ir_facts
-    from .frontend import load_model, resolve_recipe
+    from .frontend import import_model
+    from .recipes import resolve_recipe
     from .target import load_target
     from .target_attribute import mlir_attribute
     from .toolchain import build_elf
@@ -146,7 +147,7 @@ def compile(
         raise TrainDeeployError(f"momentum {momentum} is not from 0 up to, but not including, 1")
     machine = load_target(target)
     progress("importing the model")
-    imported = load_model(model, example_inputs, batch_size=batch_size)
+    imported = import_model(model, example_inputs, batch_size)
     for note in imported.notes:
         notice(note)
     chosen = resolve_recipe(imported, recipe=recipe, trainable=trainable)
@@ -212,10 +213,11 @@ def inspect(
     trainable: Sequence[str] | None = None,
 ) -> str:
     """A table of a model's parameters that marks what a recipe trains, after its inputs and output."""
-    from .frontend import load_model, resolve_recipe
+    from .frontend import import_model
     from .plan_table import table
+    from .recipes import resolve_recipe
 
-    imported = load_model(model, None, batch_size=batch_size)
+    imported = import_model(model, None, batch_size)
     chosen = set(resolve_recipe(imported, recipe=recipe, trainable=trainable))
     specs = [("input", spec) for spec in imported.inputs] + [("output", imported.output)]
     rows = [[kind, spec.name, "x".join(map(str, spec.shape)), ""] for kind, spec in specs]

@@ -33,15 +33,17 @@ def reference(module: torch.nn.Module, data: np.ndarray) -> tuple[dict[str, np.n
 
 def main() -> int:
     """Returns 0 when everything agrees."""
-    module, inputs = model()
+    module, _ = model()
     data = windows(STEPS * BATCH)
     print(f"Deep-AE, full fine-tuning with SGD on {len(data)} windows of a fan's sound, batch {BATCH}")
 
     start = time.perf_counter()
-    program = traindeeploy.compile(module, inputs, loss="mse", recipe="full", target="pulp-redmule")
+    program = traindeeploy.compile(
+        module, (torch.zeros(BATCH, 640),), loss="mse", recipe="full", target="pulp-redmule"
+    )
     print(f"compiled in {time.perf_counter() - start:.1f} s to {len(program.elf):,} bytes of RISC-V code")
     start = time.perf_counter()
-    result = program.run({"x": data, "target": data}, steps=STEPS, lr=RATE)
+    result = program.run({"input": data, "target": data}, steps=STEPS, lr=RATE)
     print(f"simulated {STEPS} steps in {time.perf_counter() - start:.1f} s\n")
     print(result.summary())
 
