@@ -32,6 +32,7 @@ def measure(target: str, batch: int, steps: int) -> dict[str, Any]:
     report = result.report
     cycles = report["cycles"]
     engines = report["engines"]
+    busy = sum(engines[name] for name in ("cores", "dma", "redmule"))
     errors = [
         abs(layer["predicted"]["total"] / layer["measured"]["total"] - 1)
         for layer in report["layers"]
@@ -45,7 +46,7 @@ def measure(target: str, batch: int, steps: int) -> dict[str, Any]:
         "cycles a step": f"{cycles:,.0f}",
         "FLOP a cycle": f"{report['flop_per_cycle']:.2f}",
         "share of the L2 bandwidth bound": f"{bound / cycles:.1%} of {bound:,.0f}",
-        "step / sum of busy cycles": f"{cycles / sum(engines[name] for name in ('cores', 'dma', 'redmule')):.2f}",
+        "step / sum of busy cycles": f"{cycles / busy:.2f}",
         "busy: cores": f"{engines['cores'] / cycles:.1%}",
         "busy: DMA": f"{engines['dma'] / cycles:.1%}",
         "busy: RedMulE": f"{engines['redmule'] / cycles:.1%}",

@@ -381,7 +381,9 @@ class Program:
         program that the simulator stops.
         """
         from .program import execute
+        from .target import Target
 
+        target = Target(self.manifest["target"]["name"], self.manifest["target"])
         if steps < 1:
             raise TrainDeeployError(f"{steps} steps: at least 1 is needed")
         if not np.isfinite(np.float32(lr)):
@@ -409,7 +411,7 @@ class Program:
             for arrays in islice(dataset.batches(batch, samples, shuffle), steps):
                 yield {**arrays, "lr": np.asarray(lr, np.float32)}
 
-        outcome = execute(self.elf, self.manifest, values, feeds(), simulator=simulator, finished=finished)
+        outcome = execute(self.elf, target, values, feeds(), simulator=simulator, finished=finished)
         params = {
             name: outcome.values[name] for name, trained in self.manifest["parameters"].items() if trained
         }
