@@ -1,0 +1,402 @@
+//===- Machine.h - The simulated system on chip -----------------*- C++ -*-===//
+//
+// A machine is a set of actors that each have a time: the cores, the two
+// directions of the DMA, the HyperRAM controller and RedMulE. The actor that is
+// furthest behind goes next, and keeps going until it is a few cycles ahead of
+// the others (Lookahead). What actors compete for within those few cycles, the
+// banks of L1, is booked in a calendar of cycles rather than in the order of
+// simulation; what must be in exact order (devices, floating-point units, the
+// divider) makes an actor wait until it is the one furthest behind.
+//
+//===----------------------------------------------------------------------===//
+#ifndef TDSIM_MACHINE_H
+#define TDSIM_MACHINE_H
+
+#include "Config.h"
+#include "Decode.h"
+#include "Elf.h"
+#include "Semihosting.h"
+#include <array>
+#include <cstdint>
+#include <cstdlib>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace tdsim {
+
+inline constexpr uint64_t Never = std::numeric_limits<uint64_t>::max();
+
+/// Ends a run with one message for the user.
+struct Stop : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// Which cycles the banks of L1 are taken in: bit b of an entry is bank b.
+class BankCalendar {
+public:
+  static constexpr uint64_t Size = 4096, Mask = Size - 1;
+
+  /// Takes the first free cycle of a bank from `time` on.
+  uint64_t book(uint64_t time, uint32_t bank) {
+    while (entries[time & Mask] & bank)
+      ++time;
+    entries[time & Mask] |= bank;
+    return time;
+  }
+  /// Takes several banks, each in its first free cycle; the last one counts.
+  uint64_t bookAll(uint64_t time, uint32_t banks) {
+    for (;; ++time) {
+      uint32_t &entry = entries[time & Mask], late = entry & banks;
+      entry |= banks;
+      if (!late)
+        return time;
+      banks = late;
+    }
+  }
+  /// Makes entries before `until` usable. Those of Size cycles earlier go.
+  void clearUntil(uint64_t until) {
+    for (; cleared < until; ++cleared)
+      entries[cleared & Mask] = 0;
+  }
+  uint32_t *data() { return entries.data(); }
+
+private:
+  std::array<uint32_t, Size> entries{};
+  uint64_t cleared = Size;
+};
+
+/// What delayed a core, in cycles unless it says otherwise.
+struct CoreCounters {
+  uint64_t instructions = 0;
+  uint64_t loads = 0, stores = 0; // instructions
+  uint64_t loadUseStalls = 0, bankStalls = 0, fpuStalls = 0;
+  uint64_t l2Stalls = 0, deviceStalls = 0, icacheStalls = 0;
+  uint64_t jumps = 0, branches = 0, takenBranches = 0; // instructions
+  uint64_t asleep = 0;
+};
+
+struct Core {
+  uint32_t x[33] = {}; // x[Discard] takes what is written to x0
+  Insn *ip = nullptr;
+  uint32_t index = 0, hart = 0;
+  bool host = false;
+
+  enum class State : uint8_t {
+    Off,
+    Running,
+    Asleep,
+    Blocked
+  } state = State::Off;
+  uint32_t wakeRegister = Discard; // takes the event mask at wake-up
+  uint64_t sleepStart = 0, started = 0;
+  bool waitsForInterrupt = false;
+
+  // Hardware loops; the end is the last instruction.
+  Insn *lpStart[2] = {}, *lpEnd[2] = {};
+  uint32_t lpCount[2] = {};
+
+  uint32_t fflags = 0, frm = 0;
+  uint32_t mstatus = 0, mtvec = 0, mepc = 0, mcause = 0, mtval = 0;
+  uint32_t mscratch = 0, mie = 0;
+  uint64_t cycleOffset = 0, instretOffset = 0;
+
+  static constexpr unsigned PerfEvents = 17;
+  uint32_t pcer = 0, pcmr = 3;
+  uint32_t pccr[32] = {};
+  std::array<uint64_t, PerfEvents> pccrLast{};
+
+  uint32_t fetchLine = ~0u; // with the instruction cache off
+  uint32_t bootAddress = 0;
+  CoreCounters counters;
+};
+
+/// The event unit's part for one core.
+struct CoreEvents {
+  uint32_t mask = 0, irqMask = 0, buffer = 0, clearOnWake = 0;
+};
+
+struct Barrier {
+  uint32_t triggerMask = 0, status = 0, targetMask = 0;
+};
+
+// Logs of what the engines did; fields in the order Python sees them.
+struct DmaJob {
+  uint64_t start, end;
+  uint32_t bytes, toL1, l1, l2;
+};
+struct HyperJob {
+  uint64_t start, end;
+  uint32_t bytes, toL3, l2, l3;
+};
+struct RedmuleJob {
+  uint64_t trigger, start, end;
+  uint32_t m, n, k, format; // 16 or 32
+};
+struct MarkerRecord {
+  uint64_t cycle;
+  uint32_t core, kind, value;
+};
+
+enum class LogPolicy { None, Marked, All };
+
+struct RunOptions {
+  uint64_t maxCycles = Never;
+  LogPolicy log = LogPolicy::All;
+  uint64_t logLimit = 1u << 20; // jobs of each engine
+  std::string workdir;
+  std::function<void(const std::string &)> standardOutput;
+  std::function<void(uint64_t)> progress; // called a few times a second
+};
+
+class Machine {
+public:
+  explicit Machine(const Config &config);
+  ~Machine();
+  Machine(const Machine &) = delete;
+  Machine &operator=(const Machine &) = delete;
+
+  void load(const Elf &elf);
+  /// Runs until the program exits; throws Stop when it does not.
+  int run(const RunOptions &options);
+
+  const Config config;
+  uint64_t endCycle() const { return now; }
+  uint64_t instructions() const;
+  uint64_t droppedJobs() const { return dropped; }
+  unsigned coreCount() const { return unsigned(cores.size()); }
+  /// Counters of a core at the end of a run; `active` is cycles not asleep.
+  const CoreCounters &counters(unsigned core) const {
+    return cores[core].counters;
+  }
+  uint64_t activeCycles(unsigned core) const;
+
+  std::vector<DmaJob> dmaJobs;
+  std::vector<HyperJob> hyperJobs;
+  std::vector<RedmuleJob> redmuleJobs;
+  std::vector<MarkerRecord> markers;
+
+private:
+  /// How far an actor may run ahead of the others, in cycles.
+  static constexpr uint64_t Lookahead = 16;
+  /// The longest turn, which bounds what the calendar must hold.
+  static constexpr uint64_t LongestTurn = 512;
+
+  // --- Scheduling (Machine.cpp)
+  void schedule();
+  [[noreturn]] void deadlock();
+  [[noreturn]] void stopAt(const Core &core, const std::string &what);
+  void poll();
+
+  // --- Cores (CoreLoop.inc, once for each instruction set of the host)
+  template <int Variant>
+  void runCore(Core &core, uint64_t limit, uint64_t syncLimit);
+  void (Machine::*runCoreVariant)(Core &, uint64_t, uint64_t) = nullptr;
+  Insn *fetch(uint32_t pc);
+  uint32_t pcOf(const Insn *ip) const;
+  void decodeAt(Insn *ip);
+  void flushDecoded();
+  void setLoopEnd(Core &core, unsigned loop, uint32_t pc, uint64_t time);
+  uint32_t readHalf(uint32_t address) const;
+  uint32_t readCsr(Core &core, uint32_t csr, uint64_t time);
+  void writeCsr(Core &core, uint32_t csr, uint32_t value, uint64_t time);
+  void syncPerf(Core &core, uint64_t time);
+  std::array<uint64_t, Core::PerfEvents> perfValues(const Core &core,
+                                                    uint64_t time) const;
+  void trap(Core &core, uint32_t cause, uint64_t time);
+  void startCore(Core &core, uint32_t pc, uint64_t time);
+  void wake(Core &core, uint32_t value, uint64_t time);
+  void mark(const Core &core, uint32_t kind, uint32_t value, uint64_t time);
+
+  // --- Memory and devices (Devices.cpp)
+  enum class Outcome { Done, Sleeps, Blocked };
+  /// A load or store that is not one aligned access to L1 or L2. Advances
+  /// `time` by what it costs beyond one cycle.
+  Outcome access(Core &core, uint32_t address, unsigned size, bool write,
+                 uint32_t &value, uint64_t &time, bool mayRun);
+  bool isMemory(uint32_t address, uint32_t size) const;
+  uint8_t *memoryAt(uint32_t address, uint32_t size);
+  Outcome device(Core &core, uint32_t address, bool write, uint32_t &value,
+                 uint64_t &time);
+  void putCharacter(uint32_t offset, char c);
+  void flushOutput();
+  void emit(const std::string &text);
+  void clusterControl(Core &core, uint32_t offset, bool write, uint32_t &value,
+                      uint64_t time);
+  void hostInterruptController(Core &core, uint32_t offset, bool write,
+                               uint32_t &value, uint64_t time);
+  void raiseHostInterrupt(unsigned line, uint64_t time);
+  void checkHostInterrupts(uint64_t time);
+  [[noreturn]] void badRegister(const Core &core, uint32_t address, bool write,
+                                const char *device);
+
+  // --- Event unit (EventUnit.cpp)
+  Outcome eventUnitLocal(Core &core, uint32_t offset, bool write,
+                         uint32_t &value, uint64_t &time);
+  void eventUnitGlobal(Core &core, uint32_t offset, bool write, uint32_t &value,
+                       uint64_t time);
+  bool coreRegister(unsigned core, uint32_t offset, bool write, uint32_t &value,
+                    uint64_t time);
+  bool barrierRegister(uint32_t offset, bool write, uint32_t &value,
+                       uint64_t time);
+  bool softwareEvent(uint32_t offset, bool write, uint32_t value,
+                     uint64_t time);
+  void raise(uint32_t events, uint32_t coreMask, uint64_t time);
+  void checkEvents(unsigned core, uint64_t time);
+  void checkBarrier(unsigned barrier, uint64_t time);
+  Outcome waitForEvents(Core &core, bool clear, uint32_t &value,
+                        uint64_t &time);
+
+  // --- Cluster DMA (Mchan.cpp)
+  struct DmaCommand {
+    uint32_t words[5];
+    unsigned channel, id;
+    uint64_t queued;
+  };
+  struct DmaChannel { // a core's own view
+    uint32_t words[5] = {};
+    unsigned count = 0, id = 0;
+    std::vector<DmaCommand> queue;
+  };
+  struct DmaDirection {
+    std::vector<DmaCommand> queue;
+    bool active = false;
+    DmaCommand current{};
+    uint64_t started = 0;
+    uint32_t left = 0, lineLeft = 0; // bytes not yet in a burst
+    uint32_t l1 = 0, l2 = 0, line = 0;
+    uint32_t burst = 0;          // bytes of the burst in progress still to move
+    uint64_t available = 0;      // when its data can move on the L1 side
+    std::vector<uint64_t> ports; // when each word port to L1 is free
+    uint64_t issue = 0;          // of the last burst
+    std::vector<uint64_t> completed; // ring of the last bursts' ends
+    unsigned bursts = 0;
+    uint64_t lastByte = 0;
+    bool ending = false; // only the event is left
+  };
+  Outcome mchan(Core &core, unsigned channel, uint32_t offset, bool write,
+                uint32_t &value, uint64_t time);
+  void dmaMoveQueues(uint64_t time);
+  void dmaBegin(DmaDirection &direction, bool toL1);
+  void runDma(unsigned direction, uint64_t limit);
+  void dmaFinish(DmaDirection &direction, bool toL1);
+  void unblock(uint64_t time);
+
+  // --- HyperRAM (HyperRam.cpp)
+  struct HyperChannel {
+    uint32_t registers[16] = {};
+    bool busy = false, toL3 = false;
+  };
+  void hyperRegister(Core &core, uint32_t offset, bool write, uint32_t &value,
+                     uint64_t time);
+  void hyperTrigger(Core &core, unsigned channel, bool toL3, uint64_t time);
+  void hyperStartNext(uint64_t time);
+  uint64_t hyperDuration(const HyperChannel &channel) const;
+  void runHyper();
+
+  // --- RedMulE (Redmule.cpp)
+  void redmuleRegister(Core &core, uint32_t offset, bool write, uint32_t &value,
+                       uint64_t time);
+  void redmuleTrigger(Core &core, uint64_t time);
+  void runRedmule(uint64_t limit);
+  void redmulePreload();
+  void redmuleWindow();
+  void redmuleStore();
+  void redmuleWindowEnd();
+  void redmuleBeats(uint32_t base, uint32_t row, uint32_t rows, uint32_t stride,
+                    uint32_t column, uint32_t width, bool wholePort);
+  template <int Variant> void redmuleTile32(uint32_t row, uint32_t column);
+  void redmuleTile16(uint32_t row, uint32_t column);
+  void (Machine::*redmuleTile32Variant)(uint32_t, uint32_t) = nullptr;
+
+  bool logging() const {
+    return log == LogPolicy::All || (log == LogPolicy::Marked && markedRegion);
+  }
+  template <class T> void logJob(std::vector<T> &jobs, const T &job) {
+    if (!logging())
+      return;
+    if (jobs.size() < logLimit)
+      jobs.push_back(job);
+    else
+      ++dropped;
+  }
+
+  // --- Actors. The cluster's cores come first, then the host, then engines.
+  unsigned hostIndex = 0, dmaActor = 0, hyperActor = 0, redmuleActor = 0;
+  std::vector<Core> cores;
+  std::vector<uint64_t> times;
+  uint64_t now = 0;
+  uint64_t turns = 0;
+  bool exited = false;
+  int exitCode = 0;
+  uint64_t maxCycles = Never;
+  LogPolicy log = LogPolicy::All;
+  bool markedRegion = false;
+  uint64_t logLimit = 0, dropped = 0;
+  std::function<void(uint64_t)> progress;
+  std::function<void(const std::string &)> standardOutput;
+
+  // --- Memory
+  std::vector<uint8_t> l1, l2;
+  std::unique_ptr<uint8_t, decltype(&std::free)> l3;
+  std::unique_ptr<Insn, decltype(&std::free)> l1Code, l2Code;
+  BankCalendar banks;
+  Elf elf;
+
+  std::vector<uint64_t> fpuFree;
+  uint64_t fdivFree = 0;
+  bool clusterIcacheOn = false, hostIcacheOn = false;
+
+  std::vector<std::string> outputLines;
+  std::unique_ptr<Semihosting> semihosting;
+
+  std::vector<CoreEvents> events;
+  std::array<Barrier, 16> barriers{};
+  uint32_t interruptMask = 0, interruptStatus = 0;
+  uint32_t fetchEnabled = 0;
+
+  std::vector<DmaChannel> dmaChannels;
+  std::array<DmaDirection, 2> dma; // 0: to L2, 1: to L1
+  std::array<uint32_t, 16> dmaPending{};
+  uint32_t dmaFreeIds = 0xFFFF;
+
+  std::array<HyperChannel, 8> hyper{};
+  std::array<uint32_t, 10> hyperCommon{};
+  uint32_t udmaClockGate = 0;
+  std::vector<unsigned> hyperQueue;
+  uint64_t hyperStarted = 0;
+
+  struct RedmuleState {
+    uint32_t x = 0, w = 0, y = 0, m = 0, n = 0, k = 0, arithmetic = 0;
+    bool busy = false;
+    bool half = false;
+    uint64_t trigger = 0, start = 0;
+    // A window is a stretch of the job in which the array computes on what it
+    // has while the port loads what comes next and stores what came before.
+    enum class Phase { Preload, Compute, Store, FirstEvent, SecondEvent };
+    Phase phase = Phase::Preload;
+    uint32_t tileRow = 0, tileColumn = 0, block = 0; // in elements, blocks
+    struct Beat {
+      uint32_t address, bytes;
+    };
+    std::vector<Beat> beats;
+    size_t beat = 0;
+    uint64_t windowStart = 0, portTime = 0, lastBeat = 0;
+    uint32_t array = 0; // cycles of the window's computation
+    bool ending = false;
+  } rm;
+  uint64_t lastPoll = 0;
+};
+
+// Variant 0 runs on any host, variant 1 on x86 with fused multiply-add.
+template <> void Machine::runCore<0>(Core &, uint64_t, uint64_t);
+template <> void Machine::runCore<1>(Core &, uint64_t, uint64_t);
+template <> void Machine::redmuleTile32<0>(uint32_t, uint32_t);
+template <> void Machine::redmuleTile32<1>(uint32_t, uint32_t);
+
+} // namespace tdsim
+
+#endif // TDSIM_MACHINE_H

@@ -1,0 +1,226 @@
+//===- Mchan.cpp - The cluster's DMA --------------------------------------===//
+//
+// Each direction moves one command at a time, in bursts. A burst to L1 is
+// requested from L2, arrives after L2's latency and is written word by word
+// through the DMA's ports; a burst to L2 is read from L1 first. Several bursts
+// are in flight, so latency shows only in short lines. Commands follow each
+// other without a gap.
+//
+//===----------------------------------------------------------------------===//
+#include "Machine.h"
+#include "Registers.h"
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+
+namespace tdsim {
+
+Machine::Outcome Machine::mchan(Core &core, unsigned index, uint32_t offset,
+                                bool write, uint32_t &value, uint64_t time) {
+  DmaChannel &channel = dmaChannels[index];
+  auto block = [&] {
+    core.state = Core::State::Blocked;
+    core.sleepStart = time;
+    return Outcome::Blocked;
+  };
+  if (offset == mchan::Status) {
+    if (write) { // frees ids
+      dmaFreeIds |= value & 0xFFFF;
+      unblock(time);
+      return Outcome::Done;
+    }
+    value = (~dmaFreeIds & 0xFFFF) << 16;
+    for (unsigned i = 0; i < mchan::Ids; ++i)
+      value |= uint32_t(dmaPending[i] != 0) << i;
+    return Outcome::Done;
+  }
+  if (offset != mchan::Command)
+    badRegister(core, offset, write, "DMA");
+  if (!write) { // takes an id
+    if (!dmaFreeIds)
+      return block();
+    channel.id = unsigned(__builtin_ctz(dmaFreeIds));
+    dmaFreeIds &= ~(1u << channel.id);
+    value = channel.id;
+    return Outcome::Done;
+  }
+  if (channel.queue.size() >= config.dmaCoreQueue)
+    return block();
+  channel.words[channel.count++] = value;
+  uint32_t command = channel.words[0];
+  if (channel.count < (command & mchan::TwoD ? 5u : 3u))
+    return Outcome::Done;
+  channel.count = 0;
+
+  uint32_t length = command & mchan::LengthMask, a = channel.words[1];
+  if (command & mchan::TwoDL1)
+    stopAt(core, "DMA command is 2D on the L1 side, which is not supported");
+  if (!(command & mchan::Increment))
+    stopAt(core, "DMA command without address increment is not supported");
+  if (length == 0)
+    stopAt(core, "DMA command of 0 bytes");
+  uint32_t line = length, stride = 0;
+  if (command & mchan::TwoD) {
+    line = channel.words[3];
+    stride = channel.words[4];
+    if (line == 0)
+      stopAt(core, "DMA command with lines of 0 bytes");
+  }
+  uint32_t lines = (length + line - 1) / line;
+  uint32_t extent = (lines - 1) * stride + (length - (lines - 1) * line);
+  uint32_t l1Offset = a - config.l1.base;
+  uint32_t l2Offset = channel.words[2] - config.l2.base;
+  bool fits = l1Offset < config.l1.size && length <= config.l1.size - l1Offset;
+  if (!fits || l2Offset >= config.l2.size ||
+      extent > config.l2.size - l2Offset) {
+    char text[128];
+    std::snprintf(text, sizeof text,
+                  "DMA of %u bytes between L1 0x%08x and L2 0x%08x leaves %s",
+                  length, a, channel.words[2], fits ? "L2" : "L1");
+    stopAt(core, text);
+  }
+  DmaCommand queued{};
+  std::copy(std::begin(channel.words), std::end(channel.words), queued.words);
+  queued.channel = index;
+  queued.id = channel.id;
+  queued.queued = time;
+  dmaPending[channel.id] += length;
+  channel.queue.push_back(queued);
+  dmaMoveQueues(time);
+  return Outcome::Done;
+}
+
+void Machine::unblock(uint64_t time) {
+  for (Core &core : cores)
+    if (core.state == Core::State::Blocked) {
+      core.state = Core::State::Running;
+      uint64_t resume = std::max(time, core.sleepStart);
+      core.counters.deviceStalls += resume - core.sleepStart;
+      times[core.index] = resume;
+    }
+}
+
+void Machine::dmaMoveQueues(uint64_t time) {
+  bool moved = false;
+  for (bool again = true; again;) {
+    again = false;
+    for (DmaChannel &channel : dmaChannels) {
+      if (channel.queue.empty())
+        continue;
+      bool toL1 = channel.queue.front().words[0] & mchan::ToL1;
+      DmaDirection &direction = dma[toL1];
+      if (direction.queue.size() >= config.dmaGlobalQueue)
+        continue;
+      direction.queue.push_back(channel.queue.front());
+      channel.queue.erase(channel.queue.begin());
+      if (!direction.active)
+        dmaBegin(direction, toL1);
+      again = moved = true;
+    }
+  }
+  if (moved)
+    unblock(time);
+}
+
+void Machine::dmaBegin(DmaDirection &direction, bool toL1) {
+  DmaCommand &command = direction.current;
+  command = direction.queue.front();
+  direction.queue.erase(direction.queue.begin());
+  direction.active = true;
+  direction.ports.resize(config.dmaBytesPerCycle / 4, 0);
+  direction.left = command.words[0] & mchan::LengthMask;
+  direction.l1 = command.words[1];
+  direction.line = direction.l2 = command.words[2];
+  direction.lineLeft =
+      command.words[0] & mchan::TwoD ? command.words[3] : direction.left;
+  direction.burst = 0;
+  // A command that waited in the queue starts right behind the one before.
+  uint64_t start = command.queued + config.dmaTransfer - config.dmaLatency;
+  direction.issue = std::max(direction.issue, start - 1);
+  direction.started = std::max(command.queued, now);
+  direction.ending = false;
+  times[dmaActor + toL1] = std::max(now, direction.issue + 1);
+}
+
+void Machine::runDma(unsigned index, uint64_t limit) {
+  DmaDirection &direction = dma[index];
+  bool toL1 = index == 1;
+  uint64_t &actorTime = times[dmaActor + index];
+  if (direction.ending) {
+    dmaFinish(direction, toL1);
+    return;
+  }
+  const uint32_t bankMask = config.l1Banks - 1;
+  const uint32_t *words = direction.current.words;
+  for (;;) {
+    if (!direction.burst) {
+      // A line ends a burst, and so does the number of bursts in flight.
+      direction.burst =
+          std::min({direction.left, direction.lineLeft, config.dmaBurst});
+      uint64_t &oldest =
+          direction.completed[direction.bursts % config.dmaOutstanding];
+      direction.issue = std::max(direction.issue + 1, oldest);
+      direction.available = direction.issue + (toL1 ? config.dmaLatency : 0);
+    }
+    while (direction.burst) {
+      auto port =
+          std::min_element(direction.ports.begin(), direction.ports.end());
+      uint64_t at = std::max(*port, direction.available);
+      if (at > limit) {
+        actorTime = at;
+        return;
+      }
+      uint32_t size = std::min(direction.burst, 4 - (direction.l1 & 3));
+      uint32_t l1Offset = direction.l1 - config.l1.base;
+      at = banks.book(at, 1u << ((l1Offset >> 2) & bankMask));
+      uint8_t *near = l1.data() + l1Offset;
+      uint8_t *far = l2.data() + (direction.l2 - config.l2.base);
+      std::memcpy(toL1 ? near : far, toL1 ? far : near, size);
+      *port = at + 1;
+      direction.lastByte = at + 1;
+      direction.l1 += size;
+      direction.l2 += size;
+      direction.left -= size;
+      direction.lineLeft -= size;
+      direction.burst -= size;
+    }
+    uint64_t end =
+        *std::max_element(direction.ports.begin(), direction.ports.end());
+    direction.completed[direction.bursts++ % config.dmaOutstanding] =
+        end + (toL1 ? 0 : config.dmaLatency);
+    if (!direction.left) {
+      // The event must not be early: it waits for its turn.
+      direction.ending = true;
+      direction.lastByte = end + (toL1 ? 0 : config.dmaLatency);
+      actorTime = std::max(now, direction.lastByte);
+      return;
+    }
+    if (!direction.lineLeft) {
+      direction.lineLeft = words[3];
+      direction.l2 = direction.line += words[4];
+    }
+  }
+}
+
+void Machine::dmaFinish(DmaDirection &direction, bool toL1) {
+  const DmaCommand &command = direction.current;
+  uint32_t length = command.words[0] & mchan::LengthMask;
+  logJob(dmaJobs, DmaJob{direction.started, now, length, toL1, command.words[1],
+                         command.words[2]});
+  direction.active = direction.ending = false;
+  times[dmaActor + toL1] = Never;
+  dmaPending[command.id] -= length;
+  if (dmaPending[command.id] == 0) {
+    if (command.channel == config.clusterCores)
+      raiseHostInterrupt(interrupts::DmaLine, now);
+    else if (command.words[0] & mchan::Event)
+      raise(1u << event_unit::DmaEvent,
+            command.words[0] & mchan::Broadcast ? 0 : 1u << command.channel,
+            now);
+  }
+  if (!direction.queue.empty())
+    dmaBegin(direction, toL1);
+  dmaMoveQueues(now);
+}
+
+} // namespace tdsim

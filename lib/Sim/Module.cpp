@@ -1,0 +1,188 @@
+//===- Module.cpp - The Python extension traindeeploy._tdsim --------------===//
+#include "Machine.h"
+#include "Registers.h"
+#include <chrono>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <optional>
+
+namespace nb = nanobind;
+using namespace tdsim;
+
+namespace {
+
+/// Every field of Config by the name Python gives it.
+std::map<std::string, std::function<void(nb::handle)>> setters(Config &c) {
+  std::map<std::string, std::function<void(nb::handle)>> all;
+#define FIELD(name, member)                                                    \
+  all[name] = [&c](nb::handle v) { c.member = nb::cast<decltype(c.member)>(v); }
+  FIELD("clock_hz", clockHz);
+  FIELD("cluster_cores", clusterCores);
+  FIELD("host_hart_id", hostHartId);
+  FIELD("l1_base", l1.base);
+  FIELD("l1_size", l1.size);
+  FIELD("l1_banks", l1Banks);
+  FIELD("l2_base", l2.base);
+  FIELD("l2_size", l2.size);
+  FIELD("l3_size", l3Size);
+  FIELD("cluster_control", clusterControl);
+  FIELD("event_unit", eventUnit);
+  FIELD("event_unit_local", eventUnitLocal);
+  FIELD("dma_local", dmaLocal);
+  FIELD("dma_host", dmaHost);
+  FIELD("redmule", redmule);
+  FIELD("cluster_icache", clusterIcache);
+  FIELD("host_icache", hostIcache);
+  FIELD("host_interrupts", hostInterrupts);
+  FIELD("udma", udma);
+  FIELD("soc_control", socControl);
+  FIELD("standard_output", standardOutput);
+  FIELD("mul", mul);
+  FIELD("mul_dependent", mulDependent);
+  FIELD("div", div);
+  FIELD("load_use", loadUse);
+  FIELD("l2_access", l2Access);
+  FIELD("peripheral_access", peripheralAccess);
+  FIELD("local_access", localAccess);
+  FIELD("soc_access", socAccess);
+  FIELD("taken_branch", takenBranch);
+  FIELD("jump", jump);
+  FIELD("wake_up", wakeUp);
+  FIELD("icache_off_line", icacheOffLine);
+  FIELD("fpus", fpus);
+  FIELD("fdiv32", fdiv32);
+  FIELD("fdiv16", fdiv16);
+  FIELD("dma_bytes_per_cycle", dmaBytesPerCycle);
+  FIELD("dma_transfer", dmaTransfer);
+  FIELD("dma_burst", dmaBurst);
+  FIELD("dma_outstanding", dmaOutstanding);
+  FIELD("dma_latency", dmaLatency);
+  FIELD("dma_core_queue", dmaCoreQueue);
+  FIELD("dma_global_queue", dmaGlobalQueue);
+  FIELD("hyper_read_per_byte", hyperReadPerByte);
+  FIELD("hyper_write_per_byte", hyperWritePerByte);
+  FIELD("hyper_transfer", hyperTransfer);
+  FIELD("hyper_line", hyperLine);
+  FIELD("redmule_rows", redmuleRows);
+  FIELD("redmule_columns", redmuleColumns);
+  FIELD("redmule_pipeline", redmulePipeline);
+  FIELD("redmule_port_bytes", redmulePortBytes);
+  FIELD("redmule_fp16", redmuleFp16);
+  FIELD("redmule_fp32", redmuleFp32);
+  FIELD("redmule_code_fp16", redmuleCodeFp16);
+  FIELD("redmule_code_fp32", redmuleCodeFp32);
+#undef FIELD
+  return all;
+}
+
+Config configFrom(const nb::dict &values) {
+  Config config;
+  auto fields = setters(config);
+  for (auto [key, value] : values) {
+    auto name = nb::cast<std::string>(key);
+    auto field = fields.find(name);
+    if (field == fields.end())
+      throw nb::key_error(("unknown machine number " + name).c_str());
+    field->second(value);
+    fields.erase(field);
+  }
+  if (!fields.empty())
+    throw nb::key_error(
+        ("machine number " + fields.begin()->first + " is missing").c_str());
+  return config;
+}
+
+template <class T> nb::bytes rawBytes(const std::vector<T> &jobs) {
+  return nb::bytes(jobs.data(), jobs.size() * sizeof(T));
+}
+
+nb::dict countersOf(const Machine &machine, unsigned core) {
+  const CoreCounters &c = machine.counters(core);
+  nb::dict d;
+  d["instructions"] = c.instructions;
+  d["active_cycles"] = machine.activeCycles(core);
+  d["asleep_cycles"] = c.asleep;
+  d["loads"] = c.loads;
+  d["stores"] = c.stores;
+  d["jumps"] = c.jumps;
+  d["branches"] = c.branches;
+  d["taken_branches"] = c.takenBranches;
+  d["load_use_stalls"] = c.loadUseStalls;
+  d["bank_stalls"] = c.bankStalls;
+  d["fpu_stalls"] = c.fpuStalls;
+  d["l2_stalls"] = c.l2Stalls;
+  d["device_stalls"] = c.deviceStalls;
+  d["icache_stalls"] = c.icacheStalls;
+  return d;
+}
+
+nb::dict simulate(const nb::dict &numbers, const std::string &elf,
+                  const std::string &workdir, std::optional<uint64_t> maxCycles,
+                  const std::string &log, uint64_t logLimit, nb::object output,
+                  nb::object progress) {
+  RunOptions options;
+  options.workdir = workdir;
+  options.maxCycles = maxCycles.value_or(Never);
+  options.log = log == "none"     ? LogPolicy::None
+                : log == "marked" ? LogPolicy::Marked
+                                  : LogPolicy::All;
+  options.logLimit = logLimit;
+  options.standardOutput = [&](const std::string &text) {
+    nb::gil_scoped_acquire gil;
+    output(nb::bytes(text.data(), text.size()));
+  };
+  options.progress = [&](uint64_t cycle) {
+    nb::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) // Ctrl-C
+      throw nb::python_error();
+    if (!progress.is_none())
+      progress(cycle);
+  };
+  Machine machine(configFrom(numbers));
+  machine.load(Elf::read(elf));
+  std::string stop;
+  int exitCode = 0;
+  auto start = std::chrono::steady_clock::now();
+  {
+    nb::gil_scoped_release unlocked;
+    try {
+      exitCode = machine.run(options);
+    } catch (const Stop &error) {
+      stop = error.what();
+    }
+  }
+  std::chrono::duration<double> seconds =
+      std::chrono::steady_clock::now() - start;
+
+  nb::dict result;
+  result["error"] = stop;
+  result["exit_code"] = exitCode;
+  result["cycles"] = machine.endCycle();
+  result["instructions"] = machine.instructions();
+  result["host_seconds"] = seconds.count();
+  nb::list cores;
+  for (unsigned i = 0; i < machine.coreCount(); ++i)
+    cores.append(countersOf(machine, i));
+  result["cores"] = cores;
+  result["dma"] = rawBytes(machine.dmaJobs);
+  result["hyperram"] = rawBytes(machine.hyperJobs);
+  result["redmule"] = rawBytes(machine.redmuleJobs);
+  result["markers"] = rawBytes(machine.markers);
+  result["dropped"] = machine.droppedJobs();
+  return result;
+}
+
+} // namespace
+
+NB_MODULE(_tdsim, m) {
+  m.doc() = "The embedded simulator; use traindeeploy.sim.";
+  m.attr("REDMULE_FP16") = redmule::ArithmeticFp16;
+  m.attr("REDMULE_FP32") = redmule::ArithmeticFp32;
+  m.def("simulate", &simulate, nb::arg("config"), nb::arg("elf"),
+        nb::arg("workdir"), nb::arg("max_cycles").none(), nb::arg("log"),
+        nb::arg("log_limit"), nb::arg("output"), nb::arg("progress").none());
+}
