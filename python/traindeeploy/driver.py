@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from .errors import TrainDeeployError
 from .output import MANIFEST, explained, output_folder
 from .plan_table import Operator, plan_table
 from .report import build_report, lower_bound, summary
+
+if TYPE_CHECKING:
+    from .target import Target
 
 FORMAT = 1
 """Version of what Program.write writes; Program.load refuses others."""
@@ -160,7 +163,9 @@ def compile(
             module = ir.Module.parse(imported.module_text)
         except ir.MLIRError as error:
             raise _diagnosed(error) from None
-        module.operation.attributes["tile.target"] = ir.Attribute.parse(mlir_attribute(machine.description))
+        module.operation.attributes["tile.target"] = ir.Attribute.parse(
+            mlir_attribute(dict(machine.description))
+        )
         # Marked here and not by an option of the pipeline: names may hold what options cannot.
         for op in module.body.operations:
             if op.operation.name == "train.parameter" and op.attributes["sym_name"].value in set(chosen):
@@ -176,7 +181,7 @@ def compile(
         operators = ir_facts.plan_operators(module)
         lowering.run("tile")
         ir_facts.add_transfers(operators, module)
-        memory = ir_facts.memory(module, machine.description)
+        memory = ir_facts.memory(module, machine)
         lowering.run("cluster")
         lowering.run("llvm")
         from mlir.dialects.llvm import translate_module_to_llvmir
@@ -189,7 +194,7 @@ def compile(
     manifest = {
         "format": FORMAT,
         "model": imported.name,
-        "target": machine.description,
+        "target": dict(machine.description),
         "batch": imported.batch_size,
         "loss": loss,
         "optimizer": {"name": optimizer, "momentum": momentum},
@@ -239,6 +244,8 @@ class Result:
     """Loss of each step, before its update."""
     report: dict[str, Any]
     """The content of report.json, see docs/report.md."""
+    all_params: dict[str, Array]
+    """All parameters as the program left them in memory, the frozen ones too."""
 
     def write(self, folder: Path) -> None:
         """Writes params.npz and report.json into an existing folder."""
@@ -274,6 +281,13 @@ class Program:
         inputs = [(item["name"], tuple(item["shape"]), item["type"]) for item in self.manifest["inputs"]]
         return _fields(inputs, self.manifest["loss"], self.manifest["output"])
 
+    @property
+    def target(self) -> Target:
+        """The machine that the program was compiled for."""
+        from .target import Target
+
+        return Target(self.manifest["target"]["name"], self.manifest["target"])
+
     def plan_table(self) -> str:
         """The plan as a table: operator, engine, tile, bytes moved, predicted cycles."""
         return plan_table(self.operators, self.lower_bound())
@@ -281,9 +295,7 @@ class Program:
     def lower_bound(self) -> int:
         """Cycles that no plan for this target can beat."""
         traffic = self.manifest["parameter_traffic"]
-        return lower_bound(
-            self.manifest["target"], self.manifest["flop"], traffic["loaded"], traffic["stored"]
-        )
+        return lower_bound(self.target, self.manifest["flop"], traffic["loaded"], traffic["stored"])
 
     def save(self, folder: str | Path) -> None:
         """Writes the program to `folder`, whole or not at all; see `load`."""
@@ -381,9 +393,7 @@ class Program:
         program that the simulator stops.
         """
         from .program import execute
-        from .target import Target
 
-        target = Target(self.manifest["target"]["name"], self.manifest["target"])
         if steps < 1:
             raise TrainDeeployError(f"{steps} steps: at least 1 is needed")
         if not np.isfinite(np.float32(lr)):
@@ -411,7 +421,7 @@ class Program:
             for arrays in islice(dataset.batches(batch, samples, shuffle), steps):
                 yield {**arrays, "lr": np.asarray(lr, np.float32)}
 
-        outcome = execute(self.elf, target, values, feeds(), simulator=simulator, finished=finished)
+        outcome = execute(self.elf, self.target, values, feeds(), simulator=simulator, finished=finished)
         params = {
             name: outcome.values[name] for name, trained in self.manifest["parameters"].items() if trained
         }
@@ -420,8 +430,11 @@ class Program:
             for name, parameter in self.manifest["states"].items()
         }
         state[SAMPLES_KEY] = np.asarray(samples + steps * batch, np.int64)
-        report = build_report(self.manifest, self.operators, self.lower_bound(), simulator, losses, outcome)
-        return Result(params, state, losses, report)
+        report = build_report(
+            self.target, self.manifest, self.operators, self.lower_bound(), simulator, losses, outcome
+        )
+        everything = {name: outcome.values[name] for name in self.manifest["parameters"]}
+        return Result(params, state, losses, report, everything)
 
 
 def _json(value: Any) -> str:

@@ -10,11 +10,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from math import isqrt, prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlir import ir
 
 from .plan_table import Operator
+
+if TYPE_CHECKING:
+    from .target import Target
 
 LEVELS = ("l1", "l2", "l3")
 PERSISTENT = ("parameter", "state")
@@ -179,7 +182,7 @@ def _covered(intervals: list[tuple[int, int]]) -> int:
     return total
 
 
-def memory(jobs: ir.Module, machine: dict[str, Any]) -> dict[str, Any]:
+def memory(jobs: ir.Module, target: Target) -> dict[str, Any]:
     """Bytes that the addressed buffers of a program (level 4) take of a target's memories.
 
     Returns "peak" by level (from the start of the level to the highest address in use, what the
@@ -202,7 +205,7 @@ def memory(jobs: ir.Module, machine: dict[str, Any]) -> dict[str, Any]:
             dynamic[level].append((begin, begin + size))
     return {
         "peak": {
-            level: ends[level] - machine["memory"][level].get("base", 0) if level in ends else 0
+            level: ends[level] - target.description["memory"][level].get("base", 0) if level in ends else 0
             for level in LEVELS
         },
         "state": state,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from math import ceil, prod
-from typing import Any
+from math import ceil
+from typing import TYPE_CHECKING, Any
 
 from .plan_table import Operator, table
 
+if TYPE_CHECKING:
+    from .target import Target
+
 
 def build_report(
+    target: Target,
     manifest: dict[str, Any],
     operators: Sequence[Operator],
     bound: int,
@@ -22,14 +26,13 @@ def build_report(
 
     outcome: what `traindeeploy.program.execute` returned.
     """
-    machine = manifest["target"]
     steps = len(outcome.cycles)
     cycles = _mean(sum(outcome.cycles), steps)
-    sizes = {name: 4 * prod(shape) for name, shape in outcome.shapes.items()}
+    sizes = {name: outcome.values[name].nbytes for name in manifest["parameters"]}
     return {
-        "target": machine["name"],
+        "target": target.name,
         "simulator": simulator,
-        "clock_hz": machine["clock_hz"],
+        "clock_hz": target.clock_hz,
         "model": manifest["model"],
         "batch": manifest["batch"],
         "steps": steps,
@@ -38,12 +41,12 @@ def build_report(
         "cycles_per_step": list(outcome.cycles),
         "predicted_cycles": sum(operator.predicted["total"] for operator in operators),
         "lower_bound_cycles": bound,
-        "updates_per_second": machine["clock_hz"] / cycles,
+        "updates_per_second": target.clock_hz / cycles,
         "flop": manifest["flop"],
         "flop_per_cycle": manifest["flop"] / cycles,
         "memory": {
             **{
-                level: {"peak": peak, "capacity": capacity(machine, level)}
+                level: {"peak": peak, "capacity": target.capacity(level)}
                 for level, peak in manifest["memory"]["peak"].items()
             },
             "parameters": sum(sizes[name] for name in manifest["parameters"]),
@@ -69,21 +72,17 @@ def build_report(
     }
 
 
-def capacity(machine: dict[str, Any], level: str) -> int:
-    """Bytes of a memory level of a target description."""
-    size: int = machine["memory"][level]["size"]
-    return size
-
-
-def lower_bound(machine: dict[str, Any], flop: int, loaded: int, stored: int) -> int:
+def lower_bound(target: Target, flop: int, loaded: int, stored: int) -> int:
     """Cycles that no plan can beat on a target: all multipliers busy, or all parameters moved.
 
     loaded, stored: bytes of parameters that a step moves when L1 is too small to keep them.
     """
-    redmule = machine.get("redmule")
-    multipliers = machine["fpu"]["count"] + (redmule["rows"] * redmule["columns"] if redmule else 0)
-    moved = max(loaded, stored) if loaded > capacity(machine, "l1") else 0
-    return ceil(max(flop / 2 / multipliers, moved / machine["dma"]["bytes_per_cycle"]))
+    redmule = target.description.get("redmule")
+    multipliers = target.description["fpu"]["count"] + (
+        redmule["rows"] * redmule["columns"] if redmule else 0
+    )
+    moved = max(loaded, stored) if loaded > target.l1_bytes else 0
+    return ceil(max(flop / 2 / multipliers, moved / target.dma_bytes_per_cycle))
 
 
 def _mean(total: int, steps: int) -> float | int:
