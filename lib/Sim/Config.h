@@ -79,6 +79,7 @@ struct Config {
   // RedMulE: L rows, H columns, P pipeline registers.
   uint32_t redmuleRows = 0, redmuleColumns = 0, redmulePipeline = 0;
   uint32_t redmulePortBytes = 0;
+  uint32_t redmuleTile = 0; // cycles each tile of Z costs on top
   bool redmuleFp16 = false, redmuleFp32 = false;
   uint32_t redmuleCodeFp16 = 0, redmuleCodeFp32 = 0; // arithmetic register
 };

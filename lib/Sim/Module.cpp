@@ -71,6 +71,7 @@ std::map<std::string, std::function<void(nb::handle)>> setters(Config &c) {
   FIELD("redmule_columns", redmuleColumns);
   FIELD("redmule_pipeline", redmulePipeline);
   FIELD("redmule_port_bytes", redmulePortBytes);
+  FIELD("redmule_tile", redmuleTile);
   FIELD("redmule_fp16", redmuleFp16);
   FIELD("redmule_fp32", redmuleFp32);
   FIELD("redmule_code_fp16", redmuleCodeFp16);

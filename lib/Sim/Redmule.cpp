@@ -5,8 +5,9 @@
 // window is one port width of N, and of the project's contract for FP32, where
 // a window is a tile:
 //
-//   FP16  window = max(array, beats), array = T * ceil(steps / H)
-//   FP32  window = max(array + T, beats)       with T = H * (P + 1)
+//   window = max(array, beats), array = T * ceil(steps / H), T = H * (P + 1)
+//
+// plus, once a tile, the cycles that the target states: T for FP32, 0 for FP16.
 //
 // A window's beats are its W, the X of the next block, and at a tile's end the
 // Y of the next tile and the Z of the one before. One beat issues a cycle; the
@@ -184,8 +185,8 @@ void Machine::redmuleWindow() {
   }
   rm.array =
       tile * ((steps + config.redmuleColumns - 1) / config.redmuleColumns);
-  if (!rm.half)
-    rm.array += tile;
+  if (end == blocks)
+    rm.array += config.redmuleTile;
 }
 
 void Machine::redmuleStore() {
