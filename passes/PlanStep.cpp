@@ -30,7 +30,7 @@ public:
 
   LogicalResult run() {
     materializeCopies();
-    FailureOr<SmallVector<OperatorGroup>> formed = formGroups(step);
+    FailureOr<std::vector<OperatorGroup>> formed = formGroups(step);
     if (failed(formed))
       return failure();
     groups = std::move(*formed);
@@ -38,9 +38,8 @@ public:
     if (failed(placeBuffers(target, groups.size(), step, planned)))
       return failure();
     emitBuffers();
-    for (const OperatorGroup &group : groups)
-      if (failed(planGroup(group)))
-        return failure();
+    if (failed(planGroups()))
+      return failure();
     countWork();
     return success();
   }
@@ -237,60 +236,112 @@ private:
     return views[key] = memref;
   }
 
-  bool acceleratorReads(Type element) {
-    return target.readsOnAccelerator(element);
-  }
+  /// A group under its best implementation and tiling; null if it has no use or
+  /// does not fit, which `needed` tells (bytes of L1).
+  struct PlannedGroup {
+    tile::GroupOp op;
+    TileChoice choice;
+    int64_t needed = std::numeric_limits<int64_t>::max();
+  };
 
-  /// Keeps the cheapest implementation of a group.
-  LogicalResult planGroup(const OperatorGroup &group) {
+  PlannedGroup planGroup(const OperatorGroup &group) {
     SmallVector<Value> outputs;
     for (const GroupMember &member : group.members)
       for (OpResult result : member.op->getResults())
         if (isNeededOutside(group, result))
           outputs.push_back(result);
-    if (outputs.empty())
-      return success(); // nothing uses it
-    RuntimeLayout layout(target, groups.size());
-    int64_t budget = layout.l1End() - layout.l1Begin();
-    tile::GroupOp best;
-    TileChoice bestChoice;
-    int64_t needed = std::numeric_limits<int64_t>::max();
-    for (Implementation implementation :
-         {Implementation::Cores, Implementation::RedMulE,
-          Implementation::RedMulETransposed}) {
-      if (!isPossible(group, implementation,
-                      [&](Type element) { return acceleratorReads(element); }))
-        continue;
+    PlannedGroup best;
+    for (ArrayRef<Implementation> implementations :
+         possibleImplementations(group, [&](Type element) {
+           return target.readsOnAccelerator(element);
+         })) {
       tile::GroupOp candidate =
-          buildGroup(builder, group, implementation, outputs,
+          buildGroup(builder, group, implementations, outputs,
                      [&](Value tensor) { return bufferOf(tensor); });
       int64_t smallest = 0;
-      FailureOr<TileChoice> choice =
-          searchTiles(target, candidate, budget, exhaustive, smallest);
-      needed = std::min(needed, smallest);
-      candidates += succeeded(choice) ? choice->candidates : 0;
+      FailureOr<TileChoice> choice = searchTiles(
+          target, candidate, group.whole, budget(), exhaustive, smallest);
+      best.needed = std::min(best.needed, smallest);
+      if (succeeded(choice))
+        candidates += choice->candidates;
       if (failed(choice) ||
-          (best && choice->cost.total >= bestChoice.cost.total)) {
+          (best.op && choice->cost.total >= best.choice.cost.total)) {
         candidate.erase();
         continue;
       }
-      if (best)
-        best.erase();
-      best = candidate;
-      bestChoice = *choice;
+      if (best.op)
+        best.op.erase();
+      best.op = candidate;
+      best.choice = *choice;
     }
-    if (!best)
-      return group.members.front().op->emitError()
-             << "operator '" << operatorName(group.members.front().op)
-             << "' needs at least " << needed
-             << " bytes of L1 for its smallest tiles, and " << budget
-             << " are available; a target with " << needed - budget
-             << " bytes more L1 would fit it";
-    best.setTiles(bestChoice.tiles);
-    best.setOrder(bestChoice.order);
-    best.setPredicted({bestChoice.cost.total, bestChoice.cost.dma,
-                       bestChoice.cost.cores, bestChoice.cost.redmule});
+    return best;
+  }
+
+  /// Plans every group in order; a pair that can share a tile of a parameter is
+  /// planned both ways.
+  LogicalResult planGroups() {
+    DenseMap<unsigned, PlannedGroup>
+        ahead; // planned beside a sibling, to be placed in their turn
+    DenseSet<unsigned> merged;
+    for (auto [index, group] : llvm::enumerate(groups)) {
+      if (merged.contains(index))
+        continue;
+      PlannedGroup planned;
+      if (auto found = ahead.find(index); found != ahead.end()) {
+        planned = found->second;
+        planned.op->moveBefore(&program.getBody().front(),
+                               program.getBody().front().end());
+      } else {
+        planned = planGroup(group);
+      }
+      for (unsigned other = index + 1; other < groups.size() && planned.op;
+           ++other) {
+        auto isBefore = [&, at = index](unsigned predecessor) {
+          return predecessor <= at;
+        };
+        if (ahead.contains(other) ||
+            !llvm::is_contained(groups[other].predecessors, index) ||
+            !llvm::all_of(groups[other].predecessors, isBefore))
+          continue;
+        std::optional<OperatorGroup> pair = mergeSiblings(group, groups[other]);
+        if (!pair)
+          continue;
+        PlannedGroup together = planGroup(*pair),
+                     alone = planGroup(groups[other]);
+        if (together.op && alone.op &&
+            together.choice.cost.total <
+                planned.choice.cost.total + alone.choice.cost.total) {
+          planned.op.erase();
+          alone.op.erase();
+          planned = together;
+          merged.insert(other);
+        } else {
+          if (together.op)
+            together.op.erase();
+          ahead[other] = alone;
+        }
+        break;
+      }
+      if (!planned.op) {
+        const GroupMember &anchor = group.members.front();
+        return anchor.op->emitError()
+               << "operator '" << operatorName(anchor.op) << "' needs at least "
+               << planned.needed << " bytes of L1 for its smallest tiles, and "
+               << budget() << " are available; a target with "
+               << planned.needed - budget() << " bytes more L1 would fit it";
+      }
+      const TileChoice &choice = planned.choice;
+      planned.op.setTiles(choice.tiles);
+      planned.op.setOrder(choice.order);
+      planned.op.setPredicted({choice.cost.total, choice.cost.dma,
+                               choice.cost.cores, choice.cost.redmule});
+    }
     return success();
+  }
+
+  int64_t budget() const {
+    RuntimeLayout layout(target, groups.size());
+    return layout.l1End() - layout.l1Begin();
   }
 
   /// FLOP of the step: 2 a multiply-accumulate of every matmul.
@@ -311,7 +362,7 @@ private:
   const Target &target;
   bool exhaustive;
   OpBuilder builder;
-  SmallVector<OperatorGroup> groups;
+  std::vector<OperatorGroup> groups;
   SmallVector<PlannedBuffer> planned;
   DenseMap<Value, unsigned> indexOf;
   DenseMap<Value, Value> alias; // tensors that live in another's buffer

@@ -53,9 +53,9 @@ struct Contraction {
 class GroupBuilder {
 public:
   GroupBuilder(OpBuilder &builder, const OperatorGroup &group,
-               Implementation implementation, ArrayRef<Value> outputs,
-               BufferOf bufferOf)
-      : builder(builder), group(group), implementation(implementation),
+               ArrayRef<Implementation> implementations,
+               ArrayRef<Value> outputs, BufferOf bufferOf)
+      : builder(builder), group(group), implementations(implementations),
         outputs(outputs), bufferOf(bufferOf), rank(group.sizes.size()),
         context(builder.getContext()) {}
 
@@ -65,8 +65,8 @@ public:
     placeResults();
     OpBuilder::InsertionGuard guard(builder);
     builder.setInsertionPointToEnd(&op.getBody().front());
-    for (auto [index, member] : llvm::enumerate(group.members))
-      index == 0 ? emitAnchor(member) : emitElementwise(member);
+    for (const GroupMember &member : group.members)
+      isAnchor(member) ? emitAnchor(member) : emitElementwise(member);
     return op;
   }
 
@@ -76,6 +76,26 @@ private:
     Value memref;
     AffineMap map;
   };
+
+  bool isSecond(const GroupMember &member) const {
+    return group.secondChain && &member >= &group.members[group.secondChain];
+  }
+  bool isAnchor(const GroupMember &member) const {
+    return &member == &group.members.front() ||
+           (group.secondChain && &member == &group.members[group.secondChain]);
+  }
+  Implementation implementationOf(const GroupMember &member) const {
+    return implementations[isSecond(member)];
+  }
+
+  /// When a stage of the member runs. The second chain's sums are whole in each
+  /// tile, so all of it runs for every tile.
+  tile::Phase phaseOf(const GroupMember &member, tile::Phase phase) const {
+    return isSecond(member) ||
+                   (phase == tile::Phase::Finish && group.reductions.empty())
+               ? tile::Phase::Main
+               : phase;
+  }
 
   /// The projection of the group's domain by which a member indexes an operand.
   AffineMap groupMap(const GroupMember &member, AffineMap map) {
@@ -223,15 +243,15 @@ private:
         hosts.insert(tensor);
     for (const GroupMember &member : llvm::reverse(group.members)) {
       linalg::LinalgOp linalgOp = member.op;
-      bool anchor = member.op == group.members.front().op;
+      bool accelerated =
+          isAnchor(member) && implementationOf(member) != Implementation::Cores;
       for (OpResult result : linalgOp->getResults()) {
         AffineMap map =
             groupMap(member, linalgOp.getIndexingMapMatchingResult(result));
         Type element = cast<ShapedType>(result.getType()).getElementType();
-        if (anchor && implementation != Implementation::Cores &&
-            jobMaps(member)[2] != map) {
+        if (accelerated && jobMaps(member)[2] != map) {
           // RedMulE makes the transposed tile; what is stored is moved from it.
-          finalTile = tiles.lookup(result);
+          finalTiles[result] = tiles.lookup(result);
           tiles[result] = addScratch(element, jobMaps(member)[2]);
           continue;
         }
@@ -315,7 +335,7 @@ private:
 
   void emitAnchor(const GroupMember &member) {
     emitInit(member);
-    if (implementation == Implementation::Cores)
+    if (implementationOf(member) == Implementation::Cores)
       emitOnCores(member, tile::Phase::Main);
     else
       emitOnRedMulE(member);
@@ -397,7 +417,7 @@ private:
       return getAffineDimExpr(member.dims[loop], context);
     };
     AffineExpr m = dim(loops.m), n = dim(loops.n), k = dim(loops.k);
-    if (implementation == Implementation::RedMulETransposed)
+    if (implementationOf(member) == Implementation::RedMulETransposed)
       std::swap(m, k);
     return {AffineMap::get(rank, 0, {m, n}, context),
             AffineMap::get(rank, 0, {n, k}, context),
@@ -407,7 +427,8 @@ private:
   void emitOnRedMulE(const GroupMember &member) {
     linalg::LinalgOp source = member.op;
     Location location = source.getLoc();
-    bool swapped = implementation == Implementation::RedMulETransposed;
+    bool swapped =
+        implementationOf(member) == Implementation::RedMulETransposed;
     SmallVector<AffineMap> maps = jobMaps(member);
     Tile x = rowMajor(member, swapped ? 1 : 0, maps[0]);
     Tile w = rowMajor(member, swapped ? 0 : 1, maps[1]);
@@ -416,8 +437,8 @@ private:
         addStage(tile::Phase::Main, tile::Engine::RedMulE, location));
     linalg::MatmulOp::create(inside, location, ValueRange{x.memref, w.memref},
                              ValueRange{z.memref});
-    if (finalTile.memref)
-      emitMove(tile::Phase::Finish, z, finalTile, location);
+    if (Tile stored = finalTiles.lookup(source->getResult(0)); stored.memref)
+      emitMove(phaseOf(member, tile::Phase::Finish), z, stored, location);
   }
 
   /// The operand in the layout `map`: as it is, or transposed by the cores.
@@ -436,7 +457,7 @@ private:
 
   OpBuilder &builder;
   const OperatorGroup &group;
-  Implementation implementation;
+  ArrayRef<Implementation> implementations; // per chain
   ArrayRef<Value> outputs;
   BufferOf bufferOf;
   unsigned rank;
@@ -445,30 +466,43 @@ private:
   SmallVector<Value> inputTensors, inputBuffers, outputTensors, outputBuffers;
   SmallVector<AffineMap> inputMaps, outputMaps;
   SmallVector<Tile> inputTiles, outputTiles;
-  DenseMap<Value, Tile> tiles; // of the members' results
-  Tile finalTile; // the stored tile of a result that RedMulE makes transposed
+  DenseMap<Value, Tile> tiles;      // of the members' results
+  DenseMap<Value, Tile> finalTiles; // where a transposed result is stored
   tile::GroupOp op;
 };
 
 } // namespace
 
-bool isPossible(const OperatorGroup &group, Implementation implementation,
-                llvm::function_ref<bool(Type)> acceleratorReads) {
-  linalg::LinalgOp anchor = group.members.front().op;
-  if (implementation == Implementation::Cores)
-    return true;
-  if (!Contraction::match(anchor))
-    return false;
-  for (Value operand : anchor->getOperands())
-    if (!acceleratorReads(cast<ShapedType>(operand.getType()).getElementType()))
-      return false;
-  return true;
+SmallVector<SmallVector<Implementation>>
+possibleImplementations(const OperatorGroup &group,
+                        llvm::function_ref<bool(Type)> acceleratorReads) {
+  auto ofChain = [&](const GroupMember &anchor) {
+    SmallVector<Implementation> result{Implementation::Cores};
+    bool readable = llvm::all_of(anchor.op->getOperands(), [&](Value operand) {
+      return acceleratorReads(
+          cast<ShapedType>(operand.getType()).getElementType());
+    });
+    if (readable && Contraction::match(anchor.op))
+      llvm::append_values(result, Implementation::RedMulE,
+                          Implementation::RedMulETransposed);
+    return result;
+  };
+  SmallVector<SmallVector<Implementation>> result;
+  for (Implementation first : ofChain(group.members.front())) {
+    if (!group.secondChain) {
+      result.push_back({first});
+      continue;
+    }
+    for (Implementation second : ofChain(group.members[group.secondChain]))
+      result.push_back({first, second});
+  }
+  return result;
 }
 
 tile::GroupOp buildGroup(OpBuilder &builder, const OperatorGroup &group,
-                         Implementation implementation, ArrayRef<Value> outputs,
-                         BufferOf bufferOf) {
-  return GroupBuilder(builder, group, implementation, outputs, bufferOf)
+                         ArrayRef<Implementation> implementations,
+                         ArrayRef<Value> outputs, BufferOf bufferOf) {
+  return GroupBuilder(builder, group, implementations, outputs, bufferOf)
       .build();
 }
 

@@ -16,15 +16,16 @@ enum class Implementation { Cores, RedMulE, RedMulETransposed };
 /// the shape under which the group sees it.
 using BufferOf = llvm::function_ref<mlir::Value(mlir::Value tensor)>;
 
-/// Whether `implementation` can compute the group at all, on f32 or f16
-/// operands that the accelerator reads.
-bool isPossible(const OperatorGroup &group, Implementation implementation,
-                llvm::function_ref<bool(mlir::Type)> acceleratorReads);
+/// The implementations of each chain of the group, on operands that the
+/// accelerator reads: every combination that is possible.
+llvm::SmallVector<llvm::SmallVector<Implementation>>
+possibleImplementations(const OperatorGroup &group,
+                        llvm::function_ref<bool(mlir::Type)> acceleratorReads);
 
 /// Builds the group with one tile as large as the domain. `outputs` are the
 /// results of members that are needed outside of the group.
 tile::GroupOp buildGroup(mlir::OpBuilder &builder, const OperatorGroup &group,
-                         Implementation implementation,
+                         llvm::ArrayRef<Implementation> implementations,
                          llvm::ArrayRef<mlir::Value> outputs,
                          BufferOf bufferOf);
 

@@ -109,7 +109,7 @@ public:
   }
 
   /// Kahn's algorithm; among the ready groups the first in program order.
-  SmallVector<OperatorGroup> order() {
+  std::vector<OperatorGroup> order() {
     using Entry = std::pair<unsigned, unsigned>; // position, group
     std::priority_queue<Entry, std::vector<Entry>, std::greater<>> ready;
     SmallVector<unsigned> pending(groups.size(), 0);
@@ -122,16 +122,21 @@ public:
     };
     for (unsigned i = 0; i < groups.size(); ++i)
       push(i);
-    SmallVector<OperatorGroup> result;
+    std::vector<OperatorGroup> result;
+    DenseMap<unsigned, unsigned> place;
     while (!ready.empty()) {
       unsigned next = ready.top().second;
       ready.pop();
+      place[next] = result.size();
       result.push_back(groups[next]);
       for (unsigned target : successors[next]) {
         --pending[target];
         push(target);
       }
     }
+    for (auto [group, at] : place)
+      for (unsigned target : successors[group])
+        result[place[target]].predecessors.push_back(at);
     return result;
   }
 
@@ -250,19 +255,66 @@ private:
   }
 
   Block &block;
-  SmallVector<OperatorGroup> groups;
+  std::vector<OperatorGroup> groups;
   llvm::DenseMap<Operation *, unsigned> groupOf, positions;
   SmallVector<llvm::SetVector<unsigned>> successors;
 };
 
 } // namespace
 
-FailureOr<SmallVector<OperatorGroup>> formGroups(func::FuncOp step) {
+FailureOr<std::vector<OperatorGroup>> formGroups(func::FuncOp step) {
   GroupGraph graph(step);
   if (failed(graph.build()))
     return failure();
   graph.fuse();
   return graph.order();
+}
+
+std::optional<OperatorGroup> mergeSiblings(const OperatorGroup &first,
+                                           const OperatorGroup &second) {
+  auto isMatmul = [](const OperatorGroup &group) {
+    return isa<linalg::MatmulOp>(group.members.front().op);
+  };
+  if (!isMatmul(first) || !isMatmul(second) || first.secondChain ||
+      second.secondChain || first.sizes.size() != 3 || second.sizes.size() != 3)
+    return std::nullopt;
+  // The parameter that the second updates, and how its domain indexes it.
+  for (const GroupMember &member : second.members) {
+    linalg::LinalgOp updating = member.op;
+    for (OpResult result : updating->getResults())
+      for (Operation *user : result.getUsers()) {
+        auto assign = dyn_cast<train::AssignOp>(user);
+        if (!assign)
+          continue;
+        linalg::LinalgOp reading = first.members.front().op;
+        for (OpOperand *operand : reading.getDpsInputOperands()) {
+          auto read = operand->get().getDefiningOp<train::ReadOp>();
+          if (!read || read.getParameter() != assign.getParameter())
+            continue;
+          AffineMap from = updating.getIndexingMapMatchingResult(result);
+          AffineMap to = reading.getMatchingIndexingMap(operand);
+          SmallVector<unsigned> dimOf(3, 3);
+          for (unsigned i = 0; i < 2; ++i)
+            dimOf[member.dims[from.getDimPosition(i)]] = to.getDimPosition(i);
+          unsigned batch = 3 - to.getDimPosition(0) - to.getDimPosition(1);
+          for (unsigned &dim : dimOf)
+            dim = dim == 3 ? batch : dim;
+          for (unsigned dim = 0; dim < 3; ++dim)
+            if (second.sizes[dim] != first.sizes[dimOf[dim]])
+              return std::nullopt;
+          OperatorGroup merged = first;
+          merged.secondChain = merged.members.size();
+          merged.whole = {batch};
+          for (GroupMember moved : second.members) {
+            for (unsigned &dim : moved.dims)
+              dim = dimOf[dim];
+            merged.members.push_back(std::move(moved));
+          }
+          return merged;
+        }
+      }
+  }
+  return std::nullopt;
 }
 
 } // namespace td

@@ -15,11 +15,17 @@ struct GroupMember {
 };
 
 /// A matmul or another structured op (the anchor, first in `members`) with the
-/// element-wise ops that consume its results on the same iteration domain.
+/// element-wise ops that consume its results on the same iteration domain; or
+/// two such chains that share a tile (see mergeSiblings).
 struct OperatorGroup {
   llvm::SmallVector<GroupMember> members;
   llvm::SmallVector<int64_t> sizes;      // of the anchor's loops
   llvm::SmallVector<int64_t> reductions; // the anchor's reduction loops
+  llvm::SmallVector<int64_t> whole;      // dimensions that must not be tiled
+  unsigned secondChain =
+      0; // index of the second chain's anchor, if there is one
+  llvm::SmallVector<unsigned>
+      predecessors; // groups that must run before, by place in the order
 
   bool contains(mlir::Operation *op) const;
 };
@@ -28,8 +34,15 @@ struct OperatorGroup {
 /// order that respects data flow and in-place updates of parameters. Fills are
 /// not grouped: they are how a group starts its sums.
 /// Requires the closed set of ops that td-decompose leaves.
-mlir::FailureOr<llvm::SmallVector<OperatorGroup>>
-formGroups(mlir::func::FuncOp step);
+mlir::FailureOr<std::vector<OperatorGroup>> formGroups(mlir::func::FuncOp step);
+
+/// One group for `first`, a matmul that reads a parameter (an input gradient),
+/// and `second`, a matmul whose epilogue updates that parameter in place (its
+/// weight gradient), so that a tile of the parameter is loaded once for both.
+/// The sum of the second (over the batch) is then whole in each tile. Nothing
+/// if the two do not have that form.
+std::optional<OperatorGroup> mergeSiblings(const OperatorGroup &first,
+                                           const OperatorGroup &second);
 
 /// What `tensor.collapse_shape` and `expand_shape` start from.
 mlir::Value viewSource(mlir::Value value);

@@ -319,13 +319,15 @@ SmallVector<int64_t> candidateSizes(int64_t size, bool exhaustive) {
 } // namespace
 
 FailureOr<TileChoice> searchTiles(const Target &target, tile::GroupOp group,
-                                  int64_t budget, bool exhaustive,
-                                  int64_t &smallest) {
+                                  ArrayRef<int64_t> whole, int64_t budget,
+                                  bool exhaustive, int64_t &smallest) {
   GroupCostModel model(target, group);
   ArrayRef<int64_t> sizes = group.getSizes();
   SmallVector<SmallVector<int64_t>> candidates;
-  for (int64_t size : sizes)
-    candidates.push_back(candidateSizes(size, exhaustive));
+  for (auto [dim, size] : llvm::enumerate(sizes))
+    candidates.push_back(llvm::is_contained(whole, (int64_t)dim)
+                             ? SmallVector<int64_t>{size}
+                             : candidateSizes(size, exhaustive));
 
   // Loop orders: every order of the parallel dimensions, reductions innermost.
   SmallVector<int64_t> parallel, reductions(group.getReductions());

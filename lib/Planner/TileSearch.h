@@ -37,12 +37,15 @@ struct TileChoice {
   int64_t candidates = 0; // evaluated
 };
 
-/// The tiling of least predicted cycles within `budget` bytes of L1. With
-/// `exhaustive`, tries every tile size of every dimension. Fails, without a
+/// The tiling of least predicted cycles within `budget` bytes of L1, with the
+/// dimensions `whole` not tiled. With `exhaustive`,
+/// tries every tile size of every dimension. Fails, without a
 /// diagnostic, if nothing fits; then `smallest` has the fewest bytes that do.
 mlir::FailureOr<TileChoice> searchTiles(const Target &target,
-                                        tile::GroupOp group, int64_t budget,
-                                        bool exhaustive, int64_t &smallest);
+                                        tile::GroupOp group,
+                                        llvm::ArrayRef<int64_t> whole,
+                                        int64_t budget, bool exhaustive,
+                                        int64_t &smallest);
 
 } // namespace td
 
