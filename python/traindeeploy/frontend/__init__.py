@@ -1,0 +1,22 @@
+"""Models to training graphs: PyTorch by torch.export, ONNX by torch-mlir. See docs/frontend.md."""
+
+from .model import (
+    BatchSizeError,
+    ImportedModel,
+    Layer,
+    ModelError,
+    TensorSpec,
+    UnsupportedOperator,
+)
+from .resolve import import_model, load_model
+
+__all__ = [
+    "BatchSizeError",
+    "ImportedModel",
+    "Layer",
+    "ModelError",
+    "TensorSpec",
+    "UnsupportedOperator",
+    "import_model",
+    "load_model",
+]

@@ -1,0 +1,271 @@
+"""Writes a training graph (level 2 of docs/architecture.md) op by op, with the `mlir` package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from mlir import ir
+
+from .model import Argument, TensorSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A float32 value of the graph under construction.
+
+    transposed: this tensor is the transpose of `value`, which has rank 2. No op exists for it: a
+                matrix product reads a transposed operand through its indexing map.
+    symbol:     the parameter whose value this is, directly or through reshapes and transposes.
+    gradient:   a parameter that a gradient would flow to through this tensor, or None.
+    on_input:   whether the value depends on an input of the model.
+    product:    the weight of the matrix product that this is, or was before something was added to
+                or multiplied with it that depends on no input.
+    """
+
+    value: ir.Value
+    shape: tuple[int, ...]
+    transposed: bool = False
+    symbol: str | None = None
+    gradient: str | None = None
+    on_input: bool = False
+    product: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One op of the graph, as much as batch checks and the grouping of layers need of it."""
+
+    operator: str
+    place: str
+    shape: tuple[int, ...]
+    on_input: bool
+    symbols: tuple[str, ...]
+    product: str | None = None
+
+
+class GraphBuilder:
+    """A module with one function `@forward` that ops are appended to."""
+
+    def __init__(self, name: str, inputs: Sequence[TensorSpec], output: TensorSpec):
+        from .. import _td
+
+        self.context = ir.Context()
+        _td.register_dialects(self.context)
+        self.steps: list[Step] = []
+        self.parameters: dict[str, Argument] = {}
+        self._reads: dict[str, Tensor] = {}
+        self._step_of: dict[ir.Value, Step] = {}
+        self._place = ""
+        with self.context, ir.Location.unknown():
+            self.module = ir.Module.create()
+            self.module.operation.attributes["train.model"] = ir.StringAttr.get(name)
+            self._f32 = ir.F32Type.get()
+            arguments = [self._type(spec.shape) for spec in inputs]
+            function_type = ir.FunctionType.get(arguments, [self._type(output.shape)])
+            attributes = {
+                "sym_name": ir.StringAttr.get("forward"),
+                "function_type": ir.TypeAttr.get(function_type),
+            }
+            attributes["arg_attrs"] = ir.ArrayAttr.get(
+                [ir.DictAttr.get({"train.name": ir.StringAttr.get(spec.name)}) for spec in inputs]
+            )
+            self._function = ir.Operation.create(
+                "func.func", attributes=attributes, regions=1, ip=ir.InsertionPoint(self.module.body)
+            )
+            locations = [ir.Location.name(spec.name) for spec in inputs]
+            self._block = ir.Block.create_at_start(self._function.regions[0], arguments, arg_locs=locations)
+        self.inputs = [
+            Tensor(value, spec.shape, on_input=True)
+            for value, spec in zip(self._block.arguments, inputs, strict=True)
+        ]
+
+    def at(self, place: str) -> None:
+        """Ops appended from now on come from this place in the model."""
+        self._place = place
+
+    def read(self, argument: Argument) -> Tensor:
+        """The value of a parameter or constant; a constant of one repeated value is written in place."""
+        assert argument.value is not None
+        known = self._reads.get(argument.name)
+        if known is not None:
+            return known
+        values = argument.value
+        if argument.kind == "constant" and (values == values.flat[0]).all():
+            tensor = self.splat(float(values.flat[0]), values.shape)
+        else:
+            self.parameters[argument.name] = argument
+            symbol = {"parameter": ir.FlatSymbolRefAttr.get(argument.name, self.context)}
+            value = self._operation("train.read", values.shape, [], symbol)
+            gradient = argument.name if argument.kind == "parameter" else None
+            tensor = Tensor(value, values.shape, symbol=argument.name, gradient=gradient)
+        self._reads[argument.name] = tensor
+        return tensor
+
+    def splat(self, number: float, shape: tuple[int, ...] = ()) -> Tensor:
+        """A constant tensor of one repeated value, rounded to float32."""
+        with self.context, ir.Location.unknown():
+            element = ir.FloatAttr.get(self._f32, float(np.float32(number)))
+            attribute = ir.DenseElementsAttr.get_splat(self._type(shape), element)
+        return Tensor(self._operation("arith.constant", shape, [], {"value": attribute}), shape)
+
+    def apply(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        operands: Sequence[Tensor],
+        attributes: dict[str, ir.Attribute] | None = None,
+        body: Callable[[ir.Block], None] | None = None,
+    ) -> Tensor:
+        """Append an op of the `train` dialect (or `linalg`, with a body) on untransposed operands."""
+        assert not any(operand.transposed for operand in operands)
+        value = self._operation(name, shape, [operand.value for operand in operands], attributes or {}, body)
+        gradient = next((operand.gradient for operand in operands if operand.gradient), None)
+        on_input = any(operand.on_input for operand in operands)
+        symbols = tuple(dict.fromkeys(operand.symbol for operand in operands if operand.symbol))
+        product = None
+        if name in ("train.linear", "linalg.matmul"):
+            product = next((o.symbol for o in operands if o.symbol and len(o.shape) == 2), None)
+        elif name in ("train.add", "train.sub", "train.mul", "train.reshape"):
+            varying = [operand for operand in operands if operand.on_input]
+            product = varying[0].product if len(varying) == 1 else None
+        step = Step(name, self._place, shape, on_input, symbols, product)
+        self.steps.append(step)
+        self._step_of[value] = step
+        return Tensor(value, shape, gradient=gradient, on_input=on_input, product=product)
+
+    def reshape(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The same elements in row-major order; still the parameter if it was one."""
+        if tensor.shape == shape:
+            return tensor
+        result = self.apply("train.reshape", shape, [replace(tensor, symbol=None)])
+        return replace(result, symbol=tensor.symbol)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x [..., in] times the transpose of weight [out, in], plus bias [out]."""
+        operands = [x, weight] if bias is None else [x, weight, bias]
+        return self.apply("train.linear", (*x.shape[:-1], weight.shape[0]), operands)
+
+    def matmul(self, lhs: Tensor, rhs: Tensor) -> Tensor:
+        """The product of two matrices, either of which may be transposed."""
+        m, n = lhs.shape[0], rhs.shape[1]
+        if rhs.transposed and not lhs.transposed:
+            return self.linear(lhs, untransposed(rhs), None)
+        empty = self._operation("tensor.empty", (m, n), [], {})
+        zero_scalar = self._scalar_zero()
+        segments = {"operandSegmentSizes": self._segments(1, 1)}
+        filled = self._operation("linalg.fill", (m, n), [zero_scalar, empty], segments, self._fill_body)
+        with self.context:
+            row, column, depth = (ir.AffineDimExpr.get(i) for i in range(3))
+            maps = [
+                ir.AffineMap.get(3, 0, [depth, row] if lhs.transposed else [row, depth]),
+                ir.AffineMap.get(3, 0, [column, depth] if rhs.transposed else [depth, column]),
+                ir.AffineMap.get(3, 0, [row, column]),
+            ]
+            maps_attribute = ir.ArrayAttr.get([ir.AffineMapAttr.get(m) for m in maps])
+        attributes = {"operandSegmentSizes": self._segments(2, 1), "indexing_maps": maps_attribute}
+        operands = [untransposed(lhs), untransposed(rhs), Tensor(filled, (m, n))]
+        return self.apply("linalg.matmul", (m, n), operands, attributes, self._matmul_body)
+
+    def finish(self, result: Tensor, order: Sequence[str]) -> str:
+        """Return `result`, declare the parameters that were read in the given order, and print."""
+        assert not result.transposed
+        with self.context, ir.Location.unknown():
+            ir.Operation.create("func.return", operands=[result.value], ip=ir.InsertionPoint(self._block))
+            ip = ir.InsertionPoint(self._function)
+            for name in order:
+                argument = self.parameters.get(name)
+                if argument is None:
+                    continue
+                assert argument.value is not None
+                attributes = {
+                    "sym_name": ir.StringAttr.get(name),
+                    "type": ir.TypeAttr.get(self._type(argument.value.shape)),
+                }
+                location = ir.Location.name(name)
+                ir.Operation.create("train.parameter", attributes=attributes, ip=ip, loc=location)
+        self._move_biases_into_linears()
+        self.module.operation.verify()
+        return self.module.operation.get_asm(enable_debug_info=True)
+
+    def _move_biases_into_linears(self) -> None:
+        """linear(x, w) + b becomes linear(x, w, b): exporters write a layer in either way."""
+        for add in list(self._block.operations):
+            if add.operation.name != "train.add":
+                continue
+            for product, bias in (tuple(add.operands), tuple(add.operands)[::-1]):
+                linear = product.owner
+                if isinstance(linear, ir.Block) or linear.name != "train.linear" or len(linear.operands) != 2:
+                    continue
+                width = ir.RankedTensorType(product.type).shape[-1:]
+                if ir.RankedTensorType(bias.type).shape != width or product.type != add.results[0].type:
+                    continue
+                if len(list(product.uses)) != 1:
+                    continue
+                fused = ir.Operation.create(
+                    "train.linear",
+                    results=[product.type],
+                    operands=[*linear.operands, bias],
+                    loc=linear.location,
+                    ip=ir.InsertionPoint(add),
+                )
+                first, second = self._step_of[product], self._step_of[add.results[0]]
+                symbols = tuple(dict.fromkeys((*first.symbols, *second.symbols)))
+                merged = replace(first, symbols=symbols, on_input=second.on_input)
+                self.steps = [merged if s is first else s for s in self.steps if s is not second]
+                self._step_of[fused.result] = merged
+                add.results[0].replace_all_uses_with(fused.result)
+                add.operation.erase()
+                linear.erase()
+                break
+
+    def _type(self, shape: Sequence[int]) -> ir.Type:
+        return ir.RankedTensorType.get(list(shape), self._f32)
+
+    def _segments(self, *sizes: int) -> ir.Attribute:
+        return ir.DenseI32ArrayAttr.get(list(sizes), self.context)
+
+    def _scalar_zero(self) -> ir.Value:
+        with self.context, ir.Location.name(self._place):
+            zero = {"value": ir.FloatAttr.get(self._f32, 0.0)}
+            ip = ir.InsertionPoint(self._block)
+            return ir.Operation.create("arith.constant", results=[self._f32], attributes=zero, ip=ip).result
+
+    def _fill_body(self, block: ir.Block) -> None:
+        ir.Operation.create("linalg.yield", operands=[block.arguments[0]])
+
+    def _matmul_body(self, block: ir.Block) -> None:
+        x, w, y = block.arguments
+        product = ir.Operation.create("arith.mulf", results=[self._f32], operands=[x, w]).result
+        total = ir.Operation.create("arith.addf", results=[self._f32], operands=[y, product]).result
+        ir.Operation.create("linalg.yield", operands=[total])
+
+    def _operation(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        operands: Sequence[ir.Value],
+        attributes: dict[str, ir.Attribute],
+        body: Callable[[ir.Block], None] | None = None,
+    ) -> ir.Value:
+        with self.context, ir.Location.name(self._place):
+            operation = ir.Operation.create(
+                name,
+                results=[self._type(shape)],
+                operands=list(operands),
+                attributes=attributes,
+                regions=1 if body else 0,
+                ip=ir.InsertionPoint(self._block),
+            )
+            if body:
+                elements = [self._f32] * len(operands)
+                block = ir.Block.create_at_start(operation.regions[0], elements)
+                with ir.InsertionPoint(block):
+                    body(block)
+        return operation.result
+
+
+def untransposed(tensor: Tensor) -> Tensor:
+    """The tensor that is stored, of which a transposed one is the transpose."""
+    return replace(tensor, shape=tensor.shape[::-1], transposed=False) if tensor.transposed else tensor

@@ -1,0 +1,344 @@
+"""Walks a function of the torch dialect and lowers it by the table; shared by both routes.
+
+torch_mlir has its own LLVM and its own `ir` module. Its operations are only read here; what is
+written goes through the `mlir` package, and text leaves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .builder import GraphBuilder, Step, Tensor
+from .model import Argument, BatchSizeError, ImportedModel, Layer, ModelError, TensorSpec, check_values
+from .table import LOSSES, TABLE, TorchOperator, Unknown, supported_operators
+
+_TENSOR_TYPE = re.compile(r"!torch\.vtensor<\[([^\]]*)\],([^>]*)>")
+_CONSTANTS = {"torch.constant.int", "torch.constant.float", "torch.constant.bool", "torch.constant.str"}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The outcome of a walk: the model, and the steps that `check_batch_change` compares."""
+
+    model: ImportedModel
+    steps: list[Step]
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How a route names things in diagnostics.
+
+    operator:  from the torch dialect's name and the place to what the model's author wrote.
+    supported: the operators to list.
+    """
+
+    operator: Callable[[str, str], str] = lambda name, place: name
+    supported: Sequence[str] = ()
+
+
+def lower(
+    function: Any,
+    arguments: Sequence[Argument],
+    output_name: str,
+    model_name: str,
+    *,
+    naming: Naming | None = None,
+    result: int = 0,
+    order: Sequence[str] = (),
+    aliases: dict[str, str] | None = None,
+    frozen: frozenset[str] = frozenset(),
+    notes: Sequence[str] = (),
+) -> Imported:
+    """Lower `function` (a func.func of the torch dialect) whose arguments mean `arguments`.
+
+    result: which of the function's results is the model's output.
+    order:  all parameter names in the model's order; by default that of the arguments.
+    Errors: UnsupportedOperator, ModelError.
+    """
+    naming = naming or Naming(supported=supported_operators())
+    block = function.regions[0].blocks[0]
+    operations = list(block.operations)
+    returned = operations[-1].operands[result]
+    live = _live_operations(operations, returned)
+    _refuse_losses(live, naming)
+
+    used = _used_values(live)
+    used.add(returned)
+    bound = [
+        (argument, value) for argument, value in zip(arguments, block.arguments, strict=True) if value in used
+    ]
+    inputs = [
+        TensorSpec(argument.name, _float_shape(value.type, f"input '{argument.name}'"))
+        for argument, value in bound
+        if argument.kind == "input"
+    ]
+    if not inputs:
+        raise ModelError("the output of the model depends on none of its inputs")
+    output = TensorSpec(output_name, _float_shape(returned.type, f"output '{output_name}'"))
+    for spec in (*inputs, output):
+        if 0 in spec.shape:
+            raise ModelError(f"'{spec.name}' of shape {list(spec.shape)} has no element")
+
+    graph = GraphBuilder(model_name, inputs, output)
+    values: dict[Any, Any] = {}
+    graph_inputs = iter(graph.inputs)
+    named: dict[Any, Argument] = {}
+    for argument, value in bound:
+        if argument.kind == "input":
+            values[value] = next(graph_inputs)
+        else:
+            assert argument.value is not None
+            kind = "parameter" if argument.kind == "parameter" else "constant"
+            checked = check_values(kind, argument.name, argument.value)
+            named[value] = Argument(argument.kind, argument.name, checked)
+
+    def resolve(value: Any) -> Any:
+        if value in named:
+            return graph.read(named[value])
+        return values.get(value, Unknown())
+
+    for operation in live:
+        place = _place(operation)
+        graph.at(place)
+        operands = [resolve(operand) for operand in operation.operands]
+        if _fold(operation, operands, values, graph):
+            continue
+        name = _table_name(operation)
+        shown = naming.operator(name, place)
+        results = list(operation.results)
+        row = TABLE.get(name)
+        op = TorchOperator(name, shown, place, operands, (), naming.supported)
+        if row is None or any(r in used for r in results[1:]):
+            op.refuse()
+        shape = _float_shape(results[0].type, f"the result of operator {shown} at '{place}'")
+        values[results[0]] = row.entry(graph, replace(op, shape=shape))
+
+    final = resolve(returned)
+    if not isinstance(final, Tensor):
+        raise ModelError(f"output '{output_name}' is not computed from the inputs")
+    if final.transposed:
+        raise ModelError(
+            f"output '{output_name}' is a transposed tensor, which only a matrix product can read"
+        )
+    if not final.on_input:
+        raise ModelError(f"output '{output_name}' does not depend on any input")
+    declared = [argument.name for argument in arguments if argument.kind != "input"]
+    order = [*order, *(name for name in declared if name not in set(order))]
+    text = graph.finish(final, order)
+    symbols = [name for name in order if name in graph.parameters]
+    constants = frozenset(name for name in symbols if graph.parameters[name].kind != "parameter")
+    if len(constants) == len(symbols):
+        raise ModelError(
+            "the model has no parameter that its output depends on, so there is nothing to train"
+        )
+    parameters = {}
+    for name in symbols:
+        value = graph.parameters[name].value
+        assert value is not None
+        parameters[name] = value
+    candidates = [name for name in symbols if name not in constants]
+    declared_parameters = [argument.name for argument in arguments if argument.kind == "parameter"]
+    aliases = {alias: name for alias, name in (aliases or {}).items() if name in parameters}
+    unused = tuple(n for n in declared_parameters if n not in parameters and n not in aliases)
+    model = ImportedModel(
+        name=model_name,
+        module_text=text,
+        parameters=parameters,
+        inputs=tuple(inputs),
+        output=output,
+        batch_size=_batch_size(inputs, output),
+        layers=_layers(graph.steps, {name: parameters[name].ndim for name in candidates}),
+        constants=constants,
+        frozen=frozenset(name for name in candidates if name in frozen),
+        aliases=aliases,
+        unused=unused,
+        notes=tuple(notes) + _unused_note(unused),
+    )
+    return Imported(model, graph.steps)
+
+
+def _unused_note(unused: tuple[str, ...]) -> tuple[str, ...]:
+    if not unused:
+        return ()
+    several = len(unused) > 1
+    names = ", ".join(unused[:4]) + (f" and {len(unused) - 4} more" if len(unused) > 4 else "")
+    verb, pronoun = ("are", "they are") if several else ("is", "it is")
+    return (f"{names} {verb} not used by the forward; {pronoun} left out",)
+
+
+def check_batch_change(reference: Imported, changed: Imported, old: int, new: int) -> None:
+    """Refuse a graph whose tensors do not all follow a change of the batch from `old` to `new`.
+
+    Every tensor that depends on an input must have grown along axis 0, and nowhere else, by the
+    same factor; every other one must be the same.
+    """
+    what = f"the model cannot be changed from batch size {old} to {new}"
+    if [step.operator for step in reference.steps] != [step.operator for step in changed.steps]:
+        raise BatchSizeError(f"{what}: it computes something else then")
+    for before, after in zip(reference.steps, changed.steps, strict=True):
+        expected = before.shape
+        if before.on_input:
+            grown = before.shape[0] * new if before.shape else 1
+            if not before.shape or grown % old:
+                raise BatchSizeError(f"{what}: '{before.place}' mixes the samples of a batch")
+            expected = (grown // old, *before.shape[1:])
+        if after.shape != expected:
+            shapes = f"{list(after.shape)} where {list(expected)} is needed"
+            raise BatchSizeError(f"{what}: '{before.place}' has a fixed shape, {shapes}")
+
+
+def _batch_size(inputs: Sequence[TensorSpec], output: TensorSpec) -> int | None:
+    sizes = {spec.shape[0] if spec.shape else None for spec in (*inputs, output)}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _live_operations(operations: Sequence[Any], returned: Any) -> list[Any]:
+    """Operations whose results the output needs, in order."""
+    needed = {returned}
+    live = []
+    for operation in reversed(operations[:-1]):
+        if any(result in needed for result in operation.results):
+            live.append(operation)
+            row = TABLE.get(_table_name(operation))
+            data = None if row is None else row.data
+            needed.update(list(operation.operands)[:data])
+    return live[::-1]
+
+
+def _used_values(live: Sequence[Any]) -> set[Any]:
+    used: set[Any] = set()
+    for operation in live:
+        row = TABLE.get(_table_name(operation))
+        used.update(list(operation.operands)[: None if row is None else row.data])
+    return used
+
+
+def _table_name(operation: Any) -> str:
+    """ "aten.relu" of torch.aten.relu, and the name that an unregistered torch.operator carries."""
+    name: str = operation.operation.name
+    if name == "torch.operator":
+        name = operation.attributes["name"].value
+    return name.removeprefix("torch.")
+
+
+def _refuse_losses(live: Sequence[Any], naming: Naming) -> None:
+    for operation in live:
+        name = _table_name(operation)
+        place = _place(operation)
+        shown = naming.operator(name, place)
+        if not LOSSES.isdisjoint([*shown.split("."), *name.split(".")]):
+            raise ModelError(
+                f"the model computes its own loss (operator {shown} at '{place}'); "
+                "return the prediction instead: the loss mse or cross-entropy is attached to it"
+            )
+
+
+def _place(operation: Any) -> str:
+    """The name that the operation's location carries."""
+    locations = [operation.location]
+    while locations:
+        location = locations.pop(0)
+        kind = type(location).__name__
+        if kind == "NameLoc":
+            return str(location.name_str)
+        if kind == "FusedLoc":
+            locations.extend(location.locations)
+        elif kind == "CallSiteLoc":
+            locations.append(location.callee)
+    return "?"
+
+
+def _float_shape(type_: Any, what: str) -> tuple[int, ...]:
+    match = _TENSOR_TYPE.fullmatch(str(type_))
+    if match is None:
+        raise ModelError(f"{what} is not a tensor of known shape ({type_})")
+    shape, dtype = match.groups()
+    if dtype != "f32":
+        names = {"si64": "int64", "si32": "int32", "f64": "float64", "f16": "float16", "i1": "bool"}
+        raise ModelError(f"{what} is {names.get(dtype, dtype)}; only float32 is supported")
+    if "?" in shape:
+        raise ModelError(f"{what} has a dynamic shape [{shape}]; all sizes must be fixed")
+    return tuple(int(size) for size in shape.split(",") if size)
+
+
+def _fold(operation: Any, operands: list[Any], values: dict[Any, Any], graph: GraphBuilder) -> bool:
+    """Constants, lists of them, and tensors made of one number; False if the operation is none of these."""
+    name = operation.operation.name
+    if name in _CONSTANTS:
+        value = operation.attributes["value"].value
+        values[operation.results[0]] = bool(value) if name.endswith("bool") else value
+    elif name == "torch.constant.none":
+        values[operation.results[0]] = None
+    elif name == "torch.prim.ListConstruct":
+        values[operation.results[0]] = operands
+    elif name in ("torch.prim.NumToTensor.Scalar", "torch.aten.ScalarImplicit", "torch.aten.FloatImplicit"):
+        values[operation.results[0]] = operands[0]
+    elif name == "torch.vtensor.literal":
+        values[operation.results[0]] = _literal(operation, graph)
+    else:
+        return False
+    return True
+
+
+def _literal(operation: Any, graph: GraphBuilder) -> Any:
+    attribute = operation.attributes["value"]
+    if not getattr(attribute, "is_splat", False):
+        return Unknown()
+    number = attribute.get_splat_value().value
+    match = _TENSOR_TYPE.fullmatch(str(operation.results[0].type))
+    if match is None or not match.group(1):
+        return number
+    if match.group(2) != "f32":
+        return Unknown()
+    return graph.splat(number, tuple(int(size) for size in match.group(1).split(",")))
+
+
+def _layers(steps: Sequence[Step], ranks: dict[str, int]) -> tuple[Layer, ...]:
+    """Group trainable parameters into layers, in the order of their last use.
+
+    Parameters that one operator reads are a layer. A vector joins the layer of its module (the name
+    up to the last dot) when there is one; a matrix does as long as that has no matrix yet. Where
+    names have no module, what is added to or multiplied with a matrix product joins its weight.
+    """
+    layer_of: dict[str, int] = {}
+    of_module: dict[str, int] = {}
+    members: list[list[str]] = []
+    places: list[str] = []
+    last: list[int] = []
+
+    def has_matrix(layer: int) -> bool:
+        return any(ranks[name] > 1 for name in members[layer])
+
+    for time, step in enumerate(steps):
+        symbols = [name for name in step.symbols if name in ranks]
+        for name in sorted(symbols, key=lambda s: -ranks[s]):
+            if name in layer_of:
+                continue
+            module = name.rpartition(".")[0]
+            together = [layer_of[s] for s in symbols if s in layer_of]
+            layer = together[0] if together else of_module.get(module)
+            if not module and layer is None and step.product in layer_of and "." not in str(step.product):
+                layer = layer_of[step.product]
+            if layer is None or (ranks[name] > 1 and has_matrix(layer)):
+                layer = len(members)
+                members.append([])
+                places.append(step.place)
+                last.append(time)
+            layer_of[name] = layer
+            members[layer].append(name)
+            if module:
+                of_module[module] = layer
+        for name in symbols:
+            last[layer_of[name]] = time
+    order = sorted(range(len(members)), key=lambda layer: last[layer])
+    position = {name: i for i, name in enumerate(ranks)}
+    layers = []
+    for layer in order:
+        names = tuple(sorted(members[layer], key=position.__getitem__))
+        modules = {name.rpartition(".")[0] for name in names}
+        common = modules.pop() if len(modules) == 1 else ""
+        layers.append(Layer(common or places[layer], names))
+    return tuple(layers)

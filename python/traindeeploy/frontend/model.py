@@ -1,0 +1,99 @@
+"""What a frontend hands over: a training graph as text, and the values of its parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from traindeeploy.errors import TrainDeeployError
+
+
+class UnsupportedOperator(TrainDeeployError):
+    """An operator that has no entry in the table from torch to the training graph."""
+
+
+class ModelError(TrainDeeployError):
+    """A model that cannot be read, or that says something that cannot be trained."""
+
+
+class BatchSizeError(ModelError):
+    """A batch size that the model's graph does not allow."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or the output of a model; axis 0 is the batch when the model has one."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Parameters that belong together: those of one module, or of the operator that uses them."""
+
+    name: str
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A forward model as a training graph (level 2 of docs/architecture.md).
+
+    module_text: MLIR text, one `func.func @forward`, with locations.
+    parameters:  float32 values by symbol, in the model's order; they are not in the text.
+    constants:   symbols among `parameters` that the model never trains (buffers and the like).
+    frozen:      symbols among `parameters` that the model's author froze (`requires_grad=False`).
+    layers:      layers with parameters, by the place of their last use in the forward.
+    aliases:     further names of tied parameters -> the symbol that holds the tensor.
+    unused:      parameters that the forward does not use; they are left out of everything else.
+    batch_size:  size of axis 0 of every input; None where inputs do not agree on one.
+    notes:       what the importer decided and the user should know, a sentence each.
+    """
+
+    name: str
+    module_text: str
+    parameters: dict[str, np.ndarray]
+    inputs: tuple[TensorSpec, ...]
+    output: TensorSpec
+    batch_size: int | None
+    layers: tuple[Layer, ...] = ()
+    constants: frozenset[str] = frozenset()
+    frozen: frozenset[str] = frozenset()
+    aliases: dict[str, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (self.output,)
+
+    def trainable_names(self) -> list[str]:
+        """Symbols that a recipe may train, in the model's order."""
+        return [name for name in self.parameters if name not in self.constants]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What an argument of the torch-dialect function is: an input or a named tensor of the model.
+
+    kind: "input", "parameter" or "constant" (a buffer or a folded tensor).
+    """
+
+    kind: str
+    name: str
+    value: np.ndarray | None = None
+
+
+def check_values(kind: str, name: str, value: np.ndarray) -> np.ndarray:
+    """`value` as a contiguous float32 array. Errors: another type, no element, not finite."""
+    if value.dtype != np.float32:
+        raise ModelError(f"{kind} '{name}' is {value.dtype}; only float32 is supported")
+    if value.size == 0:
+        raise ModelError(f"{kind} '{name}' of shape {list(value.shape)} has no element")
+    bad = value.size - int(np.isfinite(value).sum())
+    if bad:
+        raise ModelError(f"{kind} '{name}' holds NaN or infinity in {bad} of {value.size} values")
+    return np.asarray(value, order="C")

@@ -1,0 +1,345 @@
+"""ONNX to the training graph, by torch-mlir's ONNX importer and its conversion to the torch dialect.
+
+Never imports torch. Initializers become arguments of the imported function, so that nothing folds
+them and their names stay.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from .importer import Imported, Naming, check_batch_change, lower
+from .model import Argument, BatchSizeError, ImportedModel, ModelError, UnsupportedOperator
+
+# The opset that models of older ones are converted to; the newest whose operators torch-mlir all knows.
+OPSET = 20
+# Before this one, Squeeze, Softmax and others are other operators under the same name.
+OLDEST_OPSET_AS_IT_IS = 13
+
+_FUNCTION = "main"
+
+SUPPORTED = (
+    "Add",
+    "Cast",
+    "Constant",
+    "Dropout",
+    "Flatten",
+    "Gemm",
+    "Identity",
+    "MatMul",
+    "Mul",
+    "Relu",
+    "Reshape",
+    "Sigmoid",
+    "Squeeze",
+    "Sub",
+    "Tanh",
+    "Transpose (of a matrix product's operand)",
+    "Unsqueeze",
+)
+
+
+@dataclass
+class _Graph:
+    """An ONNX graph whose floating-point tensors are arguments.
+
+    tensors: what each named argument is; inputs: the graph's own inputs.
+    operators: node name -> operator type.
+    """
+
+    model: onnx.ModelProto
+    inputs: list[onnx.ValueInfoProto]
+    tensors: list[Argument]
+    operators: dict[str, str]
+
+
+def load_onnx_file(path: Path, batch_size: int | None = None) -> ImportedModel:
+    """Import an ONNX file. Errors: ModelError, UnsupportedOperator, BatchSizeError."""
+    if not path.is_file():
+        raise ModelError(f"there is no file '{path}'")
+    try:
+        model = onnx.load(str(path))
+    except OSError as error:
+        raise ModelError(f"cannot read '{path}': {error.strerror or error}") from error
+    except Exception as error:  # protobuf and onnx raise many kinds, the file is the user's
+        raise ModelError(f"'{path}' is not an ONNX model, or is damaged ({_first_line(error)})") from error
+    if not model.graph.node or not model.opset_import:
+        raise ModelError(f"'{path}' is not an ONNX model: it holds no graph")
+    return import_onnx(model, batch_size, name=path.stem)
+
+
+def import_onnx(
+    model: onnx.ModelProto, batch_size: int | None = None, name: str | None = None
+) -> ImportedModel:
+    """Import an ONNX model.
+
+    batch_size: the size of axis 0 of every input. A symbolic axis 0 takes any (1 by default); a
+    fixed one changes only if every tensor of the graph follows.
+    """
+    graph = _prepare(model)
+    name = name or model.graph.name or "model"
+    exported = _batch_size(graph.inputs)
+    wanted = batch_size or exported or 1
+    imported = _import(graph, wanted, name)
+    if wanted != exported and batch_size is not None:
+        reference = exported or wanted + 1
+        check_batch_change(_import(graph, reference, name), imported, reference, wanted)
+    return imported.model
+
+
+def _prepare(model: onnx.ModelProto) -> _Graph:
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # the checker's own and protobuf's errors
+        raise ModelError(f"the ONNX model is not valid: {_first_line(error)}") from error
+    opset = max(
+        (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=OPSET
+    )
+    if opset < OLDEST_OPSET_AS_IT_IS:
+        from onnx import version_converter
+
+        try:
+            model = version_converter.convert_version(model, OPSET)
+        except Exception as error:  # RuntimeError and onnx's own
+            raise ModelError(
+                f"cannot convert the ONNX model from opset {opset}: {_first_line(error)}"
+            ) from error
+    else:
+        model = _copy(model)
+    graph = model.graph
+    if len(graph.output) != 1:
+        names = ", ".join(output.name for output in graph.output)
+        raise ModelError(f"the model has {len(graph.output)} outputs ({names}); training needs exactly one")
+    if graph.sparse_initializer:
+        raise ModelError("the model has sparse initializers, which are not supported")
+
+    _keep_live_nodes(graph)
+    operators = _name_nodes(graph)
+    initializers = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in initializers]
+    tensors = _lift_tensors(graph)
+    del graph.input[:]
+    graph.input.extend(inputs)
+    for tensor in tensors:
+        assert tensor.value is not None
+        graph.input.append(
+            onnx.helper.make_tensor_value_info(tensor.name, onnx.TensorProto.FLOAT, tensor.value.shape)
+        )
+    return _Graph(model, inputs, tensors, operators)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that the following steps may change; the values of initializers are shared."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _keep_live_nodes(graph: onnx.GraphProto) -> None:
+    """Drop nodes and initializers that the output does not need."""
+    needed = {output.name for output in graph.output}
+    live = []
+    for node in reversed(graph.node):
+        if any(output in needed for output in node.output):
+            live.append(node)
+            needed.update(node.input)
+            needed.update(_outer_names(node))
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(live)]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _outer_names(node: onnx.NodeProto) -> Iterable[str]:
+    """Names that the node's subgraphs may read from outside."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            for inner in attribute.g.node:
+                yield from inner.input
+                yield from _outer_names(inner)
+
+
+def _name_nodes(graph: onnx.GraphProto) -> dict[str, str]:
+    """Give every node a name of its own and return its operator type by that name.
+
+    Unnamed nodes are called after their operator and their position among those.
+    """
+    taken = Counter(node.name for node in graph.node)
+    numbers: Counter[str] = Counter()
+    operators = {}
+    for node in graph.node:
+        if not node.name or taken[node.name] > 1:
+            stem = node.name or node.op_type
+            while True:
+                name = f"{stem}_{numbers[stem]}"
+                numbers[stem] += 1
+                if name not in taken and name not in operators:
+                    break
+            node.name = name
+        operators[node.name] = node.op_type
+        node.name = f"{node.name} ({node.op_type})"
+    return {f"{name} ({operator})": operator for name, operator in operators.items()}
+
+
+def _lift_tensors(graph: onnx.GraphProto) -> list[Argument]:
+    """Take the floating-point tensors out of the graph, as parameters and constants.
+
+    An initializer with at least one dimension is a parameter: ONNX does not tell parameters from
+    other tensors. Those of rank 0, and `Constant` nodes, are constants.
+    """
+    tensors = []
+    kept_initializers = []
+    used = {name for node in graph.node for name in (*node.input, *_outer_names(node))}
+    used.update(output.name for output in graph.output)
+    for tensor in graph.initializer:
+        floating = tensor.data_type in _FLOATING
+        if not floating or (not tensor.dims and tensor.data_type == onnx.TensorProto.FLOAT):
+            if tensor.name in used:
+                kept_initializers.append(tensor)
+        else:
+            values = _array(tensor) if tensor.name in used else np.zeros(tuple(tensor.dims), np.float32)
+            if values.dtype != np.float32:
+                raise ModelError(f"initializer '{tensor.name}' is {values.dtype}; only float32 is supported")
+            tensors.append(Argument("parameter", tensor.name, values))
+    kept_nodes = []
+    for node in graph.node:
+        value = _constant_array(node) if node.op_type == "Constant" else None
+        if value is not None and value.dtype == np.float32 and value.size > 1:
+            tensors.append(Argument("constant", node.output[0], value))
+        else:
+            kept_nodes.append(node)
+    initializers = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept_initializers]
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept_nodes]
+    del graph.initializer[:]
+    del graph.node[:]
+    graph.initializer.extend(initializers)
+    graph.node.extend(nodes)
+    return tensors
+
+
+_FLOATING = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+)
+
+
+def _array(tensor: onnx.TensorProto) -> np.ndarray:
+    try:
+        return numpy_helper.to_array(tensor)
+    except Exception as error:  # fewer bytes than the dimensions say, data in a file that is not there
+        raise ModelError(
+            f"cannot read the values of initializer '{tensor.name}': {_first_line(error)}"
+        ) from error
+
+
+def _constant_array(node: onnx.NodeProto) -> np.ndarray | None:
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            return _array(attribute.t)
+        if attribute.name == "value_floats":
+            return np.array(attribute.floats, np.float32)
+    return None
+
+
+def _batch_size(inputs: Iterable[onnx.ValueInfoProto]) -> int | None:
+    """The fixed size of axis 0 of all inputs; None if it is symbolic."""
+    sizes: set[int | None] = set()
+    for value in inputs:
+        dims = value.type.tensor_type.shape.dim
+        if dims:
+            sizes.add(dims[0].dim_value or None)
+    if len(sizes) > 1:
+        # Inputs of different sizes: nothing is resized, and no other batch size is accepted.
+        return -1
+    return sizes.pop() if sizes else -1
+
+
+def _import(graph: _Graph, batch_size: int, name: str) -> Imported:
+    """Import with axis 0 of every input set to `batch_size`."""
+    model = _copy(graph.model)
+    _set_batch_size(model.graph, graph, batch_size)
+    del model.graph.value_info[:]
+    model.graph.name = _FUNCTION
+    output = model.graph.output[0]
+    output.type.tensor_type.ClearField("shape")
+    try:
+        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except Exception as error:  # onnx's InferenceError, protobuf's for more than 2 GiB
+        problem = f"the shapes of the ONNX model do not fit together at batch size {batch_size}"
+        if batch_size < 0:
+            problem = "the shapes of the ONNX model do not fit together"
+        raise BatchSizeError(f"{problem}: {_first_line(error)}") from error
+    naming = Naming(lambda torch_name, place: graph.operators.get(place, torch_name), SUPPORTED)
+    # The module owns what is walked, so it must live as long.
+    module = _to_torch_dialect(model, naming)
+    function = next(op for op in module.body.operations if op.attributes["sym_name"].value == _FUNCTION)
+    inputs = [Argument("input", value.name) for value in graph.inputs]
+    arguments = [*inputs, *graph.tensors]
+    return lower(function, arguments, output.name, name, naming=naming)
+
+
+def _set_batch_size(proto: onnx.GraphProto, graph: _Graph, batch_size: int) -> None:
+    for value in proto.input[: len(graph.inputs)]:
+        if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+            raise ModelError(f"input '{value.name}' has no shape; export the model with fixed sizes")
+        dims = value.type.tensor_type.shape.dim
+        if dims and batch_size > 0:
+            dims[0].dim_value = batch_size
+        for axis, dim in enumerate(dims):
+            if not dim.HasField("dim_value"):
+                raise ModelError(
+                    f"axis {axis} of input '{value.name}' has the dynamic size '{dim.dim_param or '?'}'; "
+                    "only axis 0, the batch, may be dynamic: export the model with fixed sizes"
+                )
+
+
+def _to_torch_dialect(model: onnx.ModelProto, naming: Naming):  # type: ignore[no-untyped-def]
+    """The model as a module of the torch dialect. torch-mlir's composite operators stay whole."""
+    from torch_mlir import ir
+    from torch_mlir.dialects import torch as torch_dialect
+    from torch_mlir.extras import onnx_importer
+    from torch_mlir.passmanager import PassManager
+
+    context = ir.Context()
+    torch_dialect.register_dialect(context)
+    try:
+        info = onnx_importer.ModelInfo(model)
+        module = info.create_module(context)
+        importer = onnx_importer.NodeImporter.define_function(info.main_graph, module.operation)
+        importer.import_all()
+    except onnx_importer.OnnxImportError as error:
+        raise ModelError(f"cannot import the ONNX model: {_first_line(error)}") from error
+    pipeline = "builtin.module(func.func(convert-torch-onnx-to-torch),canonicalize)"
+    try:
+        with context:
+            PassManager.parse(pipeline).run(module.operation)
+    except ir.MLIRError as error:
+        raise _conversion_error(error, naming) from error
+    return module
+
+
+def _conversion_error(error, naming: Naming) -> ModelError | UnsupportedOperator:  # type: ignore[no-untyped-def]
+    for diagnostic in error.error_diagnostics:
+        location = str(diagnostic.location)
+        place = location.removeprefix('loc("').removesuffix('")')
+        operator = naming.operator("", place)
+        if operator:
+            supported = ", ".join(naming.supported)
+            return UnsupportedOperator(
+                f"operator {operator} at '{place}' is not supported; supported: {supported}"
+            )
+    return ModelError(f"cannot convert the ONNX model: {_first_line(error)}")
+
+
+def _first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,265 @@
+"""The table from torch operators to the training graph; both routes end here.
+
+An entry is a function from an operator of the torch dialect, its operands resolved, to a tensor of
+the graph. `supported_operators()` is what a diagnostic lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, NoReturn
+
+from .builder import GraphBuilder, Tensor, untransposed
+from .model import UnsupportedOperator
+
+LOSSES = frozenset(
+    (
+        *("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "cross_entropy_loss"),
+        *("nll_loss", "nll_loss_nd", "nll_loss_forward", "nll_loss2d"),
+        *("binary_cross_entropy", "binary_cross_entropy_with_logits"),
+        *("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"),
+    )
+)
+"""Operators that a model must leave to the compiler, in PyTorch's names and ONNX's."""
+
+
+@dataclass(frozen=True)
+class TorchOperator:
+    """An operator of the torch dialect.
+
+    name:     "aten.relu".
+    shown:    the name as a user knows it: that, or the ONNX operator that it came from.
+    place:    where it is in the model.
+    operands: Tensor, number, bool, str, None or a list of these; a value that is not known is Unknown.
+    shape:    of the result that is used.
+    """
+
+    name: str
+    shown: str
+    place: str
+    operands: list[Any]
+    shape: tuple[int, ...]
+    supported: Sequence[str]
+
+    def refuse(self, reason: str = "is not supported") -> NoReturn:
+        message = f"operator {self.shown} at '{self.place}' {reason}"
+        raise UnsupportedOperator(f"{message}; supported: {', '.join(self.supported)}")
+
+    def tensor(self, index: int) -> Tensor:
+        """The operand as a tensor that is not transposed."""
+        operand = self.operands[index]
+        if not isinstance(operand, Tensor):
+            self.refuse("has an operand that is not a tensor of float32")
+        if operand.transposed:
+            self.refuse("reads a transposed tensor, which only a matrix product can")
+        return operand
+
+    def number(self, index: int) -> float:
+        operand = self.operands[index]
+        if isinstance(operand, bool) or not isinstance(operand, int | float):
+            self.refuse("has a scalar operand whose value is not known")
+        return operand
+
+
+class Unknown:
+    """A value that no table entry may need, such as a size computed at run time."""
+
+
+Entry = Callable[[GraphBuilder, TorchOperator], Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """`data`: how many of the first operands carry data; the others need not be computed (None: all)."""
+
+    entry: Entry
+    data: int | None = None
+
+
+TABLE: dict[str, Row] = {}
+
+
+def lowers(*names: str, data: int | None = None) -> Callable[[Entry], Entry]:
+    def register(entry: Entry) -> Entry:
+        for name in names:
+            TABLE[name] = Row(entry, data)
+        return entry
+
+    return register
+
+
+def supported_operators() -> list[str]:
+    """Operators of the table as PyTorch spells them, without overloads and without its internal ones."""
+    names = {".".join(name.split(".")[:2]) for name in TABLE}
+    return sorted(name for name in names if name.startswith("aten.") and not name.startswith("aten._"))
+
+
+# Element-wise functions.
+
+
+@lowers("aten.relu", "aten.sigmoid", "aten.tanh", data=1)
+def unary(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(0)
+    return graph.apply(f"train.{op.name.split('.')[1]}", x.shape, [x])
+
+
+def operand_tensor(graph: GraphBuilder, op: TorchOperator, index: int) -> Tensor:
+    """A tensor operand, or a number as a tensor of rank 0."""
+    operand = op.operands[index]
+    return op.tensor(index) if isinstance(operand, Tensor) else graph.splat(op.number(index))
+
+
+def scaled(graph: GraphBuilder, tensor: Tensor, factor: float) -> Tensor:
+    if factor == 1:
+        return tensor
+    return graph.apply("train.mul", tensor.shape, [tensor, graph.splat(factor)])
+
+
+@lowers("aten.add.Tensor", "aten.add.Scalar")
+def add(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    lhs, rhs = operand_tensor(graph, op, 0), operand_tensor(graph, op, 1)
+    return graph.apply("train.add", op.shape, [lhs, scaled(graph, rhs, op.number(2))])
+
+
+@lowers("aten.sub.Tensor", "aten.sub.Scalar")
+def sub(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    lhs, rhs = operand_tensor(graph, op, 0), operand_tensor(graph, op, 1)
+    return graph.apply("train.sub", op.shape, [lhs, scaled(graph, rhs, op.number(2))])
+
+
+@lowers("aten.rsub.Scalar")
+def rsub(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    lhs, rhs = operand_tensor(graph, op, 1), operand_tensor(graph, op, 0)
+    return graph.apply("train.sub", op.shape, [lhs, scaled(graph, rhs, op.number(2))])
+
+
+@lowers("aten.mul.Tensor", "aten.mul.Scalar")
+def mul(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    return graph.apply("train.mul", op.shape, [operand_tensor(graph, op, 0), operand_tensor(graph, op, 1)])
+
+
+# Shapes. All sizes are static, so the result's type says everything.
+
+
+@lowers("aten.view", "aten.reshape", "aten._unsafe_view", "aten._reshape_alias", data=1)
+@lowers("aten.flatten.using_ints", "aten.unflatten.int", "prims.collapse", "prims.view_of", data=1)
+@lowers("aten.squeeze", "aten.squeeze.dim", "aten.squeeze.dims", "prims.squeeze", "aten.unsqueeze", data=1)
+def reshape(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(0)
+    if prod(x.shape) != prod(op.shape):
+        op.refuse(f"cannot give a tensor of shape {list(x.shape)} the shape {list(op.shape)}")
+    return graph.reshape(x, op.shape)
+
+
+@lowers("aten.t", data=1)
+def transpose_matrix(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.operands[0]
+    return permuted(graph, op, list(range(len(x.shape)))[::-1])
+
+
+@lowers("aten.transpose.int")
+def transpose(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.operands[0]
+    order = list(range(len(x.shape)))
+    i, j = int(op.number(1)), int(op.number(2))
+    order[i], order[j] = order[j], order[i]
+    return permuted(graph, op, order)
+
+
+@lowers("aten.permute")
+def permute(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    return permuted(graph, op, op.operands[1])
+
+
+def permuted(graph: GraphBuilder, op: TorchOperator, order: Sequence[int]) -> Tensor:
+    x: Tensor = op.operands[0]
+    order = [axis % len(x.shape) for axis in order] if x.shape else []
+    moved = [axis for axis in order if x.shape[axis] != 1]
+    if moved == sorted(moved):  # only dimensions of size 1 move
+        return graph.reshape(op.tensor(0), op.shape)
+    if len(x.shape) != 2:
+        op.refuse("moves the dimensions of a tensor of more than two")
+    return replace(x, shape=op.shape, transposed=not x.transposed)
+
+
+# Matrix products.
+
+
+@lowers("aten.linear")
+def linear(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x, weight = op.tensor(0), op.operands[1]
+    bias = None if op.operands[2] is None else op.tensor(2)
+    product = matrix_product(graph, op, x, turned(weight), op.shape)
+    return product if bias is None else graph.apply("train.add", op.shape, [product, bias])
+
+
+@lowers("aten.mm", "aten.matmul", "aten.mv")
+def matmul(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    return matrix_product(graph, op, op.operands[0], op.operands[1], op.shape)
+
+
+@lowers("aten.addmm")
+def addmm(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    product = matrix_product(graph, op, op.operands[1], op.operands[2], op.shape)
+    beta, alpha = op.number(3), op.number(4)
+    if beta == 0:
+        return scaled(graph, product, alpha)
+    bias = scaled(graph, op.tensor(0), beta)
+    return graph.apply("train.add", op.shape, [scaled(graph, product, alpha), bias])
+
+
+def turned(matrix: Tensor) -> Tensor:
+    """The transpose of a matrix; a vector [in] counts as the one row of [1, in]."""
+    if len(matrix.shape) != 2:
+        return matrix
+    return replace(matrix, shape=matrix.shape[::-1], transposed=not matrix.transposed)
+
+
+def matrix_product(
+    graph: GraphBuilder, op: TorchOperator, lhs: Tensor, rhs: Tensor, shape: tuple[int, ...]
+) -> Tensor:
+    """torch.matmul of a tensor [..., in] and a matrix [in, out] or vector [in]."""
+    if not isinstance(lhs, Tensor) or not isinstance(rhs, Tensor):
+        op.refuse("has an operand that is not a tensor of float32")
+    if len(rhs.shape) == 1:
+        rhs = turned(graph.reshape(rhs, (1, *rhs.shape)))
+    if len(rhs.shape) != 2 or not lhs.shape:
+        shapes = f"{list(lhs.shape)} and {list(rhs.shape)}"
+        op.refuse(f"multiplies tensors of shape {shapes}; the second must be a matrix")
+    if rhs.transposed and not lhs.transposed:
+        return graph.reshape(graph.linear(lhs, untransposed(rhs), None), shape)
+    rows = prod(lhs.shape[:-1])
+    matrix = lhs if lhs.transposed else graph.reshape(lhs, (rows, lhs.shape[-1]))
+    return graph.reshape(graph.matmul(matrix, rhs), shape)
+
+
+# What changes nothing.
+
+
+@lowers("aten.clone", "aten.contiguous", "aten.alias", "aten.lift_fresh_copy", "prims.device_put", data=1)
+@lowers("aten._to_copy", "aten.to.dtype", "prims.convert_element_type", data=1)
+def identity(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.operands[0]
+    if not isinstance(x, Tensor):
+        op.refuse("converts from a type other than float32")
+    return x
+
+
+@lowers("aten.dropout", "aten.native_dropout")
+def dropout(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    probability, training = op.operands[1], op.operands[2]
+    if training is not False and probability != 0:
+        op.refuse("is active (training mode); only dropout in evaluation mode, which does nothing, is")
+    return identity(graph, op)
+
+
+@lowers("aten.detach")
+def detach(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = identity(graph, op)
+    if x.gradient is not None:
+        op.refuse(
+            f"stops the gradient of '{x.gradient}' and others before it; freeze them by a recipe instead"
+        )
+    return x

@@ -1,0 +1,306 @@
+"""PyTorch to the training graph, by `torch.export` and torch-mlir's FX importer.
+
+The exported program is made functional without decomposing anything, so composite operators stay
+whole. Its parameters, buffers and constants are arguments of the imported function: their values
+stay outside of the IR and the graph signature gives them the model's own names.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch_mlir import ir as torch_ir
+from torch_mlir.dialects import torch as torch_dialect
+from torch_mlir.extras.fx_importer import FxImporter, GraphNodeImporter
+
+from .importer import Imported, Naming, check_batch_change, lower
+from .model import Argument, BatchSizeError, ImportedModel, ModelError, UnsupportedOperator
+from .table import supported_operators
+
+# Modules that compute something else in training mode.
+_MODE_DEPENDENT = (
+    torch.nn.modules.dropout._DropoutNd,
+    torch.nn.modules.batchnorm._NormBase,
+    torch.nn.MultiheadAttention,
+    torch.nn.RReLU,
+)
+
+
+def import_torch(
+    model: torch.nn.Module | ExportedProgram,
+    example_inputs: Any = None,
+    batch_size: int | None = None,
+    name: str | None = None,
+) -> ImportedModel:
+    """Import a module, called with `example_inputs`, or an exported program.
+
+    example_inputs: a tensor, a tuple or list of tensors (positional), or a dict of them (by name).
+    batch_size: resize the example inputs along axis 0 (samples are repeated) and export with these.
+    Errors: ModelError, UnsupportedOperator, BatchSizeError.
+    """
+    if isinstance(model, ExportedProgram):
+        imported = _import_program(model, {}, name or "model", [], frozenset(), ())
+        if batch_size is not None and batch_size != imported.model.batch_size:
+            raise BatchSizeError(
+                f"an exported program has a fixed batch size, {imported.model.batch_size}, not {batch_size}; "
+                "export it again, or give the module and example inputs"
+            )
+        return imported.model
+    if not isinstance(model, torch.nn.Module):
+        raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    args, kwargs = _arguments(example_inputs)
+    name = name or type(model).__name__
+    sizes = {tensor.shape[0] if tensor.ndim else None for tensor in (*args, *kwargs.values())}
+    old = sizes.pop() if len(sizes) == 1 else None
+    if batch_size is None or batch_size == old:
+        return _export(model, args, kwargs, name).model
+    if old is None:
+        raise BatchSizeError(
+            "the example inputs have no common size of axis 0, so the batch size cannot be changed"
+        )
+    reference = _export(model, args, kwargs, name)
+    rows = torch.arange(batch_size) % old
+    resized = [tensor[rows] for tensor in args]
+    try:
+        changed = _export(model, resized, {key: tensor[rows] for key, tensor in kwargs.items()}, name)
+    except BatchSizeError:
+        raise
+    except ModelError as error:
+        raise BatchSizeError(
+            f"the model cannot be changed from batch size {old} to {batch_size}: {error}"
+        ) from error
+    check_batch_change(reference, changed, old, batch_size)
+    return changed.model
+
+
+def _arguments(example_inputs: Any) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+    kwargs: dict[str, Any] = {}
+    args: Sequence[Any] = ()
+    if isinstance(example_inputs, Mapping):
+        kwargs = dict(example_inputs)
+    elif isinstance(example_inputs, tuple | list):
+        args = example_inputs
+    elif example_inputs is not None:
+        args = (example_inputs,)
+    for value in (*args, *kwargs.values()):
+        if not isinstance(value, torch.Tensor):
+            raise ModelError(
+                f"example inputs must be tensors (a tensor, a tuple or a dict), got {type(value).__name__}"
+            )
+    if not args and not kwargs:
+        raise ModelError("a module needs example inputs, a tensor or a tuple of tensors")
+    return list(args), kwargs
+
+
+def _export(
+    model: torch.nn.Module, args: Sequence[torch.Tensor], kwargs: Mapping[str, torch.Tensor], name: str
+) -> Imported:
+    parameters = dict(model.named_parameters())
+    if not parameters:
+        raise ModelError(f"the model {type(model).__name__} has no parameters, so there is nothing to train")
+    for key, parameter in parameters.items():
+        if parameter.dtype != torch.float32:
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"parameter '{key}' is {dtype}; only float32 is supported (model.float() converts)"
+            )
+        if parameter.device.type != "cpu" or parameter.layout != torch.strided:
+            raise ModelError(f"parameter '{key}' is not a dense tensor on the CPU")
+    aliases = _aliases(model, parameters)
+    frozen = frozenset(key for key, parameter in parameters.items() if not parameter.requires_grad)
+    notes = []
+    active = [
+        key or type(m).__name__ for key, m in model.named_modules() if m.training and _depends_on_mode(m)
+    ]
+    if active:
+        listed = ", ".join(active[:4]) + (f" and {len(active) - 4} more" if len(active) > 4 else "")
+        notes.append(
+            f"the model is in training mode; it is imported in evaluation mode, which changes {listed}"
+        )
+    modes = [(m, m.training) for m in model.modules()]
+    # What the exporter logs about a model it cannot trace is in the exception as well.
+    logging_was = logging.root.manager.disable
+    try:
+        logging.disable(logging.CRITICAL)
+        model.eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, tuple(args), dict(kwargs), strict=False)
+    except Exception as error:  # whatever the model's forward raises
+        raise ModelError(f"torch.export fails on {type(model).__name__}: {_first_line(error)}") from error
+    finally:
+        logging.disable(logging_was)
+        for module, mode in modes:
+            module.training = mode
+    names = _input_names(model, args, kwargs)
+    return _import_program(program, aliases, name, names, frozen, notes)
+
+
+def _depends_on_mode(module: torch.nn.Module) -> bool:
+    if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, torch.nn.MultiheadAttention):
+        return module.dropout > 0
+    return isinstance(module, _MODE_DEPENDENT)
+
+
+def _aliases(model: torch.nn.Module, parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, str]:
+    """Further names of tied parameters. Errors: two parameters that share memory without being one."""
+    first = {id(parameter): key for key, parameter in parameters.items()}
+    memory: dict[int, str] = {}
+    for key, parameter in parameters.items():
+        if parameter.numel():
+            other = memory.setdefault(parameter.untyped_storage().data_ptr(), key)
+            if other != key:
+                raise ModelError(
+                    f"parameters '{other}' and '{key}' share memory but are two nn.Parameter objects; "
+                    "tie them by assigning the same one, or clone one"
+                )
+    every = model.named_parameters(remove_duplicate=False)
+    return {key: first[id(parameter)] for key, parameter in every if first[id(parameter)] != key}
+
+
+def _input_names(
+    model: torch.nn.Module, args: Sequence[torch.Tensor], kwargs: Mapping[str, torch.Tensor]
+) -> list[str]:
+    """The forward's argument names, as the caller knows them."""
+    names = []
+    variadic = None
+    for parameter in inspect.signature(model.forward).parameters.values():
+        if parameter.kind == parameter.VAR_POSITIONAL:
+            variadic = parameter.name
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            names.append(parameter.name)
+    while variadic and len(names) < len(args):
+        names.append(f"{variadic}_{len(names)}")
+    return [*names[: len(args)], *kwargs]
+
+
+def _import_program(
+    program: ExportedProgram,
+    aliases: Mapping[str, str],
+    name: str,
+    input_names: Sequence[str],
+    frozen: frozenset[str],
+    notes: Sequence[str],
+) -> Imported:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = program.run_decompositions({})
+        except Exception as error:  # an exporter's failure on a model that it traced
+            raise ModelError(
+                f"the exported program cannot be made functional: {_first_line(error)}"
+            ) from error
+    signature = program.graph_signature
+    outputs = [
+        (i, spec) for i, spec in enumerate(signature.output_specs) if spec.kind == OutputKind.USER_OUTPUT
+    ]
+    for spec in signature.output_specs:
+        if spec.kind == OutputKind.BUFFER_MUTATION:
+            raise ModelError(
+                f"the forward changes the buffer '{spec.target}', as batch norm does in training mode; "
+                "export the model in evaluation mode"
+            )
+    if len(outputs) != 1:
+        raise ModelError(f"the model returns {len(outputs)} tensors; training needs exactly one")
+    if not hasattr(outputs[0][1].arg, "name") or type(outputs[0][1].arg).__name__ != "TensorArgument":
+        raise ModelError("the model does not return a tensor")
+    arguments = _bind(program, aliases, input_names)
+    context = torch_ir.Context()
+    torch_dialect.register_dialect(context)
+    importer = FxImporter(context=context, graph_node_importer_cls=_Importer)
+    try:
+        function = importer.import_stateless_graph(program.graph)
+    except UnsupportedOperator:
+        raise
+    except Exception as error:  # NotImplementedError, TypeError, AssertionError of the importer
+        raise ModelError(f"torch-mlir cannot import the exported program: {_first_line(error)}") from error
+    naming = Naming(supported=supported_operators())
+    order = [key for key, _ in program.named_parameters() if key not in aliases]
+    imported = lower(
+        function, arguments, "output", name, naming=naming, result=outputs[0][0], order=order,
+        aliases=dict(aliases), frozen=frozen, notes=notes,
+    )  # fmt: skip
+    return imported
+
+
+def _bind(program: ExportedProgram, aliases: Mapping[str, str], input_names: Sequence[str]) -> list[Argument]:
+    """What each argument of the graph is, in order."""
+    arguments = []
+    user_inputs = [spec for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+    own_names = iter(
+        input_names if len(input_names) == len(user_inputs) else [s.arg.name for s in user_inputs]
+    )
+    for spec in program.graph_signature.input_specs:
+        if spec.kind == InputKind.USER_INPUT:
+            arguments.append(Argument("input", next(own_names)))
+            continue
+        target = spec.target
+        assert target is not None
+        if spec.kind == InputKind.PARAMETER:
+            symbol = aliases.get(target, target)
+            arguments.append(Argument("parameter", symbol, _array(program.state_dict[target])))
+        else:
+            values = program.state_dict if target in program.state_dict else program.constants
+            arguments.append(Argument("constant", target, _array(values.get(target))))
+    return arguments
+
+
+def _array(tensor: Any) -> np.ndarray:
+    if not isinstance(tensor, torch.Tensor):
+        return np.zeros(0, np.float32)
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.to(torch.float64)
+    return tensor.numpy()
+
+
+class _Importer(GraphNodeImporter):
+    """Gives operations the place in the model as their location, and names what cannot be imported."""
+
+    def _import_torch_op_overload(self, loc: Any, node: Any, concrete_target: Any = None) -> None:
+        place = _node_place(node)
+        location = torch_ir.Location.name(place, context=self._c)
+        try:
+            super()._import_torch_op_overload(location, node, concrete_target)
+        except Exception as error:  # many kinds, all about this operator
+            raise _unsupported(str(node.target).removesuffix(".default"), place) from error
+
+    def _import_hop(self, loc: Any, node: Any, hop: Any) -> None:
+        raise _unsupported(hop.name(), _node_place(node))
+
+
+def _unsupported(operator: str, place: str) -> UnsupportedOperator:
+    supported = ", ".join(supported_operators())
+    return UnsupportedOperator(f"operator {operator} at '{place}' is not supported; supported: {supported}")
+
+
+def _node_place(node: Any) -> str:
+    """ "encoder.0 (Linear)"; what a module of one's own computes itself also has the node's name."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return str(node.name)
+    path, class_name = list(stack.values())[-1]
+    class_name = (
+        class_name if isinstance(class_name, str) else f"{class_name.__module__}.{class_name.__qualname__}"
+    )
+    module = class_name.rpartition(".")[2]
+    # A call of a shared module is marked by a suffix "@1".
+    path = path.partition("@")[0]
+    if class_name.startswith("torch.nn.modules."):
+        return f"{path} ({module})" if path else module
+    return f"{path} ({module}): {node.name}" if path else f"{module}: {node.name}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
