@@ -132,13 +132,16 @@ private:
     return producer && group.contains(producer);
   }
 
+  /// Two tensors may be one array in memory (two reads of a parameter): an
+  /// operand is a buffer and how it is indexed.
   void addInput(Value tensor, AffineMap map) {
-    for (auto [operand, known] : llvm::zip(inputTensors, inputMaps))
-      if (operand == tensor && known == map)
+    Value buffer = bufferOf(tensor);
+    for (auto [known, knownMap] : llvm::zip(inputBuffers, inputMaps))
+      if (known == buffer && knownMap == map)
         return;
     inputTensors.push_back(tensor);
     inputMaps.push_back(map);
-    inputBuffers.push_back(bufferOf(tensor));
+    inputBuffers.push_back(buffer);
   }
 
   void collectOperands() {
@@ -286,11 +289,12 @@ private:
   Tile tileOf(Value tensor, AffineMap map) {
     if (tiles.count(tensor))
       return tiles[tensor];
-    for (auto [operand, operandTile] : llvm::zip(inputTensors, inputTiles))
-      if (operand == tensor && operandTile.map == map)
-        return operandTile;
+    Value buffer = bufferOf(tensor);
+    for (auto [known, tile] : llvm::zip(inputBuffers, inputTiles))
+      if (known == buffer && tile.map == map)
+        return tile;
     llvm_unreachable(
-        "every operand of a member is an operand or a result of its group");
+        "an operand of a member is an operand or a result of its group");
   }
 
   Block *addStage(tile::Phase phase, tile::Engine engine, Location location) {

@@ -278,6 +278,12 @@ std::optional<OperatorGroup> mergeSiblings(const OperatorGroup &first,
   if (!isMatmul(first) || !isMatmul(second) || first.secondChain ||
       second.secondChain || first.sizes.size() != 3 || second.sizes.size() != 3)
     return std::nullopt;
+  // Within a tile the second may not wait for a sum of the first.
+  for (const GroupMember &member : second.members)
+    for (Value operand : member.op->getOperands())
+      if (Operation *producer = viewSource(operand).getDefiningOp();
+          producer && first.contains(producer))
+        return std::nullopt;
   // The parameter that the second updates, and how its domain indexes it.
   for (const GroupMember &member : second.members) {
     linalg::LinalgOp updating = member.op;
