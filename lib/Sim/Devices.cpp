@@ -90,13 +90,9 @@ Machine::Outcome Machine::device(Core &core, uint32_t address, bool write,
     return base && address - base < size;
   };
   if (!core.host) {
-    if (in(config.eventUnitLocal, event_unit::LocalSize)) {
-      Outcome outcome = eventUnitLocal(core, address - config.eventUnitLocal,
-                                       write, value, at);
-      if (outcome == Outcome::Done)
-        spend(config.localAccess);
-      return outcome;
-    }
+    if (in(config.eventUnitLocal, event_unit::LocalSize))
+      return eventUnitLocal(core, address - config.eventUnitLocal, write, value,
+                            time);
     if (in(config.dmaLocal, 8)) {
       Outcome outcome =
           mchan(core, core.index, address - config.dmaLocal, write, value, at);

@@ -28,7 +28,7 @@ std::unique_ptr<T, decltype(&std::free)> lazyZeroes(size_t count) {
 
 } // namespace
 
-Machine::Machine(const Config &config)
+Machine::Machine(const Config &config, bool portable)
     : config(config), l1(config.l1.size), l2(config.l2.size),
       l3(lazyZeroes<uint8_t>(config.l3Size)),
       l1Code(lazyZeroes<Insn>(config.l1.size / 2 + 2)),
@@ -55,8 +55,10 @@ Machine::Machine(const Config &config)
     end[0].op = end[1].op = Op::OutOfRegion;
   runCoreVariant = &Machine::runCore<0>;
   redmuleTile32Variant = &Machine::redmuleTile32<0>;
+  (void)portable;
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  if (!portable && __builtin_cpu_supports("avx2") &&
+      __builtin_cpu_supports("fma")) {
     runCoreVariant = &Machine::runCore<1>;
     redmuleTile32Variant = &Machine::redmuleTile32<1>;
   }

@@ -154,7 +154,8 @@ struct RunOptions {
 
 class Machine {
 public:
-  explicit Machine(const Config &config);
+  /// `portable` keeps to instructions that every host has, which is slower.
+  explicit Machine(const Config &config, bool portable = false);
   ~Machine();
   Machine(const Machine &) = delete;
   Machine &operator=(const Machine &) = delete;

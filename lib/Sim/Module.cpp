@@ -124,7 +124,7 @@ nb::dict countersOf(const Machine &machine, unsigned core) {
 nb::dict simulate(const nb::dict &numbers, const std::string &elf,
                   const std::string &workdir, std::optional<uint64_t> maxCycles,
                   const std::string &log, uint64_t logLimit, nb::object output,
-                  nb::object progress) {
+                  nb::object progress, bool portable) {
   RunOptions options;
   options.workdir = workdir;
   options.maxCycles = maxCycles.value_or(Never);
@@ -143,7 +143,7 @@ nb::dict simulate(const nb::dict &numbers, const std::string &elf,
     if (!progress.is_none())
       progress(cycle);
   };
-  Machine machine(configFrom(numbers));
+  Machine machine(configFrom(numbers), portable);
   machine.load(Elf::read(elf));
   std::string stop;
   int exitCode = 0;
@@ -185,5 +185,6 @@ NB_MODULE(_tdsim, m) {
   m.attr("REDMULE_FP32") = redmule::ArithmeticFp32;
   m.def("simulate", &simulate, nb::arg("config"), nb::arg("elf"),
         nb::arg("workdir"), nb::arg("max_cycles").none(), nb::arg("log"),
-        nb::arg("log_limit"), nb::arg("output"), nb::arg("progress").none());
+        nb::arg("log_limit"), nb::arg("output"), nb::arg("progress").none(),
+        nb::arg("portable"));
 }

@@ -13,4 +13,5 @@ def simulate(
     log_limit: int,
     output: Callable[[bytes], object],
     progress: Callable[[int], object] | None,
+    portable: bool,
 ) -> dict[str, Any]: ...

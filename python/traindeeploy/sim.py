@@ -128,6 +128,7 @@ class Simulator:
         on_progress: Callable[[int], object] | None = None,
         job_log: JobLog = "all",
         job_log_limit: int = 1 << 20,
+        portable: bool = False,
     ) -> RunResult:
         """Runs a program until it exits.
 
@@ -138,6 +139,7 @@ class Simulator:
         job_log: which jobs of the engines to list: all, only those that end between marker 1
             (`slti x0, x0, 1`) and marker 2 (`slti x0, x0, 2`) in program time, or none.
         job_log_limit: the most entries that a list takes; `RunResult.dropped_jobs` counts the rest.
+        portable: use no vector or fused instructions of the host; slower, with the same results.
 
         Raises SimulationError when the program is stopped (an access outside of memory, an illegal
         instruction, a deadlock, the cycle limit, ...), TrainDeeployError when the file is no program
@@ -166,6 +168,7 @@ class Simulator:
                 job_log_limit,
                 collect,
                 on_progress,
+                portable,
             )
         except RuntimeError as error:
             raise TrainDeeployError(str(error)) from None
