@@ -38,13 +38,14 @@ public:
     if (failed(placeBuffers(target, groups.size(), step, planned)))
       return failure();
     emitBuffers();
+    search.emplace(target, budget(), exhaustive);
     if (failed(planGroups()))
       return failure();
     countWork();
     return success();
   }
 
-  int64_t candidates = 0;
+  int64_t evaluated() const { return search ? search->evaluated : 0; }
 
 private:
   /// What is assigned or returned but not computed by an operator (a
@@ -258,21 +259,17 @@ private:
       tile::GroupOp candidate =
           buildGroup(builder, group, implementations, outputs,
                      [&](Value tensor) { return bufferOf(tensor); });
-      int64_t smallest = 0;
-      FailureOr<TileChoice> choice = searchTiles(
-          target, candidate, group.whole, budget(), exhaustive, smallest);
-      best.needed = std::min(best.needed, smallest);
-      if (succeeded(choice))
-        candidates += choice->candidates;
-      if (failed(choice) ||
-          (best.op && choice->cost.total >= best.choice.cost.total)) {
+      const TileSearch::Result &found = search->search(candidate, group.whole);
+      best.needed = std::min(best.needed, found.smallest);
+      if (!found.choice ||
+          (best.op && found.choice->cost.total >= best.choice.cost.total)) {
         candidate.erase();
         continue;
       }
       if (best.op)
         best.op.erase();
       best.op = candidate;
-      best.choice = *choice;
+      best.choice = *found.choice;
     }
     return best;
   }
@@ -369,6 +366,7 @@ private:
   DenseMap<Value, Value> memrefs;
   DenseMap<std::pair<Value, Type>, Value> views;
   tile::ProgramOp program;
+  std::optional<TileSearch> search;
   unsigned temporaries = 0;
 };
 
@@ -387,7 +385,7 @@ struct PlanStep : td::impl::PlanStepBase<PlanStep> {
     StepPlanner planner(step, *target, exhaustive);
     if (failed(planner.run()))
       return signalPassFailure();
-    tilings += planner.candidates;
+    tilings += planner.evaluated();
     step.erase();
     for (auto parameter :
          llvm::make_early_inc_range(module.getOps<train::ParameterOp>()))

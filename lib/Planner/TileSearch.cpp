@@ -2,8 +2,10 @@
 
 #include "lib/CostModel/CostModel.h"
 #include "llvm/ADT/SetVector.h"
+#include "llvm/Support/raw_ostream.h"
 #include <algorithm>
 #include <map>
+#include <numeric>
 
 using namespace mlir;
 
@@ -180,14 +182,39 @@ struct GroupCostModel::Impl {
     return result;
   }
 
-  GroupCost evaluate(ArrayRef<int64_t> tileSizes, ArrayRef<int64_t> order) {
+  /// What the cost depends on: two groups of one key cost the same.
+  std::string key() const {
+    std::string text;
+    llvm::raw_string_ostream stream(text);
+    llvm::interleaveComma(sizes, stream);
+    for (const TileInfo &tile : tiles)
+      stream << "|" << tile.map << tile.array << tile.element << tile.input
+             << tile.output;
+    for (StageInfo stage : stages) {
+      stream << "|" << stringifyPhase(stage.phase)
+             << stringifyEngine(stage.engine) << stage.op->getName();
+      llvm::interleaveComma(stage.operands, stream);
+      for (AffineMap map : stage.op.getIndexingMapsArray())
+        stream << map;
+      for (utils::IteratorType loop : stage.op.getIteratorTypesArray())
+        stream << static_cast<unsigned>(loop);
+      stage.op.getBlock()->walk([&](Operation *op) {
+        stream << op->getName() << op->getNumOperands();
+      });
+    }
+    return text;
+  }
+
+  /// Stops early once the cost is known to exceed `bound`, or the bytes of the
+  /// smallest buffers `budget`.
+  GroupCost evaluate(ArrayRef<int64_t> tileSizes, ArrayRef<int64_t> order,
+                     int64_t budget, int64_t bound) {
     GroupCost cost;
+    cost.total = std::numeric_limits<int64_t>::max();
     int64_t tripsAll = 1;
     for (unsigned dim = 0; dim < sizes.size(); ++dim)
       tripsAll *= llvm::divideCeil(sizes[dim], tileSizes[dim]);
 
-    // Bytes of L1, and copies.
-    int64_t dmaIn = 0, dmaOut = 0, hyperIn = 0, hyperOut = 0;
     for (const TileInfo &tile : tiles) {
       int64_t bytes = llvm::alignTo(
           bytesOf(tile.element, shapeOf(tile, tileSizes)), tileAlignment);
@@ -198,6 +225,19 @@ struct GroupCostModel::Impl {
         copies = 1;
       cost.minBytes += bytes;
       cost.l1Bytes += bytes * copies;
+    }
+    if (cost.minBytes > budget)
+      return cost;
+    // Without room for overlap a tiling is still right, only slow.
+    bool overlaps = cost.l1Bytes <= budget;
+    auto combine = [&](std::initializer_list<int64_t> cycles) {
+      return overlaps
+                 ? std::max(cycles)
+                 : std::accumulate(cycles.begin(), cycles.end(), int64_t(0));
+    };
+
+    int64_t dmaIn = 0, dmaOut = 0, hyperIn = 0, hyperOut = 0;
+    for (const TileInfo &tile : tiles) {
       if (!tile.array)
         continue;
       auto level =
@@ -233,6 +273,11 @@ struct GroupCostModel::Impl {
                   });
     }
 
+    cost.dma = combine({dmaIn, dmaOut});
+    cost.hyper = combine({hyperIn, hyperOut});
+    if (combine({cost.dma, cost.hyper}) > bound)
+      return cost;
+
     // Work of the engines, and what of it cannot overlap: the first tile's
     // preparation and the last one's epilogue beside an idle accelerator.
     SmallVector<bool> all(sizes.size(), true), parallel(sizes.size());
@@ -260,12 +305,11 @@ struct GroupCostModel::Impl {
       (stage.engine == tile::Engine::RedMulE ? exposedJob : exposedCores) +=
           once;
     }
-    cost.dma = std::max(dmaIn, dmaOut);
-    cost.hyper = std::max(hyperIn, hyperOut);
-    int64_t engines = hasRedmule ? std::max(cost.redmule + exposedCores,
-                                            cost.cores + exposedJob)
-                                 : cost.cores;
-    cost.total = std::max({cost.dma, cost.hyper, engines});
+    cost.total =
+        overlaps && hasRedmule
+            ? std::max({cost.dma, cost.hyper, cost.redmule + exposedCores,
+                        cost.cores + exposedJob})
+            : combine({cost.dma, cost.hyper, cost.redmule, cost.cores});
     return cost;
   }
 
@@ -287,9 +331,11 @@ GroupCostModel::GroupCostModel(const Target &target, tile::GroupOp group)
     : impl(std::make_unique<Impl>(target, group)) {}
 GroupCostModel::~GroupCostModel() = default;
 GroupCost GroupCostModel::evaluate(ArrayRef<int64_t> tiles,
-                                   ArrayRef<int64_t> order) {
-  return impl->evaluate(tiles, order);
+                                   ArrayRef<int64_t> order, int64_t budget,
+                                   int64_t bound) {
+  return impl->evaluate(tiles, order, budget, bound);
 }
+std::string GroupCostModel::key() const { return impl->key(); }
 
 namespace {
 
@@ -318,10 +364,17 @@ SmallVector<int64_t> candidateSizes(int64_t size, bool exhaustive) {
 
 } // namespace
 
-FailureOr<TileChoice> searchTiles(const Target &target, tile::GroupOp group,
-                                  ArrayRef<int64_t> whole, int64_t budget,
-                                  bool exhaustive, int64_t &smallest) {
+const TileSearch::Result &TileSearch::search(tile::GroupOp group,
+                                             ArrayRef<int64_t> whole) {
   GroupCostModel model(target, group);
+  std::string key = model.key();
+  for (int64_t dim : whole)
+    key += "|whole" + std::to_string(dim);
+  auto [entry, inserted] = results.try_emplace(key);
+  Result &result = entry->second;
+  if (!inserted)
+    return result;
+
   ArrayRef<int64_t> sizes = group.getSizes();
   SmallVector<SmallVector<int64_t>> candidates;
   for (auto [dim, size] : llvm::enumerate(sizes))
@@ -341,8 +394,9 @@ FailureOr<TileChoice> searchTiles(const Target &target, tile::GroupOp group,
   } while (std::next_permutation(parallel.begin(), parallel.end()));
 
   TileChoice best;
-  best.cost.total = std::numeric_limits<int64_t>::max();
-  smallest = std::numeric_limits<int64_t>::max();
+  constexpr int64_t unknown = std::numeric_limits<int64_t>::max();
+  best.cost.total = unknown;
+  result.smallest = unknown;
   SmallVector<int64_t> tiles(sizes.size());
   auto better = [](const GroupCost &a, const GroupCost &b) {
     return std::make_tuple(a.total, a.cores + a.redmule + a.dma, a.l1Bytes) <
@@ -351,16 +405,11 @@ FailureOr<TileChoice> searchTiles(const Target &target, tile::GroupOp group,
   auto recurse = [&](auto &&self, unsigned dim) -> void {
     if (dim == sizes.size()) {
       for (ArrayRef<int64_t> order : orders) {
-        GroupCost cost = model.evaluate(tiles, order);
-        ++best.candidates;
-        smallest = std::min(smallest, cost.minBytes);
-        // Without room for overlap a tiling is still right, only slow.
-        if (cost.l1Bytes > budget) {
-          if (cost.minBytes > budget)
-            continue;
-          cost.total = cost.dma + cost.hyper + cost.cores + cost.redmule;
-        }
-        if (best.tiles.empty() || better(cost, best.cost)) {
+        GroupCost cost = model.evaluate(tiles, order, budget, best.cost.total);
+        ++evaluated;
+        result.smallest = std::min(result.smallest, cost.minBytes);
+        if (cost.total < unknown &&
+            (best.tiles.empty() || better(cost, best.cost))) {
           best.tiles = tiles;
           best.order.assign(order.begin(), order.end());
           best.cost = cost;
@@ -374,9 +423,9 @@ FailureOr<TileChoice> searchTiles(const Target &target, tile::GroupOp group,
     }
   };
   recurse(recurse, 0);
-  if (best.tiles.empty())
-    return failure();
-  return best;
+  if (!best.tiles.empty())
+    result.choice = std::move(best);
+  return result;
 }
 
 } // namespace td

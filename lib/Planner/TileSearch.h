@@ -4,7 +4,10 @@
 
 #include "dialects/Tile/Tile.h"
 #include "lib/Target/Target.h"
+#include <map>
 #include <memory>
+#include <optional>
+#include <string>
 
 namespace td {
 
@@ -23,8 +26,13 @@ class GroupCostModel {
 public:
   GroupCostModel(const Target &target, tile::GroupOp group);
   ~GroupCostModel();
+  /// The cost within `budget` bytes of L1; `total` is the largest integer if
+  /// the tiles do not fit, or the cost exceeds `bound`.
   GroupCost evaluate(llvm::ArrayRef<int64_t> tiles,
-                     llvm::ArrayRef<int64_t> order);
+                     llvm::ArrayRef<int64_t> order, int64_t budget,
+                     int64_t bound);
+  /// What the cost depends on: two groups of one key cost the same.
+  std::string key() const;
 
 private:
   struct Impl;
@@ -34,18 +42,32 @@ private:
 struct TileChoice {
   llvm::SmallVector<int64_t> tiles, order;
   GroupCost cost;
-  int64_t candidates = 0; // evaluated
 };
 
-/// The tiling of least predicted cycles within `budget` bytes of L1, with the
-/// dimensions `whole` not tiled. With `exhaustive`,
-/// tries every tile size of every dimension. Fails, without a
-/// diagnostic, if nothing fits; then `smallest` has the fewest bytes that do.
-mlir::FailureOr<TileChoice> searchTiles(const Target &target,
-                                        tile::GroupOp group,
-                                        llvm::ArrayRef<int64_t> whole,
-                                        int64_t budget, bool exhaustive,
-                                        int64_t &smallest);
+/// Finds the tiling of least predicted cycles within `budget` bytes of L1; with
+/// `exhaustive` by trying every tile size of every dimension. Remembers what it
+/// found: models repeat their layers.
+class TileSearch {
+public:
+  struct Result {
+    std::optional<TileChoice> choice; // nothing if no tiling fits
+    int64_t smallest = 0;             // bytes of L1 of the smallest tiles
+  };
+
+  TileSearch(const Target &target, int64_t budget, bool exhaustive)
+      : target(target), budget(budget), exhaustive(exhaustive) {}
+
+  /// The dimensions `whole` are not tiled.
+  const Result &search(tile::GroupOp group, llvm::ArrayRef<int64_t> whole);
+
+  int64_t evaluated = 0; // tilings
+
+private:
+  const Target &target;
+  int64_t budget;
+  bool exhaustive;
+  std::map<std::string, Result> results;
+};
 
 } // namespace td
 
