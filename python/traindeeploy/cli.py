@@ -157,20 +157,6 @@ class _Progress:
             self.shown = False
 
 
-def _trainable(options: argparse.Namespace) -> list[str] | None:
-    """The patterns of --trainable or --trainable-file, or None."""
-    if options.trainable_file is not None:
-        try:
-            lines = options.trainable_file.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text"
-            raise TrainDeeployError(
-                f"--trainable-file {options.trainable_file} cannot be read: {reason}"
-            ) from None
-        return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    return options.trainable
-
-
 def _compiled(options: argparse.Namespace, progress: _Progress) -> Any:
     from .driver import compile as compile_model
 
@@ -180,7 +166,8 @@ def _compiled(options: argparse.Namespace, progress: _Progress) -> Any:
         optimizer=options.optimizer,
         momentum=options.momentum,
         recipe=options.recipe,
-        trainable=_trainable(options),
+        trainable=options.trainable,
+        trainable_file=options.trainable_file,
         target=options.target,
         batch_size=options.batch_size,
         keep_ir=options.dump_ir,
@@ -253,7 +240,11 @@ def _inspect(options: argparse.Namespace, progress: _Progress) -> None:
     from .driver import inspect
 
     text = inspect(
-        options.model, batch_size=options.batch_size, recipe=options.recipe, trainable=_trainable(options)
+        options.model,
+        batch_size=options.batch_size,
+        recipe=options.recipe,
+        trainable=options.trainable,
+        trainable_file=options.trainable_file,
     )
     progress.clear()
     print(text)

@@ -113,6 +113,7 @@ def compile(
     momentum: float = 0.0,
     recipe: str | None = None,
     trainable: Sequence[str] | None = None,
+    trainable_file: str | Path | None = None,
     target: str | Path = "pulp-redmule",
     batch_size: int | None = None,
     keep_ir: bool = False,
@@ -125,7 +126,8 @@ def compile(
         the path of an .onnx file, "package.module:callable", or the name of a built-in model.
     loss: "mse" or "cross-entropy" (mean over the batch).
     optimizer: "sgd"; `momentum` from 0 up to, but not including, 1.
-    recipe: "full" (default), "linear-probe", "last:N"; or `trainable`, names or patterns of parameters.
+    recipe: "full" (default), "linear-probe", "last:N"; or `trainable`, names or patterns of parameters,
+        or `trainable_file`, a file with one of these a line.
     target: "pulp-redmule", "pulp" or the path of a target description.
     batch_size: samples a step; None takes the model's own.
     keep_ir: keep the text of the IR at each border in `Program.ir`.
@@ -153,7 +155,7 @@ def compile(
     imported = import_model(model, example_inputs, batch_size)
     for note in imported.notes:
         notice(note)
-    chosen = resolve_recipe(imported, recipe=recipe, trainable=trainable)
+    chosen = resolve_recipe(imported, recipe=recipe, trainable=trainable, trainable_file=trainable_file)
 
     context = ir.Context()
     _td.register_dialects(context)
@@ -216,6 +218,7 @@ def inspect(
     batch_size: int | None = None,
     recipe: str | None = None,
     trainable: Sequence[str] | None = None,
+    trainable_file: str | Path | None = None,
 ) -> str:
     """A table of a model's parameters that marks what a recipe trains, after its inputs and output."""
     from .frontend import import_model
@@ -223,7 +226,7 @@ def inspect(
     from .recipes import resolve_recipe
 
     imported = import_model(model, None, batch_size)
-    chosen = set(resolve_recipe(imported, recipe=recipe, trainable=trainable))
+    chosen = set(resolve_recipe(imported, recipe=recipe, trainable=trainable, trainable_file=trainable_file))
     specs = [("input", spec) for spec in imported.inputs] + [("output", imported.output)]
     rows = [[kind, spec.name, "x".join(map(str, spec.shape)), ""] for kind, spec in specs]
     for name, value in imported.parameters.items():
