@@ -286,8 +286,9 @@ private:
       PlannedGroup planned;
       if (auto found = ahead.find(index); found != ahead.end()) {
         planned = found->second;
-        planned.op->moveBefore(&program.getBody().front(),
-                               program.getBody().front().end());
+        if (planned.op)
+          planned.op->moveBefore(&program.getBody().front(),
+                                 program.getBody().front().end());
       } else {
         planned = planGroup(group);
       }
@@ -305,11 +306,12 @@ private:
           continue;
         PlannedGroup together = planGroup(*pair),
                      alone = planGroup(groups[other]);
-        if (together.op && alone.op &&
-            together.choice.cost.total <
-                planned.choice.cost.total + alone.choice.cost.total) {
+        if (together.op && (!alone.op || together.choice.cost.total <
+                                             planned.choice.cost.total +
+                                                 alone.choice.cost.total)) {
           planned.op.erase();
-          alone.op.erase();
+          if (alone.op)
+            alone.op.erase();
           planned = together;
           merged.insert(other);
         } else {
