@@ -46,7 +46,7 @@ def counts(output: str) -> Counter[str]:
     for name, number in re.findall(r"^ +([A-Z]\w+) *: (\d+)(?: \(|$)", output, re.MULTILINE):
         if name in lit_names:
             found[lit_names[name]] += int(number)
-    summary = re.findall(r"^=+ (.* in [\d.]+s.*?) =+$", output, re.MULTILINE)
+    summary = re.findall(r"^=* ?(.*(?:passed|failed|error).* in [\d.]+s.*)$", output, re.MULTILINE)
     for number, name in re.findall(r"(\d+) (passed|failed|errors?|skipped)", summary[-1] if summary else ""):
         found["failed" if name.startswith("error") else name] += int(number)
     return found
