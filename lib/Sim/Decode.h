@@ -13,10 +13,11 @@ namespace tdsim {
 #define TDSIM_OPERATIONS(X)                                                                       \
   X(Undecoded)                                                                                    \
   X(HwLoopEnd)                                                                                    \
-  X(OutOfRegion) X(Illegal) X(Lui) X(Jal) X(Jalr) X(Beq) X(Bne) X(Blt) X(                         \
-      Bge) X(Bltu) X(Bgeu) X(BeqImm) X(BneImm) X(Lb) X(Lh) X(Lw) X(Lbu) X(Lhu)                    \
-      X(Sb) X(Sh) X(Sw) X(LbPost) X(LhPost) X(LwPost) X(LbuPost) X(LhuPost) X(                    \
-          SbPost) X(ShPost) X(SwPost) X(LbRegPost) X(LhRegPost) X(LwRegPost)                      \
+  X(OutOfRegion)                                                                                  \
+  X(Illegal) X(Lui) X(Jal) X(Jalr) X(Beq) X(Bne) X(Blt) X(Bge) X(Bltu) X(                         \
+      Bgeu) X(BeqImm) X(BneImm) X(Lb) X(Lh) X(Lw) X(Lbu) X(Lhu) X(Sb) X(Sh)                       \
+      X(Sw) X(LbPost) X(LhPost) X(LwPost) X(LbuPost) X(LhuPost) X(SbPost) X(                      \
+          ShPost) X(SwPost) X(LbRegPost) X(LhRegPost) X(LwRegPost)                                \
           X(LbuRegPost) X(LhuRegPost) X(SbRegPost) X(ShRegPost) X(                                \
               SwRegPost) X(LbReg) X(LhReg) X(LwReg) X(LbuReg) X(LhuReg)                           \
               X(SbReg) X(ShReg) X(SwReg) X(Elw) X(Addi) X(Slti) X(Sltiu) X(                       \

@@ -389,6 +389,7 @@ private:
     uint32_t array = 0; // cycles of the window's computation
     bool ending = false;
   } rm;
+  std::vector<double> tileW; // W of an FP16 tile, widened
   uint64_t lastPoll = 0;
 };
 

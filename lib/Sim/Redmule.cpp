@@ -241,8 +241,8 @@ void Machine::runRedmule(uint64_t limit) {
     for (uint32_t word = offset >> 2; word <= (offset + beat.bytes - 1) >> 2;
          ++word)
       mask |= 1u << (word & bankMask);
-    rm.lastBeat = std::max(rm.lastBeat, banks.bookAll(rm.portTime, mask) + 1);
-    ++rm.portTime;
+    // The port is in order: a beat that waits for a bank holds up the next.
+    rm.portTime = rm.lastBeat = banks.bookAll(rm.portTime, mask) + 1;
   }
   // The window's end changes memory, so it waits for its turn.
   rm.ending = true;
@@ -298,24 +298,37 @@ void Machine::redmuleTile16(uint32_t row, uint32_t column) {
   uint32_t tile = config.redmuleColumns * (config.redmulePipeline + 1);
   uint32_t rows = std::min(config.redmuleRows, rm.m - row);
   uint32_t columns = std::min(tile, rm.k - column);
-  auto at = [&](uint32_t base, uint32_t element) {
-    return l1.data() + (base - config.l1.base) + 2 * size_t(element);
+  auto at = [&](uint32_t base, size_t element) {
+    return l1.data() + (base - config.l1.base) + 2 * element;
   };
   auto read = [](const uint8_t *p) -> uint32_t { return p[0] | (p[1] << 8); };
-  uint32_t flags = 0; // the accelerator has none to show
-  for (uint32_t r = row; r < row + rows; ++r)
-    for (uint32_t c = column; c < column + columns; ++c) {
-      uint8_t *z = at(rm.y, r * rm.k + c);
-      uint32_t sum = read(z);
-      for (uint32_t n = 0; n < rm.n; ++n)
-        sum =
-            fp::fma<fp::F16>(read(at(rm.x, r * rm.n + n)),
-                             read(at(rm.w, n * rm.k + c)), sum, fp::RNE, flags);
-      if (fp::F16::isNaN(sum))
-        sum = fp::F16::nan;
-      z[0] = uint8_t(sum);
-      z[1] = uint8_t(sum >> 8);
+  // Halves widen exactly to double, where a product is exact and the sum of a
+  // product and a half either is exact too or is so lopsided that its rounding
+  // to 53 bits cannot reach the middle between two halves. So one rounding to
+  // half after the double addition is the fused one.
+  auto widen = [&](const uint8_t *p) { return fp::halfToDouble(read(p)); };
+  tileW.resize(size_t(rm.n) * columns);
+  for (uint32_t n = 0; n < rm.n; ++n)
+    for (uint32_t c = 0; c < columns; ++c)
+      tileW[size_t(n) * columns + c] =
+          widen(at(rm.w, size_t(n) * rm.k + column + c));
+  std::vector<double> sum(columns);
+  for (uint32_t r = row; r < row + rows; ++r) {
+    for (uint32_t c = 0; c < columns; ++c)
+      sum[c] = widen(at(rm.y, size_t(r) * rm.k + column + c));
+    for (uint32_t n = 0; n < rm.n; ++n) {
+      double a = widen(at(rm.x, size_t(r) * rm.n + n));
+      const double *w = &tileW[size_t(n) * columns];
+      for (uint32_t c = 0; c < columns; ++c)
+        sum[c] = fp::roundToHalf(a * w[c] + sum[c]);
     }
+    for (uint32_t c = 0; c < columns; ++c) {
+      uint32_t half = fp::doubleToHalf(sum[c]);
+      uint8_t *z = at(rm.y, size_t(r) * rm.k + column + c);
+      z[0] = uint8_t(half);
+      z[1] = uint8_t(half >> 8);
+    }
+  }
 }
 
 } // namespace tdsim

@@ -10,6 +10,7 @@
 #define TDSIM_SOFTFLOAT_H
 
 #include <cstdint>
+#include <cstring>
 
 namespace tdsim::fp {
 
@@ -413,6 +414,58 @@ template <class F> inline uint32_t classify(uint32_t a) {
   if (e == 0)
     return m ? (s ? 1u << 2 : 1u << 5) : (s ? 1u << 3 : 1u << 4);
   return s ? 1u << 1 : 1u << 6;
+}
+
+/// The value of a half, exactly.
+inline double halfToDouble(uint32_t v) {
+  uint64_t sign = uint64_t(v & F16::sign) << 48, e = (v >> 10) & 31,
+           m = v & F16::mantMask, bits;
+  if (e == 0) {
+    double d = double(m) * 0x1p-24;
+    return sign ? -d : d;
+  }
+  bits = sign | (m << 42) | ((e == 31 ? 2047 : e + 1008) << 52);
+  double d;
+  std::memcpy(&d, &bits, 8);
+  return d;
+}
+
+/// The half nearest to a double, ties to even, as a double.
+inline double roundToHalf(double d) {
+  uint64_t bits;
+  std::memcpy(&bits, &d, 8);
+  uint64_t sign = bits & (1ull << 63), e = (bits >> 52) & 2047;
+  if (e < 1009) { // subnormal: adding a power of two rounds to 2^-24
+    double magnitude = sign ? -d : d;
+    magnitude = (magnitude + 0x1.8p28) - 0x1.8p28;
+    return sign ? -magnitude : magnitude;
+  }
+  // Ten bits of fraction stay; a carry may run into the exponent.
+  bits += (1ull << 41) - 1 + ((bits >> 42) & 1);
+  bits &= ~((1ull << 42) - 1);
+  if (((bits >> 52) & 2047) > 1038 && e != 2047)
+    bits = sign | (2047ull << 52);
+  if (e == 2047) // infinity stays, NaN too whatever its bits
+    return d;
+  std::memcpy(&d, &bits, 8);
+  return d;
+}
+
+/// The bits of a double that is a half, or NaN.
+inline uint32_t doubleToHalf(double d) {
+  uint32_t flags = 0;
+  if (d != d)
+    return F16::nan;
+  uint64_t bits;
+  std::memcpy(&bits, &d, 8);
+  uint32_t sign = uint32_t(bits >> 48) & F16::sign;
+  if (d == 0)
+    return sign;
+  if (((bits >> 52) & 2047) == 2047)
+    return sign | F16::inf;
+  int exp = int((bits >> 52) & 2047) - 1023;
+  uint64_t sig = ((bits & ((1ull << 52) - 1)) | (1ull << 52)) << 10;
+  return roundPack<F16>({sign != 0, exp, sig}, RNE, flags);
 }
 
 } // namespace tdsim::fp
