@@ -41,6 +41,21 @@ def PlanStep : Pass<"td-plan-step", "::mlir::ModuleOp"> {
   let statistics = [Statistic<"tilings", "tilings", "Tilings evaluated">];
   let dependentDialects = ["::td::tile::TileDialect", "::mlir::linalg::LinalgDialect",
                            "::mlir::memref::MemRefDialect", "::mlir::arith::ArithDialect"];
+
+def ExpandGroups : Pass<"td-expand-groups", "::mlir::ModuleOp"> {
+  let summary = "Unroll the tile loops of each group into jobs";
+  let description = [{
+    Requires: `tile.program`s of `tile.buffer`s and `tile.group`s. Guarantees: no
+    group is left; each program lists its operators (`tile.operator`, one per group) and then
+    jobs in an order that is right when run one after the other, every
+    asynchronous job waited for at once. Stages on cores are outlined into
+    functions with the attribute `tile.kernel`; equal ones share a function.
+    Stages on RedMulE become `redmule.gemm`. Arrays in L3 pass through staging
+    tiles in L2.
+  }];
+  let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::func::FuncDialect",
+                           "::mlir::linalg::LinalgDialect", "::td::redmule::RedMulEDialect",
+                           "::td::tile::TileDialect"];
 }
 
 #endif

@@ -18,9 +18,19 @@ static void registerPlanPipeline() {
                              [](OpPassManager &manager) { manager.addPass(td::createPlanStep()); });
 }
 
+static void registerTilePipeline() {
+  PassPipelineRegistration<>("td-tile", "A plan to a stream of jobs with addresses, verified",
+                             [](OpPassManager &manager) {
+                               manager.addPass(td::createExpandGroups());
+                               manager.addPass(td::createAssignAddresses());
+                               manager.addPass(td::createVerifyJobs());
+                             });
+}
+
 void td::registerAllPasses() {
   registerTrainDeeployPasses();
   registerPlanPipeline();
+  registerTilePipeline();
 }
 
 void td::registerAllDialects(DialectRegistry &registry) {

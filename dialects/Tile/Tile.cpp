@@ -1,5 +1,6 @@
 #include "dialects/Tile/Tile.h"
 
+#include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/Linalg/IR/Linalg.h"
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/DialectImplementation.h"
@@ -46,7 +47,8 @@ LogicalResult BufferOp::verify() {
 LogicalResult GroupOp::verify() {
   size_t rank = getSizes().size();
   if (getTiles().size() != rank || getOrder().size() != rank)
-    return emitOpError("needs one tile size and one place in the order per dimension of the domain");
+    return emitOpError("needs one tile size and one place in the order per "
+                       "dimension of the domain");
   SmallVector<bool> seen(rank, false);
   for (int64_t dim : getOrder()) {
     if (dim < 0 || dim >= (int64_t)rank || seen[dim])
@@ -69,12 +71,15 @@ LogicalResult GroupOp::verify() {
     AffineMap map = cast<AffineMapAttr>(attr).getValue();
     if (!map.isProjectedPermutation() || map.getNumDims() != rank ||
         map.getNumResults() != type.getRank())
-      return emitOpError("maps are projections of the domain on the operand's dimensions");
+      return emitOpError(
+          "maps are projections of the domain on the operand's dimensions");
     for (unsigned i = 0; i < map.getNumResults(); ++i)
       if (type.getDimSize(i) != getSizes()[map.getDimPosition(i)])
-        return emitOpError("operand's dimension ") << i << " differs from the domain's size";
+        return emitOpError("operand's dimension ")
+               << i << " differs from the domain's size";
     auto tile = dyn_cast<MemRefType>(argument.getType());
-    if (!tile || tile.getRank() != type.getRank() || tile.getElementType() != type.getElementType())
+    if (!tile || tile.getRank() != type.getRank() ||
+        tile.getElementType() != type.getElementType())
       return emitOpError("block arguments are tiles of the operands");
   }
   return success();
@@ -91,23 +96,123 @@ LogicalResult StageOp::verify() {
 }
 
 static Level levelOf(Value buffer) {
-  return cast<MemoryAttr>(cast<MemRefType>(buffer.getType()).getMemorySpace()).getLevel();
+  return cast<MemoryAttr>(cast<MemRefType>(buffer.getType()).getMemorySpace())
+      .getLevel();
+}
+
+/// Whether a window is one run of bytes in a row-major array.
+static bool isContiguous(ArrayRef<int64_t> sizes, ArrayRef<int64_t> shape) {
+  size_t first = 0;
+  while (first < sizes.size() && sizes[first] == 1)
+    ++first;
+  for (size_t i = first + 1; i < sizes.size(); ++i)
+    if (sizes[i] != shape[i])
+      return false;
+  return true;
+}
+
+LogicalResult ViewOp::verify() {
+  auto source = cast<MemRefType>(getSource().getType()),
+       result = cast<MemRefType>(getResult().getType());
+  if (getOffsets().size() != (size_t)source.getRank() ||
+      getSizes().size() != (size_t)source.getRank())
+    return emitOpError(
+        "needs one offset and one size per dimension of the source");
+  for (auto [offset, size, bound] :
+       llvm::zip(getOffsets(), getSizes(), source.getShape()))
+    if (offset < 0 || size < 1 || offset + size > bound)
+      return emitOpError("window lies outside the source");
+  if (!isContiguous(getSizes(), source.getShape()))
+    return emitOpError("window is not contiguous in the source");
+  if (result.getShape() != getSizes() ||
+      result.getElementType() != source.getElementType() ||
+      result.getMemorySpace() != source.getMemorySpace() ||
+      !result.getLayout().isIdentity())
+    return emitOpError("result is the packed window of the source");
+  return success();
+}
+
+int64_t ViewOp::getElementOffset() {
+  int64_t elements = 0;
+  for (auto [offset, bound] : llvm::zip(
+           getOffsets(), cast<MemRefType>(getSource().getType()).getShape()))
+    elements = elements * bound + offset;
+  return elements;
+}
+
+LogicalResult AllocOp::verify() {
+  auto type = getMemref().getType();
+  auto space =
+      dyn_cast_or_null<MemoryAttr>(cast<MemRefType>(type).getMemorySpace());
+  if (!space || space.getLevel() == Level::L3)
+    return emitOpError("lies in l1 or l2");
+  if (!cast<MemRefType>(type).getLayout().isIdentity())
+    return emitOpError("must be row-major and contiguous");
+  return success();
+}
+
+LogicalResult WaitOp::verify() {
+  if (getTokens().empty())
+    return emitOpError("needs a token");
+  return success();
+}
+
+LogicalResult CallOp::verify() {
+  for (Value operand : getOperands_()) {
+    auto type = cast<MemRefType>(operand.getType());
+    auto space = dyn_cast_or_null<MemoryAttr>(type.getMemorySpace());
+    if (!space || space.getLevel() != Level::L1 ||
+        !type.getLayout().isIdentity())
+      return emitOpError("operands are packed row-major tiles in l1");
+  }
+  return success();
+}
+
+LogicalResult CallOp::verifySymbolUses(SymbolTableCollection &symbols) {
+  auto kernel =
+      symbols.lookupNearestSymbolFrom<func::FuncOp>(*this, getKernelAttr());
+  if (!kernel)
+    return emitOpError("calls ")
+           << getKernelAttr() << ", which is no function of the module";
+  size_t operands = getOperands_().size();
+  if (kernel.getNumArguments() != operands + getIndices().size())
+    return emitOpError("needs one operand or index per argument of ")
+           << getKernelAttr();
+  for (auto [operand, argument] :
+       llvm::zip(getOperands_(), kernel.getArgumentTypes())) {
+    auto type = cast<MemRefType>(operand.getType());
+    auto formal = dyn_cast<MemRefType>(argument);
+    if (!formal || formal.getElementType() != type.getElementType() ||
+        failed(verifyCompatibleShape(formal.getShape(), type.getShape())))
+      return emitOpError("passes ")
+             << type << " for an argument of type " << argument;
+  }
+  for (Type argument : kernel.getArgumentTypes().drop_front(operands))
+    if (!argument.isIndex())
+      return emitOpError("passes an index for an argument of type ")
+             << argument;
+  return success();
 }
 
 LogicalResult CopyOp::verify() {
   for (Value side : {getArray(), getTile()})
-    if (!isa_and_present<MemoryAttr>(cast<MemRefType>(side.getType()).getMemorySpace()))
+    if (!isa_and_present<MemoryAttr>(
+            cast<MemRefType>(side.getType()).getMemorySpace()))
       return emitOpError("both sides need a memory space");
   auto array = cast<MemRefType>(getArray().getType());
   auto tile = cast<MemRefType>(getTile().getType());
   if ((int)levelOf(getArray()) != (int)levelOf(getTile()) + 1)
-    return emitOpError("copies between l1 and l2, or l2 and l3, the tile on the nearer side");
+    return emitOpError(
+        "copies between l1 and l2, or l2 and l3, the tile on the nearer side");
   if (array.getElementType() != tile.getElementType())
     return emitOpError("sides differ in element type");
-  if (getOffsets().size() != (size_t)array.getRank() || getSizes().size() != (size_t)array.getRank())
-    return emitOpError("needs one offset and one size per dimension of the array");
+  if (getOffsets().size() != (size_t)array.getRank() ||
+      getSizes().size() != (size_t)array.getRank())
+    return emitOpError(
+        "needs one offset and one size per dimension of the array");
   int64_t elements = 1;
-  for (auto [offset, size, bound] : llvm::zip(getOffsets(), getSizes(), array.getShape())) {
+  for (auto [offset, size, bound] :
+       llvm::zip(getOffsets(), getSizes(), array.getShape())) {
     if (offset < 0 || size < 1 || offset + size > bound)
       return emitOpError("window lies outside the array");
     elements *= size;

@@ -163,6 +163,36 @@ def Tile_StageOp : Tile_Op<"stage", [SingleBlock, NoTerminator, HasParent<"Group
 // Level 4: jobs
 //===----------------------------------------------------------------------===//
 
+def Tile_OperatorOp : Tile_Op<"operator", [HasParent<"ProgramOp">]> {
+  let summary = "an operator of the program that jobs are accounted to";
+  let description = [{
+    The i-th of a program is what a job's `operator i` names: one per
+    `tile.group` of the plan, in its order and with its location. `predicted` has
+    the cycles that the plan expects: [total, dma, cores, redmule].
+  }];
+  let arguments = (ins StrAttr:$name, DenseI64ArrayAttr:$predicted);
+  let assemblyFormat = "$name `predicted` $predicted attr-dict";
+}
+
+def Tile_ViewOp : Tile_Op<"view", [Pure]> {
+  let summary = "a contiguous part of an array in place";
+  let description = [{
+    The window `offsets`/`sizes` (elements, one per dimension of `source`). It
+    must be contiguous in the row-major source: every dimension after the first
+    one of size above 1 is taken whole. The result is packed and has the window's
+    sizes.
+  }];
+  let arguments = (ins AnyStaticShapeMemRef:$source, DenseI64ArrayAttr:$offsets,
+                       DenseI64ArrayAttr:$sizes);
+  let results = (outs AnyStaticShapeMemRef:$result);
+  let assemblyFormat = "$source $offsets $sizes attr-dict `:` type($source) `to` type($result)";
+  let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    /// Elements before the window in the row-major source.
+    int64_t getElementOffset();
+  }];
+}
+
 def Tile_AllocOp : Tile_Op<"alloc"> {
   let summary = "a packed row-major tile in L1 or L2 for some jobs";
   let description = [{
@@ -172,6 +202,7 @@ def Tile_AllocOp : Tile_Op<"alloc"> {
   let arguments = (ins StrAttr:$symbol, OptionalAttr<I64Attr>:$address);
   let results = (outs Res<AnyStaticShapeMemRef, "", [MemAlloc]>:$memref);
   let assemblyFormat = "$symbol (`at` $address^)? attr-dict `:` type($memref)";
+  let hasVerifier = 1;
 }
 
 def Tile_CopyOp : Tile_Op<"copy"> {
@@ -203,9 +234,10 @@ def Tile_WaitOp : Tile_Op<"wait", [AttrSizedOperandSegments]> {
   let arguments = (ins Variadic<Tile_TokenType>:$tokens,
                        Arg<Variadic<AnyStaticShapeMemRef>, "", [MemRead, MemWrite]>:$buffers);
   let assemblyFormat = "$tokens (`makes` $buffers^ `:` type($buffers))? attr-dict";
+  let hasVerifier = 1;
 }
 
-def Tile_CallOp : Tile_Op<"call"> {
+def Tile_CallOp : Tile_Op<"call", [DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
   let summary = "run a kernel on all cores of the cluster";
   let description = [{
     Synchronous for the issuing stream: jobs issued before go on beside it. The
@@ -218,6 +250,7 @@ def Tile_CallOp : Tile_Op<"call"> {
   let assemblyFormat = [{
     $kernel `(` $operands_ `:` type($operands_) `)` `indices` $indices `operator` $op_index attr-dict
   }];
+  let hasVerifier = 1;
 }
 
 #endif
