@@ -64,7 +64,8 @@ public:
       taken.clear();
       for (unsigned other : neighbours[i])
         if (offsets[other] >= 0)
-          taken.push_back({offsets[other], offsets[other] + ranges[other].bytes});
+          taken.push_back(
+              {offsets[other], offsets[other] + ranges[other].bytes});
       llvm::sort(taken);
       int64_t best = -1, bestGap = 0, top = 0;
       for (auto [begin, end] : taken) {
@@ -76,7 +77,8 @@ public:
         }
         top = std::max(top, end);
       }
-      offsets[i] = best >= 0 ? best : (int64_t)alignTo(top, ranges[i].alignment);
+      offsets[i] =
+          best >= 0 ? best : (int64_t)alignTo(top, ranges[i].alignment);
       peak = std::max(peak, offsets[i] + ranges[i].bytes);
     }
     return peak;
@@ -109,7 +111,9 @@ Placement placeRanges(ArrayRef<LiveRange> ranges, int64_t capacity) {
   const std::function<Key(const LiveRange &)> keys[] = {
       [&](const LiveRange &r) { return Key{-r.bytes, -length(r), r.begin}; },
       [&](const LiveRange &r) { return Key{r.begin, -r.bytes, -length(r)}; },
-      [&](const LiveRange &r) { return Key{-r.bytes * length(r), -r.bytes, r.begin}; },
+      [&](const LiveRange &r) {
+        return Key{-r.bytes * length(r), -r.bytes, r.begin};
+      },
       [&](const LiveRange &r) { return Key{-length(r), -r.bytes, r.begin}; },
   };
   result.peak = -1;
@@ -143,8 +147,11 @@ Placement placeRanges(ArrayRef<LiveRange> ranges, int64_t capacity) {
   std::vector<unsigned> order = bestOrder;
   offsets = result.offsets;
   int64_t peak = result.peak;
-  while (result.peak > capacity && result.peak > result.lowerBound && rounds-- > 0) {
-    auto atPeak = [&](unsigned i) { return offsets[i] + ranges[i].bytes == peak; };
+  while (result.peak > capacity && result.peak > result.lowerBound &&
+         rounds-- > 0) {
+    auto atPeak = [&](unsigned i) {
+      return offsets[i] + ranges[i].bytes == peak;
+    };
     std::stable_partition(order.begin(), order.end(), atPeak);
     attempt(order);
     peak = 0;
