@@ -58,4 +58,39 @@ def ExpandGroups : Pass<"td-expand-groups", "::mlir::ModuleOp"> {
                            "::td::tile::TileDialect"];
 }
 
+def AssignAddresses : Pass<"td-assign-addresses", "::mlir::ModuleOp"> {
+  let summary = "Give every array and tile its static address";
+  let description = [{
+    Requires: programs of jobs and a target. Guarantees: every `tile.buffer` and
+    `tile.alloc` that is used has an address within the part of its memory that the
+    runtime leaves free; those that are live at the same position of the stream do
+    not overlap. A tile lives from the issue of its first job to the completion
+    of its last, a temporary likewise; parameters, optimizer state, inputs,
+    outputs and constants live throughout. Unused temporaries are removed. What
+    does not fit is an error that names the operator, the bytes needed and
+    available.
+  }];
+  let dependentDialects = ["::td::tile::TileDialect"];
+  let statistics = [
+    Statistic<"l1Peak", "l1-bytes", "Bytes of L1 that tiles occupy">,
+    Statistic<"l1LowerBound", "l1-live-bytes", "Most bytes of L1 that are live at once">,
+    Statistic<"l2Peak", "l2-bytes", "Bytes of L2 that arrays occupy">,
+    Statistic<"l2LowerBound", "l2-live-bytes", "Most bytes of L2 that are live at once">,
+    Statistic<"l3Peak", "l3-bytes", "Bytes of L3 that arrays occupy">];
+}
+
+def VerifyJobs : Pass<"td-verify-jobs", "::mlir::ModuleOp"> {
+  let summary = "Check that a stream of jobs is free of races";
+  let description = [{
+    Requires: programs of jobs, with or without addresses. Guarantees: no job
+    starts while one in flight conflicts with it on any byte; an engine without a
+    queue has one job at a time; every asynchronous job is waited for
+    exactly once; what a job reads was written, by its own tile's or array's last
+    writer, and not overwritten; jobs that conflict come in the plan's order
+    (`tile.sequence`); what outlives the step is written as a whole and not
+    shared. Changes nothing.
+  }];
+  let dependentDialects = ["::td::tile::TileDialect", "::td::redmule::RedMulEDialect"];
+}
+
 #endif

@@ -20,8 +20,8 @@ MemoryArea memoryArea(const Target &target, Level level, int64_t operators) {
   case Level::L2:
     return {layout.l2Begin(), layout.l2End()};
   case Level::L3:
-    return {0, target.has("memory.l3") ? target.integer("memory.l3", "size")
-                                       : 0};
+    return {0,
+            target.has("memory.l3") ? target.integer("memory.l3", "size") : 0};
   }
   llvm_unreachable("unknown level");
 }
@@ -35,7 +35,9 @@ void setAlignments(JobProgram &program, const Target &target) {
     storage.alignment = std::max(storage.alignment, alignment);
   };
   // A beat of the DMA or of RedMulE's port that straddles two costs one more.
-  int64_t dma = 8, port = 32;
+  int64_t dma = target.integer("dma", "bytes_per_cycle");
+  int64_t port =
+      target.has("redmule") ? target.integer("redmule", "port_bytes") : word;
   for (const Job &job : program.jobs)
     for (const Access &access : job.accesses) {
       if (job.kind == JobKind::Gemm)

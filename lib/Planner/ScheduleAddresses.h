@@ -35,8 +35,8 @@ struct AddressPlan {
   }
 };
 
-/// Addresses for the stream's live ranges; whether they fit is for the caller to
-/// see.
+/// Addresses for the stream's live ranges; whether they fit is for the caller
+/// to see.
 AddressPlan planAddresses(const JobProgram &program,
                           llvm::ArrayRef<StreamEntry> stream,
                           const Target &target);

@@ -130,8 +130,7 @@ private:
     storage.level = cast<MemoryAttr>(type.getMemorySpace()).getLevel();
     storage.persistent = persistent;
     storage.initialized = initialized;
-    storage.elementBytes =
-        llvm::divideCeil(type.getElementTypeBitWidth(), 8);
+    storage.elementBytes = llvm::divideCeil(type.getElementTypeBitWidth(), 8);
     storage.bytes = storage.elementBytes * type.getNumElements();
     storage.address = address.value_or(-1);
     storageOf[value] = result.storages.size();
@@ -210,8 +209,8 @@ private:
           continue;
         Effect &effect = effects[argument.getArgNumber()];
         effect.writes |= op.isDpsInit(&operand);
-        effect.reads |= !op.isDpsInit(&operand) ||
-                        op.payloadUsesValueFromOperand(&operand);
+        effect.reads |=
+            !op.isDpsInit(&operand) || op.payloadUsesValueFromOperand(&operand);
       }
     return effects;
   }

@@ -10,14 +10,22 @@
 
 namespace td {
 
-/// Attribute of a job: its place in the order of the expanded plan, in which jobs are
-/// right when run one after the other. td-schedule-jobs sets it, td-verify-jobs
-/// checks against it.
+/// Attribute of a job: its place in the order of the expanded plan, in which
+/// jobs are right when run one after the other. td-schedule-jobs sets it,
+/// td-verify-jobs checks against it.
 inline constexpr llvm::StringLiteral sequenceAttrName = "tile.sequence";
 
 enum class JobKind { LoadL1, StoreL1, LoadL2, StoreL2, Gemm, Call };
 
 inline bool isAsynchronous(JobKind kind) { return kind != JobKind::Call; }
+inline bool usesDma(JobKind kind) {
+  return kind == JobKind::LoadL1 || kind == JobKind::StoreL1;
+}
+/// Engines without a queue: RedMulE, and each direction of the uDMA.
+inline bool isExclusive(JobKind kind) {
+  return kind == JobKind::Gemm || kind == JobKind::LoadL2 ||
+         kind == JobKind::StoreL2;
+}
 
 /// An array or tile that holds bytes of its own.
 struct Storage {
@@ -64,8 +72,8 @@ struct StreamEntry {
 };
 
 struct JobProgram {
-  tile::ProgramOp op;
-  std::vector<tile::OperatorOp> operators;
+  mutable tile::ProgramOp op;
+  mutable std::vector<tile::OperatorOp> operators;
   std::vector<Storage> storages; // in order of definition
   std::vector<Job> jobs;         // in order of issue
   std::vector<StreamEntry> stream;
@@ -77,8 +85,8 @@ struct JobProgram {
   std::string describe(const Job &job) const;
 };
 
-/// Positions [first, second) of a stream at which each storage is live: from the
-/// issue of its first job to the completion of its last. Empty if unused.
+/// Positions [first, second) of a stream at which each storage is live: from
+/// the issue of its first job to the completion of its last. Empty if unused.
 std::vector<std::pair<int64_t, int64_t>>
 liveRanges(const JobProgram &program, llvm::ArrayRef<StreamEntry> stream);
 
