@@ -41,6 +41,7 @@ def PlanStep : Pass<"td-plan-step", "::mlir::ModuleOp"> {
   let statistics = [Statistic<"tilings", "tilings", "Tilings evaluated">];
   let dependentDialects = ["::td::tile::TileDialect", "::mlir::linalg::LinalgDialect",
                            "::mlir::memref::MemRefDialect", "::mlir::arith::ArithDialect"];
+}
 
 def ExpandGroups : Pass<"td-expand-groups", "::mlir::ModuleOp"> {
   let summary = "Unroll the tile loops of each group into jobs";
@@ -56,6 +57,29 @@ def ExpandGroups : Pass<"td-expand-groups", "::mlir::ModuleOp"> {
   let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::func::FuncDialect",
                            "::mlir::linalg::LinalgDialect", "::td::redmule::RedMulEDialect",
                            "::td::tile::TileDialect"];
+}
+
+def ScheduleJobs : Pass<"td-schedule-jobs", "::mlir::ModuleOp"> {
+  let summary = "Reorder jobs so that cores, RedMulE and DMA work at the same time";
+  let description = [{
+    Requires: programs of jobs in an order that is right when run one after the
+    other, as td-expand-groups leaves them, and a target. Guarantees: the same jobs in
+    an order that respects every dependence, with waits as late as possible
+    (before the first use, before the reuse of a tile's bytes, at the end); tiles
+    that are live together fit their memories, so that td-assign-addresses succeeds.
+    Chooses by simulating the engines with predicted cycles: loads run ahead across
+    tiles and operators as far as L1 has room, stores drain behind. When addresses
+    do not fit, it tries again with less memory, at last in the plan's own
+    order; a program that does not fit even so is an error. Every job gets its place in the
+    plan's order (`tile.sequence`), the program its predicted cycles
+    (`tile.predicted_cycles`).
+  }];
+  let dependentDialects = ["::td::tile::TileDialect"];
+  let statistics = [
+    Statistic<"jobs", "jobs", "Jobs scheduled">,
+    Statistic<"makespan", "cycles", "Predicted cycles of the stream">,
+    Statistic<"sequential", "sequential-cycles", "Predicted cycles of one job after the other">,
+    Statistic<"retries", "retries", "Schedules given up because their addresses did not fit">];
 }
 
 def AssignAddresses : Pass<"td-assign-addresses", "::mlir::ModuleOp"> {

@@ -22,6 +22,7 @@ static void registerTilePipeline() {
   PassPipelineRegistration<>("td-tile", "A plan to a stream of jobs with addresses, verified",
                              [](OpPassManager &manager) {
                                manager.addPass(td::createExpandGroups());
+                               manager.addPass(td::createScheduleJobs());
                                manager.addPass(td::createAssignAddresses());
                                manager.addPass(td::createVerifyJobs());
                              });

@@ -1,0 +1,357 @@
+#include "lib/Planner/ScheduleSimulation.h"
+
+#include <queue>
+
+using namespace mlir;
+using namespace td::tile;
+
+namespace td {
+namespace {
+
+constexpr size_t kinds = 6;
+
+class Simulation {
+public:
+  Simulation(const ScheduleProblem &problem, const SchedulePolicy &policy)
+      : problem(problem), program(problem.program), policy(policy),
+        jobs(program.jobs.size()),
+        budget{problem.budget[0], problem.budget[1]} {
+    collectTiles();
+    findPriorities();
+  }
+
+  std::optional<Schedule> run() {
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      jobs[i].missing = problem.graph.predecessors[i].size();
+      if (jobs[i].missing == 0)
+        becomeEligible(i);
+    }
+    while (issued < jobs.size()) {
+      openTiles();
+      promote();
+      if (!issueSome() && !advance())
+        return std::nullopt;
+    }
+    while (!outstanding.empty())
+      waitFor(outstanding.front());
+    schedule.makespan = now;
+    return std::move(schedule);
+  }
+
+private:
+  struct JobState {
+    unsigned missing = 0;    // predecessors that are not issued
+    unsigned opensAfter = 0; // tiles that must have bytes before it
+    int64_t available = 0;   // when its predecessors end
+    int64_t finish = 0;
+    int64_t priority = 0; // higher goes first
+    bool issued = false, known = false;
+  };
+  struct TileState {
+    unsigned storage;
+    int64_t bytes;
+    size_t level;
+    unsigned users; // jobs that are not known to be complete
+  };
+
+  /// Tiles and temporaries that share memory, in order of first use.
+  void collectTiles() {
+    tileOf.assign(program.storages.size(), -1);
+    for (auto [i, job] : llvm::enumerate(program.jobs))
+      for (const Access &access : job.accesses) {
+        const Storage &storage = program.storages[access.storage];
+        if (storage.persistent || storage.level == Level::L3)
+          continue;
+        int64_t &tile = tileOf[access.storage];
+        if (tile < 0) {
+          tile = tiles.size();
+          tiles.push_back(
+              {access.storage,
+               (int64_t)llvm::alignTo(storage.bytes, storage.alignment),
+               (size_t)storage.level - 1, 0});
+        }
+      }
+    for (auto [i, job] : llvm::enumerate(program.jobs)) {
+      forEachTile(i, [&, self = i](unsigned tile) {
+        ++tiles[tile].users;
+        jobs[self].opensAfter = std::max(jobs[self].opensAfter, tile + 1);
+      });
+    }
+    waitingForTile.resize(tiles.size() + 1);
+  }
+
+  template <typename Visit> void forEachTile(unsigned job, Visit visit) {
+    SmallVector<int64_t, 4> seen;
+    for (const Access &access : program.jobs[job].accesses)
+      if (int64_t tile = tileOf[access.storage];
+          tile >= 0 && !llvm::is_contained(seen, tile)) {
+        seen.push_back(tile);
+        visit((unsigned)tile);
+      }
+  }
+
+  void findPriorities() {
+    for (size_t i = jobs.size(); i-- > 0;) {
+      if (!policy.criticalFirst) {
+        jobs[i].priority = -(int64_t)i;
+        continue;
+      }
+      int64_t behind = 0;
+      for (unsigned next : problem.graph.successors[i])
+        behind = std::max(behind, jobs[next].priority);
+      jobs[i].priority = behind + problem.cycles[i] + problem.issueCycles;
+    }
+  }
+
+  size_t kindOf(unsigned job) const { return (size_t)program.jobs[job].kind; }
+
+  /// All predecessors are issued: it is ready once they have ended and its
+  /// tiles have bytes.
+  void becomeEligible(unsigned job) {
+    if (jobs[job].opensAfter > opened)
+      waitingForTile[jobs[job].opensAfter].push_back(job);
+    else
+      pending.push({jobs[job].available, job});
+  }
+
+  /// Gives bytes to the next tiles while there are any.
+  void openTiles() {
+    while (opened < tiles.size()) {
+      const TileState &tile = tiles[opened];
+      if (budget[tile.level] < tile.bytes && !reclaim(tile.level, tile.bytes))
+        return;
+      budget[tile.level] -= tile.bytes;
+      ++opened;
+      for (unsigned job : waitingForTile[opened])
+        pending.push({jobs[job].available, job});
+      waitingForTile[opened].clear();
+    }
+  }
+
+  /// Waits for jobs that have ended, oldest first, until there are enough
+  /// bytes: those that were the last to use a tile, or else any that use one.
+  bool reclaim(size_t level, int64_t bytes) {
+    for (bool lastUserOnly : {true, false})
+      for (size_t i = 0; i < outstanding.size() && budget[level] < bytes;) {
+        unsigned job = outstanding[i];
+        bool helps = false;
+        if (jobs[job].finish <= now)
+          forEachTile(job, [&](unsigned tile) {
+            helps |= tiles[tile].level == level &&
+                     (!lastUserOnly || tiles[tile].users == 1);
+          });
+        if (helps)
+          waitFor(job);
+        else
+          ++i;
+      }
+    return budget[level] >= bytes;
+  }
+
+  void waitFor(unsigned job) {
+    if (schedule.stream.empty() || !schedule.stream.back().isWait) {
+      StreamEntry entry;
+      entry.isWait = true;
+      schedule.stream.push_back(entry);
+    }
+    schedule.stream.back().jobs.push_back(job);
+    outstanding.erase(llvm::find(outstanding, job));
+    if (usesDma(program.jobs[job].kind))
+      --dmaOutstanding;
+    now = std::max(now, jobs[job].finish) + problem.issueCycles;
+    complete(job);
+  }
+
+  void complete(unsigned job) {
+    jobs[job].known = true;
+    forEachTile(job, [&](unsigned tile) {
+      if (--tiles[tile].users == 0)
+        budget[tiles[tile].level] += tiles[tile].bytes;
+    });
+  }
+
+  /// Moves what has become ready to the ready lists.
+  void promote() {
+    while (!pending.empty() && pending.top().first <= now) {
+      unsigned job = pending.top().second;
+      pending.pop();
+      ready[kindOf(job)].push_back(job);
+    }
+  }
+
+  /// The place of the ready job of a kind that goes first.
+  size_t first(size_t kind) const {
+    const auto &list = ready[kind];
+    return std::max_element(
+               list.begin(), list.end(),
+               [&](unsigned a, unsigned b) { return goesLater(a, b); }) -
+           list.begin();
+  }
+  bool goesLater(unsigned a, unsigned b) const {
+    if (jobs[a].priority != jobs[b].priority)
+      return jobs[a].priority < jobs[b].priority;
+    return a > b;
+  }
+
+  void take(size_t kind, size_t place) {
+    unsigned job = ready[kind][place];
+    ready[kind][place] = ready[kind].back();
+    ready[kind].pop_back();
+    issue(job);
+  }
+
+  void issue(unsigned job) {
+    JobKind kind = program.jobs[job].kind;
+    for (unsigned before : problem.graph.predecessors[job])
+      if (!jobs[before].known)
+        waitFor(before);
+    if (isExclusive(kind))
+      if (auto running = runningOf(kind); running >= 0)
+        waitFor(running);
+    StreamEntry entry;
+    entry.jobs.push_back(job);
+    schedule.stream.push_back(std::move(entry));
+    ++issued;
+    JobState &state = jobs[job];
+    state.issued = true;
+    now += problem.issueCycles;
+    if (kind == JobKind::Call) {
+      now += problem.cycles[job];
+      state.finish = now;
+      complete(job);
+    } else {
+      int64_t &free = engineFree[kindOf(job)];
+      free = std::max(free, now) + problem.cycles[job];
+      state.finish = free;
+      events.push(free);
+      outstanding.push_back(job);
+      dmaOutstanding += usesDma(kind);
+    }
+    for (unsigned next : problem.graph.successors[job]) {
+      JobState &other = jobs[next];
+      other.available = std::max(other.available, state.finish);
+      if (--other.missing == 0)
+        becomeEligible(next);
+    }
+  }
+
+  int64_t runningOf(JobKind kind) const {
+    for (unsigned job : outstanding)
+      if (program.jobs[job].kind == kind)
+        return job;
+    return -1;
+  }
+
+  /// Whether the engine of a kind can take a job now.
+  bool accepts(JobKind kind) {
+    if (isExclusive(kind))
+      return engineFree[(size_t)kind] <= now;
+    if (!usesDma(kind) || dmaOutstanding < problem.dmaSlots)
+      return true;
+    for (unsigned job : outstanding)
+      if (usesDma(program.jobs[job].kind) && jobs[job].finish <= now) {
+        waitFor(job);
+        return true;
+      }
+    return false;
+  }
+
+  /// Issues what can be issued now: engines first, then one call.
+  bool issueSome() {
+    bool any = false;
+    for (JobKind kind : {JobKind::Gemm, JobKind::StoreL1, JobKind::LoadL1,
+                         JobKind::StoreL2, JobKind::LoadL2})
+      while (!ready[(size_t)kind].empty() && accepts(kind)) {
+        take((size_t)kind, first((size_t)kind));
+        any = true;
+      }
+    if (any)
+      return true;
+    return issueCall();
+  }
+
+  bool issueCall() {
+    auto &list = ready[(size_t)JobKind::Call];
+    if (list.empty())
+      return false;
+    size_t best = first((size_t)JobKind::Call);
+    auto &gemms = ready[(size_t)JobKind::Gemm];
+    int64_t slack = engineFree[(size_t)JobKind::Gemm] - now;
+    if (!gemms.empty() && slack > 0 && problem.cycles[list[best]] > slack) {
+      // RedMulE has more to do and would stand still after its job.
+      if (policy.besideGemm) {
+        std::optional<size_t> fitting;
+        for (size_t i = 0; i < list.size(); ++i)
+          if (problem.cycles[list[i]] <= slack &&
+              (!fitting || goesLater(list[*fitting], list[i])))
+            fitting = i;
+        if (fitting) {
+          take((size_t)JobKind::Call, *fitting);
+          return true;
+        }
+      }
+      unsigned gemm = gemms[first((size_t)JobKind::Gemm)];
+      if (policy.patient && goesLater(list[best], gemm))
+        return false;
+    }
+    take((size_t)JobKind::Call, best);
+    return true;
+  }
+
+  /// To the next time at which an engine ends a job.
+  bool advance() {
+    while (!events.empty() && events.top() <= now)
+      events.pop();
+    if (events.empty())
+      return false;
+    now = events.top();
+    return true;
+  }
+
+  const ScheduleProblem &problem;
+  const JobProgram &program;
+  SchedulePolicy policy;
+  std::vector<JobState> jobs;
+  std::vector<TileState> tiles;
+  std::vector<int64_t> tileOf; // by storage
+  int64_t budget[2];
+  unsigned opened = 0;
+  std::vector<SmallVector<unsigned, 2>> waitingForTile;
+
+  using Timed = std::pair<int64_t, unsigned>;
+  std::priority_queue<Timed, std::vector<Timed>, std::greater<Timed>> pending;
+  std::priority_queue<int64_t, std::vector<int64_t>, std::greater<int64_t>>
+      events;
+  std::vector<unsigned> ready[kinds];
+  int64_t engineFree[kinds] = {};
+  SmallVector<unsigned> outstanding; // issued, not waited for, oldest first
+  unsigned dmaOutstanding = 0;
+  int64_t now = 0;
+  size_t issued = 0;
+  Schedule schedule;
+};
+
+} // namespace
+
+std::optional<Schedule> simulate(const ScheduleProblem &problem,
+                                 const SchedulePolicy &policy) {
+  return Simulation(problem, policy).run();
+}
+
+Schedule sequentialSchedule(const ScheduleProblem &problem) {
+  Schedule schedule;
+  for (auto [i, job] : llvm::enumerate(problem.program.jobs)) {
+    StreamEntry entry;
+    entry.jobs.push_back(i);
+    schedule.stream.push_back(entry);
+    schedule.makespan += problem.issueCycles + problem.cycles[i];
+    if (!isAsynchronous(job.kind))
+      continue;
+    entry.isWait = true;
+    schedule.stream.push_back(entry);
+    schedule.makespan += problem.issueCycles;
+  }
+  return schedule;
+}
+
+} // namespace td

@@ -1,0 +1,216 @@
+// Reorders jobs so that cores, RedMulE and DMA work at the same time.
+#include "lib/CostModel/CostModel.h"
+#include "lib/Planner/ScheduleAddresses.h"
+#include "lib/Planner/ScheduleSimulation.h"
+#include "lib/Runtime/jobs.h"
+#include "passes/Passes.h"
+
+namespace td {
+#define GEN_PASS_DEF_SCHEDULEJOBS
+#include "passes/Passes.h.inc"
+} // namespace td
+
+using namespace mlir;
+using namespace td::tile;
+
+namespace {
+
+/// Lines and bytes of a line of a window: trailing dimensions that are taken
+/// whole are one line.
+std::pair<int64_t, int64_t> linesOf(CopyOp copy) {
+  auto array = cast<MemRefType>(copy.getArray().getType());
+  ArrayRef<int64_t> sizes = copy.getSizes();
+  int64_t line = llvm::divideCeil(array.getElementTypeBitWidth(), 8), lines = 1;
+  size_t dim = sizes.size();
+  while (dim > 0) {
+    --dim;
+    line *= sizes[dim];
+    if (sizes[dim] != array.getDimSize(dim))
+      break;
+  }
+  while (dim > 0)
+    lines *= sizes[--dim];
+  return {lines, line};
+}
+
+class Scheduler {
+public:
+  Scheduler(td::JobProgram &program, const td::Target &target)
+      : program(program), target(target), symbols(program.op->getParentOp()),
+        graph(program), problem{program, graph, {}} {}
+
+  LogicalResult run() {
+    td::setAlignments(program, target);
+    for (td::Job &job : program.jobs)
+      problem.cycles.push_back(cyclesOf(job));
+    // A job is some writes to device registers, a wait some reads of them.
+    constexpr int64_t registers = 4;
+    problem.issueCycles =
+        registers * target.integer("cores", "peripheral_access");
+    problem.dmaSlots = TD_DMA_SLOTS;
+    td::Schedule best = td::sequentialSchedule(problem);
+    sequential = best.makespan;
+    if (!findOverlapping(best)) {
+      // One job after the other needs the least memory.
+      td::AddressPlan plan = td::planAddresses(program, best.stream, target);
+      if (!plan.fits())
+        return td::reportOverflow(program, best.stream, plan);
+    }
+    makespan = best.makespan;
+    rewrite(best);
+    return success();
+  }
+
+  int64_t sequential = 0, makespan = 0;
+  unsigned retries = 0;
+
+private:
+  /// The best schedule whose tiles have addresses; false if there is none.
+  bool findOverlapping(td::Schedule &best) {
+    int64_t capacity[2] = {};
+    for (Level level : {Level::L1, Level::L2}) {
+      int64_t &bytes = capacity[(size_t)level - 1];
+      bytes = td::memoryArea(target, level, program.operators.size()).size();
+      for (const td::Storage &storage : program.storages)
+        if (storage.level == level && storage.persistent)
+          bytes -= llvm::alignTo(storage.bytes, storage.alignment);
+    }
+    constexpr td::SchedulePolicy policies[] = {{true, true, false},
+                                               {true, true, true},
+                                               {false, true, false},
+                                               {false, true, true}};
+    // Gaps between tiles cost some of the memory: each level where a schedule
+    // did not fit has less to spend in the next round.
+    int64_t percent[2] = {100, 100};
+    constexpr int64_t step = 6, least = 16;
+    while (percent[0] > least && percent[1] > least) {
+      for (size_t level : {0, 1})
+        problem.budget[level] = capacity[level] * percent[level] / 100;
+      std::optional<td::Schedule> chosen;
+      for (const td::SchedulePolicy &policy : policies) {
+        std::optional<td::Schedule> schedule = td::simulate(problem, policy);
+        if (schedule && (!chosen || schedule->makespan < chosen->makespan))
+          chosen = std::move(schedule);
+      }
+      if (!chosen)
+        return false;
+      td::AddressPlan plan = td::planAddresses(program, chosen->stream, target);
+      if (plan.fits()) {
+        best = std::move(*chosen);
+        return true;
+      }
+      ++retries;
+      if (!plan.levels[2].fits())
+        return false;
+      for (size_t level : {0, 1})
+        if (!plan.levels[level].fits())
+          percent[level] -= step;
+    }
+    return false;
+  }
+
+  int64_t cyclesOf(const td::Job &job) {
+    if (auto copy = dyn_cast<CopyOp>(job.op)) {
+      auto [lines, line] = linesOf(copy);
+      return td::usesDma(job.kind)
+                 ? td::dmaCycles(target, lines, line)
+                 : td::hyperCycles(target, lines, line,
+                                   job.kind == td::JobKind::StoreL2);
+    }
+    if (auto gemm = dyn_cast<td::redmule::GemmOp>(job.op)) {
+      auto x = cast<MemRefType>(gemm.getX().getType());
+      auto w = cast<MemRefType>(gemm.getW().getType());
+      return td::redmuleCycles(target, x.getDimSize(0), x.getDimSize(1),
+                               w.getDimSize(1), x.getElementType());
+    }
+    auto call = cast<CallOp>(job.op);
+    auto kernel = symbols.lookup<func::FuncOp>(call.getKernel());
+    int64_t cycles = 0;
+    if (kernel.isExternal())
+      return cycles;
+    for (auto op : kernel.getBody().front().getOps<linalg::LinalgOp>()) {
+      SmallVector<SmallVector<int64_t>> shapes;
+      for (Value operand : op->getOperands()) {
+        auto argument = dyn_cast<BlockArgument>(operand);
+        shapes.emplace_back();
+        if (!argument)
+          continue;
+        Value tile = call.getOperands_()[argument.getArgNumber()];
+        llvm::append_range(shapes.back(),
+                           cast<MemRefType>(tile.getType()).getShape());
+      }
+      cycles += td::kernelCycles(target, op, shapes);
+    }
+    return cycles;
+  }
+
+  /// Puts the jobs of the program in the order of the schedule, with new waits.
+  void rewrite(const td::Schedule &schedule) {
+    for (const td::StreamEntry &entry : program.stream)
+      if (entry.isWait)
+        entry.op->erase();
+    Block *block = &program.op.getBody().front();
+    OpBuilder builder = OpBuilder::atBlockEnd(block);
+    llvm::DenseSet<Operation *> placed;
+    auto place = [&](Operation *op) {
+      if (placed.insert(op).second)
+        op->moveBefore(block, block->end());
+    };
+    for (const td::StreamEntry &entry : schedule.stream) {
+      if (entry.isWait) {
+        SmallVector<Value> tokens;
+        llvm::SetVector<Value> buffers;
+        for (unsigned index : entry.jobs) {
+          Operation *op = program.jobs[index].op;
+          tokens.push_back(op->getResult(0));
+          // A load's array was only read and is not listed.
+          for (Value operand : op->getOperands())
+            if (auto copy = dyn_cast<CopyOp>(op);
+                !copy || !copy.getLoad() || operand == copy.getTile())
+              buffers.insert(operand);
+        }
+        WaitOp::create(builder, program.jobs[entry.jobs.front()].op->getLoc(),
+                       tokens, buffers.getArrayRef());
+        continue;
+      }
+      unsigned index = entry.jobs.front();
+      Operation *op = program.jobs[index].op;
+      op->setAttr(td::sequenceAttrName, builder.getI32IntegerAttr(index));
+      for (Value operand : op->getOperands())
+        if (Operation *definition = operand.getDefiningOp();
+            isa<AllocOp, ViewOp>(definition))
+          place(definition);
+      place(op);
+    }
+    program.op->setAttr("tile.predicted_cycles",
+                        builder.getI64IntegerAttr(schedule.makespan));
+  }
+
+  td::JobProgram &program;
+  const td::Target &target;
+  SymbolTable symbols;
+  td::DependenceGraph graph;
+  td::ScheduleProblem problem;
+};
+
+struct ScheduleJobs : td::impl::ScheduleJobsBase<ScheduleJobs> {
+  void runOnOperation() override {
+    FailureOr<td::Target> target = td::Target::get(getOperation());
+    if (failed(target))
+      return signalPassFailure();
+    for (auto op : getOperation().getOps<ProgramOp>()) {
+      FailureOr<td::JobProgram> program = td::JobProgram::read(op);
+      if (failed(program))
+        return signalPassFailure();
+      Scheduler scheduler(*program, *target);
+      if (failed(scheduler.run()))
+        return signalPassFailure();
+      jobs += program->jobs.size();
+      makespan += scheduler.makespan;
+      sequential += scheduler.sequential;
+      retries += scheduler.retries;
+    }
+  }
+};
+
+} // namespace

@@ -1,0 +1,55 @@
+// RUN: td-opt %s --split-input-file --verify-diagnostics --td-expand-groups
+
+#l1 = #tile.memory<l1>
+#l2 = #tile.memory<l2>
+!tile = memref<?x?xf32, #l1>
+tile.program @revisited target "t" {
+  %x = tile.buffer input "x" : memref<8x8xf32, #l2>
+  %y = tile.buffer output "y" : memref<8xf32, #l2>
+  // expected-error @below {{visits a tile of 'y' again after others: tiled dimension 1 must lie outside}}
+  tile.group "sum" domain [8,8] tiles [4,4] order [0,1] reductions [0] predicted [0,0,0,0]
+   ins(%x : memref<8x8xf32, #l2>) outs(%y : memref<8xf32, #l2>)
+   maps [affine_map<(i,j)->(i,j)>, affine_map<(i,j)->(j)>] {
+   ^bb0(%a: !tile, %b: memref<?xf32, #l1>):
+     tile.stage main on cores {
+       linalg.reduce ins(%a : !tile) outs(%b : memref<?xf32, #l1>) dimensions = [0] (%p: f32, %q: f32) {
+         %s = arith.addf %p, %q : f32
+         linalg.yield %s : f32
+       }
+     }
+  }
+}
+
+// -----
+
+#l1 = #tile.memory<l1>
+#l2 = #tile.memory<l2>
+!tile = memref<?x?xf32, #l1>
+#id = affine_map<(i,j)->(i,j)>
+tile.program @strided target "t" {
+  %x = tile.buffer temporary "x" : memref<8x8xf32, #l1>
+  %y = tile.buffer output "y" : memref<8x8xf32, #l2>
+  // expected-error @below {{tile of 'x' is not contiguous in l1}}
+  tile.group "copy" domain [8,8] tiles [4,4] order [0,1] reductions [] predicted [0,0,0,0]
+   ins(%x : memref<8x8xf32, #l1>) outs(%y : memref<8x8xf32, #l2>) maps [#id, #id] {
+   ^bb0(%a: !tile, %b: !tile):
+     tile.stage main on cores { linalg.copy ins(%a : !tile) outs(%b : !tile) }
+  }
+}
+
+// -----
+
+#l1 = #tile.memory<l1>
+#l2 = #tile.memory<l2>
+!tile = memref<?x?xf32, #l1>
+#id = affine_map<(i,j)->(i,j)>
+tile.program @engine target "t" {
+  %x = tile.buffer input "x" : memref<8x8xf32, #l2>
+  %y = tile.buffer output "y" : memref<8x8xf32, #l2>
+  tile.group "copy" domain [8,8] tiles [4,4] order [0,1] reductions [] predicted [0,0,0,0]
+   ins(%x : memref<8x8xf32, #l2>) outs(%y : memref<8x8xf32, #l2>) maps [#id, #id] {
+   ^bb0(%a: !tile, %b: !tile):
+     // expected-error @below {{RedMulE runs only a linalg.matmul of plain row-major operands}}
+     tile.stage main on redmule { linalg.copy ins(%a : !tile) outs(%b : !tile) }
+  }
+}
