@@ -142,11 +142,18 @@ tile.program @order target "t" {
 tile.program @order_of_writes target "t" {
   %x = tile.buffer parameter "x" : memref<8x8xf32, #l2>
   %a = tile.alloc "a" : memref<8x8xf32, #l1>
-  %0 = tile.copy %x [0, 0] [8, 8], %a load true operator 0 {tile.sequence = 1 : i32} : memref<8x8xf32, #l2>, memref<8x8xf32, #l1>
+  %b = tile.alloc "b" : memref<8x8xf32, #l1>
+  tile.call @fill(%b : memref<8x8xf32, #l1>) indices [] operator 0 {tile.sequence = 0 : i32}
+  %0 = tile.copy %x [0, 0] [8, 8], %a load true operator 0 {tile.sequence = 2 : i32} : memref<8x8xf32, #l2>, memref<8x8xf32, #l1>
   tile.wait %0 makes %a : memref<8x8xf32, #l1>
   // expected-error @below {{writes 'x' after a job that comes later in the plan used it}}
-  %1 = tile.copy %x [0, 0] [8, 8], %a load false operator 0 {tile.sequence = 0 : i32} : memref<8x8xf32, #l2>, memref<8x8xf32, #l1>
+  %1 = tile.copy %x [0, 0] [8, 8], %b load false operator 0 {tile.sequence = 1 : i32} : memref<8x8xf32, #l2>, memref<8x8xf32, #l1>
   tile.wait %1 makes %x : memref<8x8xf32, #l2>
+}
+func.func private @fill(%a: memref<?x?xf32, #l1>) {
+  %c = arith.constant 0.0 : f32
+  linalg.fill ins(%c : f32) outs(%a : memref<?x?xf32, #l1>)
+  return
 }
 
 // -----

@@ -3,7 +3,7 @@
 #l1 = #tile.memory<l1>
 #l2 = #tile.memory<l2>
 #l3 = #tile.memory<l3>
-// CHECK-LABEL: tile.program @step target "t"
+// CHECK: tile.program @step target "t"
 tile.program @step target "t" {
   %x = tile.buffer input "x" at 64 : memref<16x8xf32, #l2>
   %w = tile.buffer parameter "w" : memref<16x8xf32, #l3>
