@@ -82,7 +82,8 @@ def main() -> None:
         # fmt: off
         subprocess.run([
             sys.executable, "-m", "ziglang", "cc", "-target", "riscv32-freestanding-none",
-            "-mcpu=generic_rv32+m+c+zicsr+zfinx+zhinx", "-O3", "-nostdlib", "-ffreestanding", "-ffp-contract=fast",
+            "-mcpu=generic_rv32+m+c+zicsr+zfinx+zhinx", "-O3", "-nostdlib", "-ffreestanding",
+            "-ffp-contract=fast",
             f"-DREPETITIONS={repetitions}", "-T", "link.ld", "matmul.c", "-o", "matmul.elf",
         ], cwd=folder, check=True)
         # fmt: on
@@ -91,8 +92,9 @@ def main() -> None:
         seconds = time.process_time() - start
     # Each repetition is 64^3 multiply-adds.
     print(
-        f"{result.instructions / 1e6:.0f} M instructions, {result.cycles / 1e6:.1f} M cycles in {seconds:.2f} s: "
-        f"{result.instructions / seconds / 1e6:.0f} MIPS, {result.cycles / seconds / 1e6:.1f} M cycles/s; "
+        f"{result.instructions / 1e6:.0f} M instructions, {result.cycles / 1e6:.1f} M cycles "
+        f"in {seconds:.2f} s: {result.instructions / seconds / 1e6:.0f} MIPS, "
+        f"{result.cycles / seconds / 1e6:.1f} M cycles/s; "
         f"{64**3 * repetitions / result.cycles:.2f} MAC/cycle"
     )
 

@@ -14,9 +14,10 @@ namespace tdsim {
   X(Undecoded)                                                                                    \
   X(HwLoopEnd)                                                                                    \
   X(OutOfRegion)                                                                                  \
-  X(Illegal) X(Lui) X(Jal) X(Jalr) X(Beq) X(Bne) X(Blt) X(Bge) X(Bltu) X(                         \
-      Bgeu) X(BeqImm) X(BneImm) X(Lb) X(Lh) X(Lw) X(Lbu) X(Lhu) X(Sb) X(Sh)                       \
-      X(Sw) X(LbPost) X(LhPost) X(LwPost) X(LbuPost) X(LhuPost) X(SbPost) X(                      \
+  X(Illegal)                                                                                      \
+  X(Lui) X(Jal) X(Jalr) X(Beq) X(Bne) X(Blt) X(Bge) X(Bltu) X(Bgeu) X(                            \
+      BeqImm) X(BneImm) X(Lb) X(Lh) X(Lw) X(Lbu) X(Lhu) X(Sb) X(Sh) X(Sw)                         \
+      X(LbPost) X(LhPost) X(LwPost) X(LbuPost) X(LhuPost) X(SbPost) X(                            \
           ShPost) X(SwPost) X(LbRegPost) X(LhRegPost) X(LwRegPost)                                \
           X(LbuRegPost) X(LhuRegPost) X(SbRegPost) X(ShRegPost) X(                                \
               SwRegPost) X(LbReg) X(LhReg) X(LwReg) X(LbuReg) X(LhuReg)                           \
@@ -24,8 +25,8 @@ namespace tdsim {
                   Xori) X(Ori) X(Andi) X(Slli) X(Srli) X(Srai) X(Add) X(Sub)                      \
                   X(Sll) X(Slt) X(Sltu) X(Xor) X(Srl) X(Sra) X(Or) X(And) X(                      \
                       Mul) X(Mulh) X(Mulhsu) X(Mulhu) X(Div) X(Divu) X(Rem)                       \
-                      X(Remu) X(Fence) X(FenceI) X(Ecall) X(                                      \
-                          Ebreak) X(Semihost) X(Mret) X(Wfi) X(Marker) X(Csrrw) X(Csrrs)          \
+                      X(Remu) X(Fence) X(FenceI) X(Ecall) X(Ebreak) X(                            \
+                          Semihost) X(Mret) X(Wfi) X(Marker) X(Csrrw) X(Csrrs)                    \
                           X(Csrrc) X(Csrrwi) X(Csrrsi) X(Csrrci) X(Mac) X(                        \
                               Msu) X(Abs) X(Slet) X(Sletu) X(Min) X(Minu) X(Max) X(Maxu) X(Exths) \
                               X(Exthz) X(Extbs) X(Extbz) X(LpStarti) X(LpEndi) X(                 \

@@ -1,4 +1,5 @@
 //===- Devices.cpp - What loads and stores reach --------------------------===//
+#include "HostFloat.h"
 #include "Machine.h"
 #include "Registers.h"
 #include <cstdio>
@@ -262,8 +263,10 @@ void Machine::flushOutput() {
 }
 
 void Machine::emit(const std::string &text) {
-  if (standardOutput)
-    standardOutput(text);
+  if (!standardOutput)
+    return;
+  fp::FloatEnvironment foreign;
+  standardOutput(text);
 }
 
 } // namespace tdsim

@@ -38,18 +38,15 @@ inline uint32_t asBits(float f) {
   return v;
 }
 
-/// Puts the host's unit in the default state for a run and collects flags.
+/// Puts the host's unit in the default state for its lifetime: for a run, or
+/// for code of others within a run, whose flags must not reach a core.
 class FloatEnvironment {
 public:
 #if TDSIM_HOST_SSE
-  FloatEnvironment() : saved(_mm_getcsr()) { _mm_setcsr(clean); }
+  FloatEnvironment() : saved(_mm_getcsr()) { clear(); }
   ~FloatEnvironment() { _mm_setcsr(saved); }
-  /// Forgets flags that the next core has not raised itself.
-  static void enter(uint32_t coreFlags) {
-    if (read() & ~coreFlags)
-      _mm_setcsr(clean);
-  }
-  static uint32_t read() {
+  static void clear() { _mm_setcsr(0x1F80); } // nearest, no FTZ, no DAZ
+  static uint32_t flags() {
     uint32_t csr = _mm_getcsr();
     // MXCSR: IE DE ZE OE UE PE from bit 0.
     return ((csr >> 5) & 1) * NX | ((csr >> 4) & 1) * UF |
@@ -57,11 +54,10 @@ public:
   }
 
 private:
-  static constexpr uint32_t clean = 0x1F80; // all masked, nearest, no FTZ, DAZ
   uint32_t saved;
 #else
-  static void enter(uint32_t) {}
-  static uint32_t read() { return 0; }
+  static void clear() {}
+  static uint32_t flags() { return 0; }
 #endif
 };
 

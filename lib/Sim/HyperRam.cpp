@@ -96,9 +96,8 @@ void Machine::hyperTrigger(Core &core, unsigned index, bool toL3,
 
 uint64_t Machine::hyperDuration(const HyperChannel &channel) const {
   HyperLines lines(channel.registers, channel.toL3);
-  double perByte =
-      channel.toL3 ? config.hyperWritePerByte : config.hyperReadPerByte;
-  return config.hyperTransfer + uint64_t(double(lines.size) * perByte) +
+  uint64_t rate = channel.toL3 ? hyperWriteRate : hyperReadRate;
+  return config.hyperTransfer + ((lines.size * rate) >> 16) +
          uint64_t(lines.count() - 1) * config.hyperLine;
 }
 

@@ -44,6 +44,8 @@ Machine::Machine(const Config &config, bool portable)
     cores[i].host = i == hostIndex;
     cores[i].hart = cores[i].host ? config.hostHartId : i;
   }
+  hyperReadRate = uint64_t(config.hyperReadPerByte * 65536.0 + 0.5);
+  hyperWriteRate = uint64_t(config.hyperWritePerByte * 65536.0 + 0.5);
   fpuFree.assign(config.fpus + 1, 0); // the host has its own
   events.resize(config.clusterCores);
   dmaChannels.resize(config.clusterCores + 1);
@@ -159,6 +161,7 @@ void Machine::poll() {
   uint64_t ms = hostMilliseconds();
   if (progress && ms - lastPoll >= 50) {
     lastPoll = ms;
+    fp::FloatEnvironment foreign;
     progress(now);
   }
 }

@@ -349,6 +349,7 @@ private:
 
   std::vector<uint64_t> fpuFree;
   uint64_t fdivFree = 0;
+  uint32_t hostFlags = 31; // what may be raised in the host's own unit
   bool clusterIcacheOn = false, hostIcacheOn = false;
 
   std::vector<std::string> outputLines;
@@ -369,6 +370,8 @@ private:
   uint32_t udmaClockGate = 0;
   std::vector<unsigned> hyperQueue;
   uint64_t hyperStarted = 0;
+  // In 1/65536 cycle: a run computes with no floating point but the program's.
+  uint64_t hyperReadRate = 0, hyperWriteRate = 0;
 
   struct RedmuleState {
     uint32_t x = 0, w = 0, y = 0, m = 0, n = 0, k = 0, arithmetic = 0;

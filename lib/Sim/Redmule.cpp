@@ -265,6 +265,7 @@ void Machine::redmuleWindowEnd() {
     if (rm.half && ++rm.block < blocks)
       break;
     rm.block = 0;
+    hostFlags = 31;
     if (rm.half)
       redmuleTile16(rm.tileRow, rm.tileColumn);
     else

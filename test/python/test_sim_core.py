@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+
 import numpy as np
 import pytest
 
@@ -426,7 +430,7 @@ name: .asciz "../secret"
 def test_errors_before_the_run(tmp_path) -> None:
     simulator = Simulator(load_target("pulp"))
     (tmp_path / "text").write_text("no program")
-    with pytest.raises(TrainDeeployError, match="not a 32-bit little-endian RISC-V ELF|truncated"):
+    with pytest.raises(TrainDeeployError, match=r"not a 32-bit little-endian RISC-V ELF|truncated"):
         simulator.run(tmp_path / "text", tmp_path)
     with pytest.raises(TrainDeeployError, match="cannot open"):
         simulator.run(tmp_path / "none", tmp_path)
@@ -470,3 +474,11 @@ def test_progress_and_interrupt(tmp_path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run("main: j main\n", on_progress=stop, max_cycles=10**12)
     assert len(seen) == 1 and seen[0] > 0
+
+
+def test_control_c() -> None:
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        run("main: j main\n", max_cycles=10**12)
+    timer.join()

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+
 from sim_tools import DUMP, run, words
 from test_sim_float import RNE, H, S, encode
 from traindeeploy import _tdsim
@@ -254,7 +255,8 @@ def redmule_cycles(kind: str, m: int, n: int, k: int, **options) -> int:
     size = 2 if kind == "fp16" else 4
     w, y = L1 + m * n * size, L1 + (m * n + n * k) * size
     job = redmule_job(REDMULE_CODES[kind], L1, w, (y + 3) & ~3, m, n, k)
-    source = f"main:\n{REDMULE_SETUP}  csrr s8, mcycle\n{job}{WAIT_REDMULE}  csrr a0, mcycle\n  sub a0, a0, s8\n  exit_with a0\n"
+    timed = f"  csrr s8, mcycle\n{job}{WAIT_REDMULE}  csrr a0, mcycle\n  sub a0, a0, s8\n"
+    source = f"main:\n{REDMULE_SETUP}{timed}  exit_with a0\n"
     return run(source, target="pulp-redmule" if kind == "fp32" else "pulp-redmule-fp16", **options).exit_code
 
 
@@ -299,7 +301,7 @@ main:
 
 
 def test_software_events_and_host_wake_up() -> None:
-    """The host wakes core 0 by a software event; the core wakes the host's wfi by its interrupt controller."""
+    """The host wakes core 0 by a software event; the core wakes the host from wfi."""
     source = """
 main:
   csrr t0, mhartid
