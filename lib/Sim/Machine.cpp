@@ -431,9 +431,11 @@ uint32_t Machine::readCsr(Core &core, uint32_t csr, uint64_t time) {
     return core.lpCount[csr == 0x7B6];
   case 0xB00:
   case 0xC00:
+  case 0xC01: // time, in cycles too
     return uint32_t(cycle);
   case 0xB80:
   case 0xC80:
+  case 0xC81:
     return uint32_t(cycle >> 32);
   case 0xB02:
   case 0xC02:
