@@ -10,51 +10,32 @@ namespace tdsim {
 // Undecoded comes first: memory that calloc returns is undecoded code.
 // HwLoopEnd stands in for the last instruction of a hardware loop, whose own
 // operation moves to Insn::real.
-#define TDSIM_OPERATIONS(X)                                                                       \
-  X(Undecoded)                                                                                    \
-  X(HwLoopEnd)                                                                                    \
-  X(OutOfRegion)                                                                                  \
-  X(Illegal)                                                                                      \
-  X(Lui) X(Jal) X(Jalr) X(Beq) X(Bne) X(Blt) X(Bge) X(Bltu) X(Bgeu) X(                            \
-      BeqImm) X(BneImm) X(Lb) X(Lh) X(Lw) X(Lbu) X(Lhu) X(Sb) X(Sh) X(Sw)                         \
-      X(LbPost) X(LhPost) X(LwPost) X(LbuPost) X(LhuPost) X(SbPost) X(                            \
-          ShPost) X(SwPost) X(LbRegPost) X(LhRegPost) X(LwRegPost)                                \
-          X(LbuRegPost) X(LhuRegPost) X(SbRegPost) X(ShRegPost) X(                                \
-              SwRegPost) X(LbReg) X(LhReg) X(LwReg) X(LbuReg) X(LhuReg)                           \
-              X(SbReg) X(ShReg) X(SwReg) X(Elw) X(Addi) X(Slti) X(Sltiu) X(                       \
-                  Xori) X(Ori) X(Andi) X(Slli) X(Srli) X(Srai) X(Add) X(Sub)                      \
-                  X(Sll) X(Slt) X(Sltu) X(Xor) X(Srl) X(Sra) X(Or) X(And) X(                      \
-                      Mul) X(Mulh) X(Mulhsu) X(Mulhu) X(Div) X(Divu) X(Rem)                       \
-                      X(Remu) X(Fence) X(FenceI) X(Ecall) X(Ebreak) X(                            \
-                          Semihost) X(Mret) X(Wfi) X(Marker) X(Csrrw) X(Csrrs)                    \
-                          X(Csrrc) X(Csrrwi) X(Csrrsi) X(Csrrci) X(Mac) X(                        \
-                              Msu) X(Abs) X(Slet) X(Sletu) X(Min) X(Minu) X(Max) X(Maxu) X(Exths) \
-                              X(Exthz) X(Extbs) X(Extbz) X(LpStarti) X(LpEndi) X(                 \
-                                  LpCount) X(LpCounti) X(LpSetup) X(LpSetupi) X(FaddS)            \
-                                  X(FsubS) X(FmulS) X(FdivS) X(FsqrtS) X(FmaddS) X(               \
-                                      FmsubS) X(FnmsubS) X(FnmaddS) X(FsgnjS)                     \
-                                      X(FsgnjnS) X(FsgnjxS) X(FminS) X(                           \
-                                          FmaxS) X(FeqS) X(FltS) X(FleS) X(FclassS)               \
-                                          X(FcvtWS) X(FcvtWuS) X(FcvtSW) X(                       \
-                                              FcvtSWu) X(FcvtSH) X(FcvtHS) X(FaddH)               \
-                                              X(FsubH) X(FmulH) X(FdivH) X(FsqrtH) X(             \
-                                                  FmaddH) X(FmsubH) X(FnmsubH)                    \
-                                                  X(FnmaddH) X(FsgnjH) X(                         \
-                                                      FsgnjnH) X(FsgnjxH) X(FminH)                \
-                                                      X(FmaxH) X(FeqH) X(FltH) X(FleH) X(         \
-                                                          FclassH) X(FcvtWH) X(FcvtWuH)           \
-                                                          X(FcvtHW) X(FcvtHWu) X(                 \
-                                                              VfaddH) X(VfsubH) X(VfmulH)         \
-                                                              X(VfdivH) X(                        \
-                                                                  VfminH) X(VfmaxH)               \
-                                                                  X(VfsqrtH) X(                   \
-                                                                      VfmacH) X(VfmreH)           \
-                                                                      X(VfsgnjH) X(               \
-                                                                          VfsgnjnH)               \
-                                                                          X(VfsgnjxH) X(          \
-                                                                              VfcpkaHS)           \
-                                                                              X(VfdotpexSH)       \
-                                                                                  X(VfndotpexSH)
+// clang-format off
+#define TDSIM_OPERATIONS(X)                                                    \
+  X(Undecoded) X(HwLoopEnd) X(OutOfRegion) X(Illegal) X(Lui) X(Jal) X(Jalr)    \
+  X(Beq) X(Bne) X(Blt) X(Bge) X(Bltu) X(Bgeu) X(BeqImm) X(BneImm) X(Lb)        \
+  X(Lh) X(Lw) X(Lbu) X(Lhu) X(Sb) X(Sh) X(Sw) X(LbPost) X(LhPost) X(LwPost)    \
+  X(LbuPost) X(LhuPost) X(SbPost) X(ShPost) X(SwPost) X(LbRegPost)             \
+  X(LhRegPost) X(LwRegPost) X(LbuRegPost) X(LhuRegPost) X(SbRegPost)           \
+  X(ShRegPost) X(SwRegPost) X(LbReg) X(LhReg) X(LwReg) X(LbuReg) X(LhuReg)     \
+  X(SbReg) X(ShReg) X(SwReg) X(Elw) X(Addi) X(Slti) X(Sltiu) X(Xori) X(Ori)    \
+  X(Andi) X(Slli) X(Srli) X(Srai) X(Add) X(Sub) X(Sll) X(Slt) X(Sltu) X(Xor)   \
+  X(Srl) X(Sra) X(Or) X(And) X(Mul) X(Mulh) X(Mulhsu) X(Mulhu) X(Div)          \
+  X(Divu) X(Rem) X(Remu) X(Fence) X(FenceI) X(Ecall) X(Ebreak) X(Semihost)     \
+  X(Mret) X(Wfi) X(Marker) X(Csrrw) X(Csrrs) X(Csrrc) X(Csrrwi) X(Csrrsi)      \
+  X(Csrrci) X(Mac) X(Msu) X(Abs) X(Slet) X(Sletu) X(Min) X(Minu) X(Max)        \
+  X(Maxu) X(Exths) X(Exthz) X(Extbs) X(Extbz) X(LpStarti) X(LpEndi)            \
+  X(LpCount) X(LpCounti) X(LpSetup) X(LpSetupi) X(FaddS) X(FsubS) X(FmulS)     \
+  X(FdivS) X(FsqrtS) X(FmaddS) X(FmsubS) X(FnmsubS) X(FnmaddS) X(FsgnjS)       \
+  X(FsgnjnS) X(FsgnjxS) X(FminS) X(FmaxS) X(FeqS) X(FltS) X(FleS) X(FclassS)   \
+  X(FcvtWS) X(FcvtWuS) X(FcvtSW) X(FcvtSWu) X(FcvtSH) X(FcvtHS) X(FaddH)       \
+  X(FsubH) X(FmulH) X(FdivH) X(FsqrtH) X(FmaddH) X(FmsubH) X(FnmsubH)          \
+  X(FnmaddH) X(FsgnjH) X(FsgnjnH) X(FsgnjxH) X(FminH) X(FmaxH) X(FeqH)         \
+  X(FltH) X(FleH) X(FclassH) X(FcvtWH) X(FcvtWuH) X(FcvtHW) X(FcvtHWu)         \
+  X(VfaddH) X(VfsubH) X(VfmulH) X(VfdivH) X(VfminH) X(VfmaxH) X(VfsqrtH)       \
+  X(VfmacH) X(VfmreH) X(VfsgnjH) X(VfsgnjnH) X(VfsgnjxH) X(VfcpkaHS)           \
+  X(VfdotpexSH) X(VfndotpexSH)
+// clang-format on
 
 enum class Op : uint16_t {
 #define TDSIM_OPERATION(name) name,
