@@ -10,6 +10,9 @@ from mlir import ir
 
 from .model import Argument, TensorSpec
 
+PRODUCTS = ("train.linear", "linalg.matmul")
+"""Operators that multiply with a weight."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
@@ -125,7 +128,7 @@ class GraphBuilder:
         on_input = any(operand.on_input for operand in operands)
         symbols = tuple(dict.fromkeys(operand.symbol for operand in operands if operand.symbol))
         product = None
-        if name in ("train.linear", "linalg.matmul"):
+        if name in PRODUCTS:
             product = next((o.symbol for o in operands if o.symbol and len(o.shape) == 2), None)
         elif name in ("train.add", "train.sub", "train.mul", "train.reshape"):
             varying = [operand for operand in operands if operand.on_input]
@@ -138,9 +141,17 @@ class GraphBuilder:
     def reshape(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The same elements in row-major order; still the parameter if it was one."""
         if tensor.shape == shape:
+            # No op, but at another batch size there would be one: `check_batch_change` compares steps.
+            self.steps.append(Step("train.reshape", self._place, shape, tensor.on_input, ()))
             return tensor
         result = self.apply("train.reshape", shape, [replace(tensor, symbol=None)])
         return replace(result, symbol=tensor.symbol)
+
+    def straight(self, tensor: Tensor) -> Tensor | None:
+        """The tensor untransposed; None if that takes more than a reshape, to be said by the caller."""
+        if not tensor.transposed:
+            return tensor
+        return self.reshape(untransposed(tensor), tensor.shape) if 1 in tensor.shape else None
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x [..., in] times the transpose of weight [out, in], plus bias [out]."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
-from .builder import GraphBuilder, Step, Tensor
+from .builder import PRODUCTS, GraphBuilder, Step, Tensor
 from .model import Argument, BatchSizeError, ImportedModel, Layer, ModelError, TensorSpec, check_values
 from .table import LOSSES, TABLE, TorchOperator, Unknown, supported_operators
 
@@ -119,7 +120,8 @@ def lower(
     final = resolve(returned)
     if not isinstance(final, Tensor):
         raise ModelError(f"output '{output_name}' is not computed from the inputs")
-    if final.transposed:
+    final = graph.straight(final)
+    if final is None:
         raise ModelError(
             f"output '{output_name}' is a transposed tensor, which only a matrix product can read"
         )
@@ -176,9 +178,10 @@ def check_batch_change(reference: Imported, changed: Imported, old: int, new: in
     same factor; every other one must be the same.
     """
     what = f"the model cannot be changed from batch size {old} to {new}"
-    if [step.operator for step in reference.steps] != [step.operator for step in changed.steps]:
-        raise BatchSizeError(f"{what}: it computes something else then")
-    for before, after in zip(reference.steps, changed.steps, strict=True):
+    for before, after in zip_longest(reference.steps, changed.steps):
+        if before is None or after is None or before.operator != after.operator:
+            place = (before or after).place
+            raise BatchSizeError(f"{what}: it computes something else then, from '{place}' on")
         expected = before.shape
         if before.on_input:
             grown = before.shape[0] * new if before.shape else 1
@@ -299,36 +302,38 @@ def _literal(operation: Any, graph: GraphBuilder) -> Any:
 def _layers(steps: Sequence[Step], ranks: dict[str, int]) -> tuple[Layer, ...]:
     """Group trainable parameters into layers, in the order of their last use.
 
-    Parameters that one operator reads are a layer. A vector joins the layer of its module (the name
-    up to the last dot) when there is one; a matrix does as long as that has no matrix yet. Where
+    Parameters that one place in the model reads are a layer. Any other joins the layer of its module
+    (the name up to the last dot), the weight of a product only if that has none yet. Where
     names have no module, what is added to or multiplied with a matrix product joins its weight.
     """
     layer_of: dict[str, int] = {}
     of_module: dict[str, int] = {}
+    of_place: dict[str, int] = {}
     members: list[list[str]] = []
     places: list[str] = []
     last: list[int] = []
 
-    def has_matrix(layer: int) -> bool:
-        return any(ranks[name] > 1 for name in members[layer])
+    weights = {name for step in steps if step.operator in PRODUCTS for name in step.symbols}
+    weights = {name for name in weights if ranks.get(name, 0) > 1}
 
     for time, step in enumerate(steps):
         symbols = [name for name in step.symbols if name in ranks]
-        for name in sorted(symbols, key=lambda s: -ranks[s]):
+        for name in sorted(symbols, key=lambda s: s not in weights):
             if name in layer_of:
                 continue
             module = name.rpartition(".")[0]
             together = [layer_of[s] for s in symbols if s in layer_of]
-            layer = together[0] if together else of_module.get(module)
+            layer = together[0] if together else of_module.get(module, of_place.get(step.place))
             if not module and layer is None and step.product in layer_of and "." not in str(step.product):
                 layer = layer_of[step.product]
-            if layer is None or (ranks[name] > 1 and has_matrix(layer)):
+            if layer is None or (name in weights and not weights.isdisjoint(members[layer])):
                 layer = len(members)
                 members.append([])
                 places.append(step.place)
                 last.append(time)
             layer_of[name] = layer
             members[layer].append(name)
+            of_place[step.place] = layer
             if module:
                 of_module[module] = layer
         for name in symbols:

@@ -9,12 +9,12 @@ import numpy as np
 from traindeeploy.errors import TrainDeeployError
 
 
-class UnsupportedOperator(TrainDeeployError):
-    """An operator that has no entry in the table from torch to the training graph."""
-
-
 class ModelError(TrainDeeployError):
     """A model that cannot be read, or that says something that cannot be trained."""
+
+
+class UnsupportedOperator(ModelError):
+    """An operator that has no entry in the table from torch to the training graph."""
 
 
 class BatchSizeError(ModelError):

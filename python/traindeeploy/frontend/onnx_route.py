@@ -24,6 +24,8 @@ OPSET = 20
 OLDEST_OPSET_AS_IT_IS = 13
 
 _FUNCTION = "main"
+# In place of a batch size, which is positive: inputs are left as they are.
+_NO_COMMON_SIZE = -1
 
 SUPPORTED = (
     "Add",
@@ -87,11 +89,21 @@ def import_onnx(
     name = name or model.graph.name or "model"
     exported = _batch_size(graph.inputs)
     wanted = batch_size or exported or 1
-    imported = _import(graph, wanted, name)
-    if wanted != exported and batch_size is not None:
-        reference = exported or wanted + 1
-        check_batch_change(_import(graph, reference, name), imported, reference, wanted)
-    return imported.model
+    if batch_size in (None, exported) or (exported is None and wanted == 1):
+        return _import(graph, wanted, name).model
+    if exported == _NO_COMMON_SIZE:
+        raise BatchSizeError("the inputs have no common size of axis 0, so the batch size cannot be changed")
+    reference_size = exported or wanted + 1
+    reference = _import(graph, reference_size, name)
+    try:
+        changed = _import(graph, wanted, name)
+    except BatchSizeError:
+        raise
+    except ModelError as error:
+        what = f"the model cannot be changed from batch size {reference_size} to {wanted}"
+        raise BatchSizeError(f"{what}: {error}") from error
+    check_batch_change(reference, changed, reference_size, wanted)
+    return changed.model
 
 
 def _prepare(model: onnx.ModelProto) -> _Graph:
@@ -122,6 +134,7 @@ def _prepare(model: onnx.ModelProto) -> _Graph:
 
     _keep_live_nodes(graph)
     operators = _name_nodes(graph)
+    _spell_out_alpha(graph)
     initializers = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initializers]
     tensors = _lift_tensors(graph)
@@ -187,6 +200,23 @@ def _name_nodes(graph: onnx.GraphProto) -> dict[str, str]:
     return {f"{name} ({operator})": operator for name, operator in operators.items()}
 
 
+def _spell_out_alpha(graph: onnx.GraphProto) -> None:
+    """Gemm without C becomes a product and a Mul: torch-mlir forgets its alpha."""
+    nodes = []
+    for node in graph.node:
+        nodes.append(node)
+        alpha = next((a.f for a in node.attribute if a.name == "alpha"), 1.0)
+        if node.op_type != "Gemm" or any(node.input[2:]) or alpha == 1:
+            continue
+        result, product, factor = node.output[0], f"{node.name}.product", f"{node.name}.alpha"
+        node.output[0] = product
+        graph.initializer.append(numpy_helper.from_array(np.float32(alpha), factor))
+        nodes.append(onnx.helper.make_node("Mul", [product, factor], [result], name=node.name))
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
 def _lift_tensors(graph: onnx.GraphProto) -> list[Argument]:
     """Take the floating-point tensors out of the graph, as parameters and constants.
 
@@ -250,16 +280,15 @@ def _constant_array(node: onnx.NodeProto) -> np.ndarray | None:
 
 
 def _batch_size(inputs: Iterable[onnx.ValueInfoProto]) -> int | None:
-    """The fixed size of axis 0 of all inputs; None if it is symbolic."""
+    """The fixed size of axis 0 of all inputs; None if it is symbolic, _NO_COMMON_SIZE if they differ."""
     sizes: set[int | None] = set()
     for value in inputs:
         dims = value.type.tensor_type.shape.dim
         if dims:
             sizes.add(dims[0].dim_value or None)
     if len(sizes) > 1:
-        # Inputs of different sizes: nothing is resized, and no other batch size is accepted.
-        return -1
-    return sizes.pop() if sizes else -1
+        return _NO_COMMON_SIZE
+    return sizes.pop() if sizes else _NO_COMMON_SIZE
 
 
 def _import(graph: _Graph, batch_size: int, name: str) -> Imported:

@@ -47,14 +47,15 @@ class TorchOperator:
         message = f"operator {self.shown} at '{self.place}' {reason}"
         raise UnsupportedOperator(f"{message}; supported: {', '.join(self.supported)}")
 
-    def tensor(self, index: int) -> Tensor:
+    def tensor(self, graph: GraphBuilder, index: int) -> Tensor:
         """The operand as a tensor that is not transposed."""
         operand = self.operands[index]
         if not isinstance(operand, Tensor):
             self.refuse("has an operand that is not a tensor of float32")
-        if operand.transposed:
+        straight = graph.straight(operand)
+        if straight is None:
             self.refuse("reads a transposed tensor, which only a matrix product can")
-        return operand
+        return straight
 
     def number(self, index: int) -> float:
         operand = self.operands[index]
@@ -101,14 +102,14 @@ def supported_operators() -> list[str]:
 
 @lowers("aten.relu", "aten.sigmoid", "aten.tanh", data=1)
 def unary(graph: GraphBuilder, op: TorchOperator) -> Tensor:
-    x = op.tensor(0)
+    x = op.tensor(graph, 0)
     return graph.apply(f"train.{op.name.split('.')[1]}", x.shape, [x])
 
 
 def operand_tensor(graph: GraphBuilder, op: TorchOperator, index: int) -> Tensor:
     """A tensor operand, or a number as a tensor of rank 0."""
     operand = op.operands[index]
-    return op.tensor(index) if isinstance(operand, Tensor) else graph.splat(op.number(index))
+    return op.tensor(graph, index) if isinstance(operand, Tensor) else graph.splat(op.number(index))
 
 
 def scaled(graph: GraphBuilder, tensor: Tensor, factor: float) -> Tensor:
@@ -147,7 +148,7 @@ def mul(graph: GraphBuilder, op: TorchOperator) -> Tensor:
 @lowers("aten.flatten.using_ints", "aten.unflatten.int", "prims.collapse", "prims.view_of", data=1)
 @lowers("aten.squeeze", "aten.squeeze.dim", "aten.squeeze.dims", "prims.squeeze", "aten.unsqueeze", data=1)
 def reshape(graph: GraphBuilder, op: TorchOperator) -> Tensor:
-    x = op.tensor(0)
+    x = op.tensor(graph, 0)
     if prod(x.shape) != prod(op.shape):
         op.refuse(f"cannot give a tensor of shape {list(x.shape)} the shape {list(op.shape)}")
     return graph.reshape(x, op.shape)
@@ -176,12 +177,12 @@ def permute(graph: GraphBuilder, op: TorchOperator) -> Tensor:
 def permuted(graph: GraphBuilder, op: TorchOperator, order: Sequence[int]) -> Tensor:
     x: Tensor = op.operands[0]
     order = [axis % len(x.shape) for axis in order] if x.shape else []
+    if order == [1, 0]:
+        return replace(x, shape=op.shape, transposed=not x.transposed)
     moved = [axis for axis in order if x.shape[axis] != 1]
     if moved == sorted(moved):  # only dimensions of size 1 move
-        return graph.reshape(op.tensor(0), op.shape)
-    if len(x.shape) != 2:
-        op.refuse("moves the dimensions of a tensor of more than two")
-    return replace(x, shape=op.shape, transposed=not x.transposed)
+        return graph.reshape(op.tensor(graph, 0), op.shape)
+    op.refuse("moves the dimensions of a tensor of more than two")
 
 
 # Matrix products.
@@ -189,8 +190,8 @@ def permuted(graph: GraphBuilder, op: TorchOperator, order: Sequence[int]) -> Te
 
 @lowers("aten.linear")
 def linear(graph: GraphBuilder, op: TorchOperator) -> Tensor:
-    x, weight = op.tensor(0), op.operands[1]
-    bias = None if op.operands[2] is None else op.tensor(2)
+    x, weight = op.tensor(graph, 0), op.operands[1]
+    bias = None if op.operands[2] is None else op.tensor(graph, 2)
     product = matrix_product(graph, op, x, turned(weight), op.shape)
     return product if bias is None else graph.apply("train.add", op.shape, [product, bias])
 
@@ -206,7 +207,7 @@ def addmm(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     beta, alpha = op.number(3), op.number(4)
     if beta == 0:
         return scaled(graph, product, alpha)
-    bias = scaled(graph, op.tensor(0), beta)
+    bias = scaled(graph, op.tensor(graph, 0), beta)
     return graph.apply("train.add", op.shape, [scaled(graph, product, alpha), bias])
 
 

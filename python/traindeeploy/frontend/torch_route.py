@@ -10,7 +10,8 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -122,9 +123,7 @@ def _export(
     ]
     if active:
         listed = ", ".join(active[:4]) + (f" and {len(active) - 4} more" if len(active) > 4 else "")
-        notes.append(
-            f"the model is in training mode; it is imported in evaluation mode, which changes {listed}"
-        )
+        notes.append(f"the model, in training mode, is imported in evaluation mode; that changes {listed}")
     modes = [(m, m.training) for m in model.modules()]
     # What the exporter logs about a model it cannot trace is in the exception as well.
     logging_was = logging.root.manager.disable
@@ -133,7 +132,10 @@ def _export(
         model.eval()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model, tuple(args), dict(kwargs), strict=False)
+            with _refusing_custom_gradients():
+                program = torch.export.export(model, tuple(args), dict(kwargs), strict=False)
+    except ModelError:
+        raise
     except Exception as error:  # whatever the model's forward raises
         raise ModelError(f"torch.export fails on {type(model).__name__}: {_first_line(error)}") from error
     finally:
@@ -142,6 +144,38 @@ def _export(
             module.training = mode
     names = _input_names(model, args, kwargs)
     return _import_program(program, aliases, name, names, frozen, notes)
+
+
+@contextmanager
+def _refusing_custom_gradients() -> Iterator[None]:
+    """The exporter follows the forward of an autograd.Function and forgets its backward: refuse it."""
+
+    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if cls.__module__.partition(".")[0] == "torch":
+            return original.__func__(cls, *args, **kwargs)
+        raise ModelError(
+            f"the forward uses the torch.autograd.Function '{cls.__name__}', "
+            "whose own backward cannot be imported"
+        )
+
+    base = torch.autograd.Function
+    original = base.__dict__["apply"]
+    try:
+        base.apply = classmethod(apply)
+        yield
+    finally:
+        base.apply = original
+
+
+def _refuse_no_grad(program: ExportedProgram) -> None:
+    """Parts under torch.no_grad() lose that mark when the program is made functional: refuse them."""
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            if str(node.target) == "wrap_with_set_grad_enabled" and node.args[0] is False:
+                raise ModelError(
+                    f"the forward runs a part under torch.no_grad() (at '{_node_place(node)}'), which stops "
+                    "gradients; leave that out and freeze parameters by a recipe instead"
+                )
 
 
 def _depends_on_mode(module: torch.nn.Module) -> bool:
@@ -192,6 +226,7 @@ def _import_program(
     frozen: frozenset[str],
     notes: Sequence[str],
 ) -> Imported:
+    _refuse_no_grad(program)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
