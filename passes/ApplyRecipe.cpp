@@ -14,15 +14,19 @@ namespace {
 struct ApplyRecipe : td::impl::ApplyRecipeBase<ApplyRecipe> {
   using ApplyRecipeBase::ApplyRecipeBase;
   void runOnOperation() override {
+    if (trainable.empty()) {
+      getOperation().emitError("the recipe trains nothing");
+      return signalPassFailure();
+    }
     llvm::StringSet<> missing;
     for (const std::string &name : trainable)
       missing.insert(name);
     for (auto parameter : getOperation().getOps<td::train::ParameterOp>())
-      if (missing.erase(parameter.getSymName()))
-        parameter.setTrainable(true);
+      parameter.setTrainable(missing.erase(parameter.getSymName()));
     for (const std::string &name : trainable)
       if (missing.contains(name)) {
-        getOperation().emitError() << "the recipe trains '" << name << "', which is no parameter of the model";
+        getOperation().emitError() << "the recipe trains '" << name
+                                   << "', which is no parameter of the model";
         return signalPassFailure();
       }
   }

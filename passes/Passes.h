@@ -16,10 +16,28 @@
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
 #include "mlir/IR/BuiltinOps.h"
 #include "mlir/Pass/Pass.h"
+#include "mlir/Pass/PassOptions.h"
 
 namespace td {
 #define GEN_PASS_DECL
 #include "passes/Passes.h.inc"
+
+/// Options of the pipeline td-graph.
+struct GraphOptions : mlir::PassPipelineOptions<GraphOptions> {
+  Option<std::string> loss{*this, "loss",
+                           llvm::cl::desc("mse or cross-entropy"),
+                           llvm::cl::init("mse")};
+  ListOption<std::string> trainable{
+      *this, "trainable", llvm::cl::desc("Symbols of the parameters to train")};
+  Option<std::string> optimizer{*this, "optimizer", llvm::cl::desc("sgd"),
+                                llvm::cl::init("sgd")};
+  Option<double> momentum{*this, "momentum", llvm::cl::desc("Momentum of SGD"),
+                          llvm::cl::init(0.0)};
+};
+/// td-graph: a forward model to a decomposed training step.
+void buildGraphPipeline(mlir::OpPassManager &pm, const GraphOptions &options);
+/// td-host: a decomposed training step to the LLVM dialect, for MLIR's JIT.
+void buildHostPipeline(mlir::OpPassManager &pm);
 
 /// Registers every pass and pipeline with MLIR's global registry.
 void registerAllPasses();

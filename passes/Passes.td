@@ -4,15 +4,98 @@
 
 include "mlir/Pass/PassBase.td"
 
+//===----------------------------------------------------------------------===//
+// td-graph: a forward model becomes a training step
+//===----------------------------------------------------------------------===//
+
+def AttachLoss : Pass<"td-attach-loss", "::mlir::ModuleOp"> {
+  let summary = "Turn @forward into a training step that returns the loss";
+  let description = [{
+    Requires: a function @forward of one block with one result, a tensor of
+    floats (of rank 2, [N, C], for cross entropy). Guarantees: @forward is gone; @step has
+    its arguments, then the target (`train.name` "target", the prediction's type,
+    for mse; "labels", tensor<Nxi32>, for cross entropy), and returns the loss, a
+    tensor of rank 0.
+  }];
+  let options = [Option<"loss", "loss", "std::string", "\"mse\"", "mse or cross-entropy">];
+  let dependentDialects = ["::td::train::TrainDialect"];
+}
+
 def ApplyRecipe : Pass<"td-apply-recipe", "::mlir::ModuleOp"> {
   let summary = "Mark the parameters that a recipe trains";
   let description = [{
-    Requires: `train.parameter`s without marks. Guarantees: exactly the
-    parameters whose symbol is listed in `trainable` are marked trainable; a name
-    that is no parameter is an error.
+    Requires: `train.parameter`s. Guarantees: exactly the
+    parameters whose symbol is listed in `trainable` are marked trainable, and
+    there is at least one; a name that is no parameter is an error.
   }];
   let options = [ListOption<"trainable", "trainable", "std::string", "Symbols of the parameters to train">];
   let dependentDialects = ["::td::train::TrainDialect"];
+}
+
+def Differentiate : Pass<"td-differentiate", "::mlir::ModuleOp"> {
+  let summary = "Add the gradients of the loss with respect to the trainable parameters";
+  let description = [{
+    One reverse sweep over @step with activity analysis: an op is differentiated
+    if it depends on a trainable parameter and the loss depends on it.
+    Requires: @step returns the loss only; parameters are marked; every active op implements
+    DifferentiableOpInterface (another one is an error at its location).
+    Guarantees: one `train.gradient` for each parameter that is marked
+    trainable, directly after the op that makes its value. A marked parameter that
+    does not reach the loss is warned about and loses its mark. Nothing is added for
+    frozen parameters, or for values that reach no trainable one.
+  }];
+  let statistics = [Statistic<"differentiated", "differentiated", "Ops whose vector-Jacobian product was built">];
+  let dependentDialects = ["::td::train::TrainDialect"];
+}
+
+def InsertUpdates : Pass<"td-insert-updates", "::mlir::ModuleOp"> {
+  let summary = "Replace every gradient by the optimizer's update of its parameter";
+  let description = [{
+    Requires: `train.gradient`s from td-differentiate. Guarantees: none is left;
+    @step has a last argument, the learning rate (`train.name` "lr", rank 0); each
+    gradient's place is taken by `train.sgd`, as early as the gradient exists and
+    the last op that uses the parameter's old value is done (checked by
+    `verifySnapshots`). With momentum, each trained parameter p has a state
+    parameter p.momentum behind it.
+  }];
+  let options = [Option<"optimizer", "optimizer", "std::string", "\"sgd\"", "sgd">,
+                 Option<"momentum", "momentum", "double", "0.0", "Momentum of SGD; 0 is none">];
+  let dependentDialects = ["::td::train::TrainDialect"];
+}
+
+def Decompose : Pass<"td-decompose", "::mlir::func::FuncOp"> {
+  let summary = "Decompose the train dialect's operators to linalg";
+  let description = [{
+    Requires: updates in place of gradients. Guarantees (checked by
+    `verifyDecomposed`): of the train dialect only read and assign are left;
+    the rest is linalg.matmul (transposed operands are indexing maps), linalg.generic
+    whose maps are projected permutations, linalg.fill, tensor.collapse_shape,
+    expand_shape and empty, and constants. Snapshots still allow updates in place.
+  }];
+  let dependentDialects = ["::td::train::TrainDialect"];
+}
+
+def FuseElementwise : Pass<"td-fuse-elementwise", "::mlir::func::FuncOp"> {
+  let summary = "Fuse element-wise ops into their only consumer of the same domain";
+  let description = [{
+    Upstream's element-wise fusion, where it is free: the producer has no other
+    use, the consumer is element-wise over the same domain (so nothing is computed
+    twice, and parallel work stays out of sequential sums), and no use of a
+    parameter's old value moves behind its update.
+    Requires and guarantees: what td-decompose guarantees.
+  }];
+  let dependentDialects = ["::mlir::linalg::LinalgDialect"];
+}
+
+def ParametersToArguments : Pass<"td-parameters-to-arguments", "::mlir::ModuleOp"> {
+  let summary = "Pass parameters to @step and return their next values";
+  let description = [{
+    For the host. Guarantees: no parameter, read or assign is left; @step has, after its
+    own arguments, one per parameter in the module's order, and, after its own
+    results, the next value of each parameter that it assigns, in that order. It is marked for
+    the C interface.
+  }];
+  let dependentDialects = ["::mlir::LLVM::LLVMDialect"];
 }
 
 def SetTarget : Pass<"td-set-target", "::mlir::ModuleOp"> {

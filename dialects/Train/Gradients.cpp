@@ -153,7 +153,7 @@ SmallVector<Value> MSELossOp::buildVJP(OpBuilder &builder,
   Value factor =
       constantScalar(builder, loc, type.getElementType(),
                      2.0 / static_cast<double>(type.getNumElements()));
-  Value scale = MulOp::create(builder, loc, cotangents[0], factor);
+  Value scale = builder.createOrFold<MulOp>(loc, cotangents[0], factor);
   Value difference = SubOp::create(builder, loc, getPrediction(), getTarget());
   Value gradient = MulOp::create(builder, loc, difference, scale);
   SmallVector<Value> result(2);

@@ -101,35 +101,55 @@ StringAttr td::train::getSnapshotParameter(Value value) {
 }
 
 LogicalResult td::train::verifySnapshots(Block &block) {
-  // The parameters that have been assigned since each live snapshot was taken.
-  llvm::DenseMap<StringAttr, AssignOp> lastAssign;
+  llvm::DenseMap<StringAttr, Operation *> lastUpdate;
   LogicalResult result = success();
   for (Operation &op : block) {
     op.walk([&](Operation *nested) {
       for (Value operand : nested->getOperands()) {
         StringAttr parameter = getSnapshotParameter(operand);
-        if (!parameter)
-          continue;
-        AssignOp assign = lastAssign.lookup(parameter);
-        if (!assign)
+        Operation *update = parameter ? lastUpdate.lookup(parameter) : nullptr;
+        if (!update)
           continue;
         Operation *read = operand.getDefiningOp();
         while (!isa<ReadOp>(read))
           read = read->getOperand(0).getDefiningOp();
-        if (!read->isBeforeInBlock(assign))
+        if (!read->isBeforeInBlock(update))
           continue;
         InFlightDiagnostic diagnostic = nested->emitOpError()
                                         << "uses the value that @"
                                         << parameter.getValue()
                                         << " had before its update";
-        diagnostic.attachNote(assign.getLoc()) << "updated here";
+        diagnostic.attachNote(update->getLoc()) << "updated here";
         result = failure();
       }
     });
     if (auto assign = dyn_cast<AssignOp>(op))
-      lastAssign[assign.getParameterAttr().getAttr()] = assign;
+      lastUpdate[assign.getParameterAttr().getAttr()] = assign;
+    if (auto sgd = dyn_cast<SGDOp>(op)) {
+      lastUpdate[sgd.getParameterAttr().getAttr()] = sgd;
+      if (sgd.getStateAttr())
+        lastUpdate[sgd.getStateAttr().getAttr()] = sgd;
+    }
   }
   return result;
+}
+
+LogicalResult td::train::verifyDecomposed(func::FuncOp step) {
+  for (Operation &op : step.getBody().front()) {
+    if (auto generic = dyn_cast<linalg::GenericOp>(op)) {
+      for (AffineMap map : generic.getIndexingMapsArray())
+        if (!map.isProjectedPermutation())
+          return op.emitOpError(
+                     "has an indexing map that is no projected permutation: ")
+                 << AffineMapAttr::get(map);
+      continue;
+    }
+    if (!isa<ReadOp, AssignOp, linalg::MatmulOp, linalg::FillOp,
+             tensor::CollapseShapeOp, tensor::ExpandShapeOp, tensor::EmptyOp,
+             arith::ConstantOp, func::ReturnOp>(op))
+      return op.emitOpError("is not part of a decomposed training step");
+  }
+  return verifySnapshots(step.getBody().front());
 }
 
 //===----------------------------------------------------------------------===//
@@ -205,6 +225,41 @@ LogicalResult ReshapeOp::verify() {
           getResult().getType().getNumElements())
     return emitOpError("needs as many elements in the result as in the input");
   return success();
+}
+
+//===----------------------------------------------------------------------===//
+// Folders
+//===----------------------------------------------------------------------===//
+
+Operation *TrainDialect::materializeConstant(OpBuilder &builder,
+                                             Attribute value, Type type,
+                                             Location location) {
+  return arith::ConstantOp::materialize(builder, value, type, location);
+}
+
+/// Folds an element-wise op of two splat constants.
+static OpFoldResult
+foldSplats(Attribute lhs, Attribute rhs, RankedTensorType type,
+           llvm::function_ref<APFloat(APFloat, const APFloat &)> compute) {
+  auto left = dyn_cast_or_null<SplatElementsAttr>(lhs),
+       right = dyn_cast_or_null<SplatElementsAttr>(rhs);
+  if (!left || !right)
+    return {};
+  return DenseElementsAttr::get(type, compute(left.getSplatValue<APFloat>(),
+                                              right.getSplatValue<APFloat>()));
+}
+
+OpFoldResult AddOp::fold(FoldAdaptor adaptor) {
+  return foldSplats(adaptor.getLhs(), adaptor.getRhs(), getType(),
+                    [](APFloat a, const APFloat &b) { return a + b; });
+}
+OpFoldResult SubOp::fold(FoldAdaptor adaptor) {
+  return foldSplats(adaptor.getLhs(), adaptor.getRhs(), getType(),
+                    [](APFloat a, const APFloat &b) { return a - b; });
+}
+OpFoldResult MulOp::fold(FoldAdaptor adaptor) {
+  return foldSplats(adaptor.getLhs(), adaptor.getRhs(), getType(),
+                    [](APFloat a, const APFloat &b) { return a * b; });
 }
 
 OpFoldResult ReshapeOp::fold(FoldAdaptor) {

@@ -4,6 +4,7 @@
 
 #include "mlir/Bytecode/BytecodeOpInterface.h"
 #include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/Linalg/IR/Linalg.h"
 #include "mlir/Dialect/Math/IR/Math.h"
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
@@ -47,9 +48,14 @@ void registerDifferentiableExternalModels(mlir::DialectRegistry &registry);
 mlir::StringAttr getSnapshotParameter(mlir::Value value);
 
 /// Checks that no op of `block` uses a snapshot of a parameter (the result of
-/// train.read, or a reshape of it) after a train.assign to that parameter:
-/// then parameters can be updated in place, without copies.
+/// train.read, or a reshape of it) after a train.assign or train.sgd to that
+/// parameter: then parameters can be updated in place, without copies.
 mlir::LogicalResult verifySnapshots(mlir::Block &block);
+
+/// Checks that `step` is what td-decompose guarantees: the closed set of ops on
+/// tensors that docs/architecture.md lists, and snapshots that allow updates in
+/// place.
+mlir::LogicalResult verifyDecomposed(mlir::func::FuncOp step);
 
 } // namespace td::train
 

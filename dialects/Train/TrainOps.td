@@ -15,6 +15,7 @@ def Train_Dialect : Dialect {
   let name = "train";
   let cppNamespace = "::td::train";
   let summary = "Training graphs: parameters, losses, optimizer steps, composite operators";
+  let hasConstantMaterializer = 1;
   let dependentDialects = [
     "::mlir::arith::ArithDialect", "::mlir::linalg::LinalgDialect", "::mlir::math::MathDialect",
     "::mlir::tensor::TensorDialect"];
@@ -99,6 +100,7 @@ def Train_SigmoidOp : Train_UnaryOp<"sigmoid", "1 / (1 + exp(-x))">;
 def Train_TanhOp : Train_UnaryOp<"tanh", "hyperbolic tangent">;
 
 class Train_BinaryOp<string mnemonic, string text> : Train_Operator<mnemonic, [InferTypeOpAdaptor]> {
+  let hasFolder = 1;
   let summary = text;
   let description = [{
     The operands broadcast as in numpy: shapes are aligned at the last

@@ -1,0 +1,208 @@
+// RUN: td-opt %s --verify-diagnostics --split-input-file
+
+func.func @read() {
+  // expected-error@+1 {{'train.read' op @w is not a parameter}}
+  %0 = train.read @w : tensor<3xf32>
+  return
+}
+
+// -----
+
+train.parameter @w : tensor<3xf32>
+func.func @read() {
+  // expected-error@+1 {{'train.read' op has type 'tensor<5xf32>', but parameter @w has type 'tensor<3xf32>'}}
+  %0 = train.read @w : tensor<5xf32>
+  return
+}
+
+// -----
+
+train.parameter @w : tensor<3xf32>
+func.func @assign(%v: tensor<3xf64>) {
+  // expected-error@+1 {{'train.assign' op has type 'tensor<3xf64>', but parameter @w has type 'tensor<3xf32>'}}
+  train.assign %v to @w : tensor<3xf64>
+  return
+}
+
+// -----
+
+func.func @gradient(%v: tensor<3xf64>) {
+  // expected-error@+1 {{'train.gradient' op @gradient is not a parameter}}
+  train.gradient %v of @gradient : tensor<3xf64>
+  return
+}
+
+// -----
+
+// expected-error@+1 {{'train.parameter' op @v is not a parameter}}
+train.parameter @w state_of @v : tensor<3xf32>
+
+// -----
+
+train.parameter @v : tensor<3xf32>
+// expected-error@+1 {{'train.parameter' op is optimizer state and cannot be trainable}}
+train.parameter @w state_of @v trainable : tensor<3xf32>
+
+// -----
+
+// expected-error@+1 {{attribute 'type' failed to satisfy constraint}}
+"train.parameter"() {sym_name = "w", type = tensor<?xf32>} : () -> ()
+
+// -----
+
+func.func @linear(%x: tensor<2x5xf32>, %w: tensor<3x7xf32>) {
+  // expected-error@+2 {{linear's input ends in 5 features, its weight has 7}}
+  // expected-error@+1 {{'train.linear' op failed to infer returned types}}
+  %0 = train.linear %x, %w : tensor<2x5xf32>, tensor<3x7xf32> -> tensor<2x3xf32>
+  return
+}
+
+// -----
+
+func.func @linear(%x: tensor<2x5xf32>, %w: tensor<3x5xf32>, %b: tensor<5xf32>) {
+  // expected-error@+2 {{linear's bias must have one element for each of the 3 output features}}
+  // expected-error@+1 {{'train.linear' op failed to infer returned types}}
+  %0 = train.linear %x, %w, %b : tensor<2x5xf32>, tensor<3x5xf32>, tensor<5xf32> -> tensor<2x3xf32>
+  return
+}
+
+// -----
+
+func.func @linear(%x: tensor<2x5xf32>, %w: tensor<3x5xf64>) {
+  // expected-error@+2 {{linear needs operands of one element type}}
+  // expected-error@+1 {{'train.linear' op failed to infer returned types}}
+  %0 = train.linear %x, %w : tensor<2x5xf32>, tensor<3x5xf64> -> tensor<2x3xf32>
+  return
+}
+
+// -----
+
+func.func @linear(%x: tensor<f32>, %w: tensor<3x5xf32>) {
+  // expected-error@+2 {{linear needs an input of rank >= 1 and a weight of rank 2}}
+  // expected-error@+1 {{'train.linear' op failed to infer returned types}}
+  %0 = train.linear %x, %w : tensor<f32>, tensor<3x5xf32> -> tensor<3xf32>
+  return
+}
+
+// -----
+
+func.func @linear(%x: tensor<2x5xf32>, %w: tensor<3x5xf32>) {
+  // expected-error@+2 {{'train.linear' op failed to infer returned types}}
+  // expected-error@+1 {{'train.linear' op inferred type(s) 'tensor<2x3xf32>' are incompatible with return type(s) of operation 'tensor<3x2xf32>'}}
+  %0 = train.linear %x, %w : tensor<2x5xf32>, tensor<3x5xf32> -> tensor<3x2xf32>
+  return
+}
+
+// -----
+
+func.func @add(%x: tensor<2x5xf32>, %y: tensor<3x5xf32>) {
+  // expected-error@+2 {{operands of types 'tensor<2x5xf32>' and 'tensor<3x5xf32>' do not broadcast}}
+  // expected-error@+1 {{'train.add' op failed to infer returned types}}
+  %0 = train.add %x, %y : tensor<2x5xf32>, tensor<3x5xf32> -> tensor<2x5xf32>
+  return
+}
+
+// -----
+
+func.func @sub(%x: tensor<2x5xf32>, %y: tensor<5xf64>) {
+  // expected-error@+2 {{operands of types 'tensor<2x5xf32>' and 'tensor<5xf64>' do not broadcast}}
+  // expected-error@+1 {{'train.sub' op failed to infer returned types}}
+  %0 = train.sub %x, %y : tensor<2x5xf32>, tensor<5xf64> -> tensor<2x5xf32>
+  return
+}
+
+// -----
+
+func.func @mul(%x: tensor<2x5xf32>, %y: tensor<5xf32>) {
+  // expected-error@+2 {{'train.mul' op failed to infer returned types}}
+  // expected-error@+1 {{'train.mul' op inferred type(s) 'tensor<2x5xf32>' are incompatible with return type(s) of operation 'tensor<5xf32>'}}
+  %0 = train.mul %x, %y : tensor<2x5xf32>, tensor<5xf32> -> tensor<5xf32>
+  return
+}
+
+// -----
+
+func.func @relu(%x: tensor<2x5xi32>) {
+  // expected-error@+1 {{must be statically shaped tensor of floating-point values}}
+  %0 = train.relu %x : tensor<2x5xi32>
+  return
+}
+
+// -----
+
+func.func @reshape(%x: tensor<2x5xf32>) {
+  // expected-error@+1 {{'train.reshape' op needs as many elements in the result as in the input}}
+  %0 = train.reshape %x : tensor<2x5xf32> -> tensor<11xf32>
+  return
+}
+
+// -----
+
+func.func @mse(%x: tensor<2x5xf32>, %y: tensor<2x3xf32>) {
+  // expected-error@+1 {{'train.mse_loss' op requires all operands to have the same type}}
+  %0 = "train.mse_loss"(%x, %y) : (tensor<2x5xf32>, tensor<2x3xf32>) -> tensor<f32>
+  return
+}
+
+// -----
+
+func.func @cross_entropy(%x: tensor<2x5xf32>, %y: tensor<5xi32>) {
+  // expected-error@+2 {{cross entropy needs logits [N, C] and labels [N], not 'tensor<2x5xf32>' and 'tensor<5xi32>'}}
+  // expected-error@+1 {{'train.cross_entropy' op failed to infer returned types}}
+  %0 = train.cross_entropy %x, %y : tensor<2x5xf32>, tensor<5xi32> -> tensor<f32>
+  return
+}
+
+// -----
+
+func.func @cross_entropy_vjp(%x: tensor<2x5xf32>, %y: tensor<2xi32>, %g: tensor<f64>) {
+  // expected-error@+2 {{the cotangent of a loss has rank 0 and the logits' element type}}
+  // expected-error@+1 {{'train.cross_entropy_vjp' op failed to infer returned types}}
+  %0 = train.cross_entropy_vjp %x, %y, %g : tensor<2x5xf32>, tensor<2xi32>, tensor<f64> -> tensor<2x5xf32>
+  return
+}
+
+// -----
+
+func.func @sum_to(%x: tensor<2x5xf32>) {
+  // expected-error@+1 {{'train.sum_to' op needs a result that broadcasts to the input}}
+  %0 = train.sum_to %x : tensor<2x5xf32> -> tensor<2xf32>
+  return
+}
+
+// -----
+
+train.parameter @w : tensor<3xf32>
+func.func @sgd(%g: tensor<3xf32>, %lr: tensor<f32>) {
+  // expected-error@+1 {{'train.sgd' op needs a state exactly when the momentum is not 0}}
+  train.sgd @w, %g, %lr {momentum = 0.9} : tensor<3xf32>, tensor<f32>
+  return
+}
+
+// -----
+
+train.parameter @w : tensor<3xf32>
+func.func @sgd(%g: tensor<3xf32>, %lr: tensor<f32>) {
+  // expected-error@+1 {{'train.sgd' op needs a momentum >= 0}}
+  train.sgd @w, %g, %lr {momentum = -0.9} : tensor<3xf32>, tensor<f32>
+  return
+}
+
+// -----
+
+train.parameter @w : tensor<3xf32>
+func.func @sgd(%g: tensor<3xf32>, %lr: tensor<1xf32>) {
+  // expected-error@+1 {{'train.sgd' op needs a learning rate of rank 0 and of the gradient's element type}}
+  train.sgd @w, %g, %lr : tensor<3xf32>, tensor<1xf32>
+  return
+}
+
+// -----
+
+train.parameter @w : tensor<3xf32>
+train.parameter @v state_of @w : tensor<5xf32>
+func.func @sgd(%g: tensor<3xf32>, %lr: tensor<f32>) {
+  // expected-error@+1 {{'train.sgd' op has type 'tensor<3xf32>', but parameter @v has type 'tensor<5xf32>'}}
+  train.sgd @w, %g, %lr {momentum = 0.9, state = @v} : tensor<3xf32>, tensor<f32>
+  return
+}
