@@ -1,0 +1,189 @@
+"""The training graph on the host, through MLIR's JIT: the oracle for everything below it."""
+
+import ctypes
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from mlir.execution_engine import ExecutionEngine
+from mlir.ir import (
+    Attribute,
+    Context,
+    FlatSymbolRefAttr,
+    Location,
+    MLIRError,
+    Module,
+    Operation,
+    RankedTensorType,
+    StringAttr,
+    Type,
+    TypeAttr,
+)
+from mlir.passmanager import PassManager
+from mlir.runtime import get_ranked_memref_descriptor
+
+from . import _td
+from .errors import TrainDeeployError
+
+_DTYPES = {"f16": np.float16, "f32": np.float32, "f64": np.float64, "i32": np.int32}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and element type of a parameter or an input."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @staticmethod
+    def of(name: str, type_: Type) -> "TensorSpec":
+        tensor = RankedTensorType(type_)
+        return TensorSpec(name, tuple(tensor.shape), np.dtype(_DTYPES[str(tensor.element_type)]))
+
+    def check(self, array: np.ndarray) -> np.ndarray:
+        """`array` as what the program reads; raises TrainDeeployError for another shape."""
+        result = np.ascontiguousarray(array, dtype=self.dtype).reshape(np.shape(array))
+        if result.shape != self.shape:
+            raise TrainDeeployError(f"'{self.name}' has shape {result.shape}, not {self.shape}")
+        return result
+
+
+def make_context() -> Context:
+    """An MLIR context with the compiler's dialects."""
+    context = Context()
+    context.enable_multithreading(False)
+    _td.register_dialects(context)
+    return context
+
+
+def run_pipeline(module: Module, pipeline: str) -> None:
+    """Runs the passes `pipeline` (text, without builtin.module) on `module` in place.
+
+    Raises TrainDeeployError with the first diagnostic if a pass fails.
+    """
+    try:
+        with module.context:
+            PassManager.parse(f"builtin.module({pipeline})").run(module.operation)
+    except MLIRError as error:
+        messages = [f"{item.location}: {item.message}" for item in error.error_diagnostics]
+        raise TrainDeeployError(messages[0] if messages else str(error)) from None
+
+
+def graph_pipeline(loss: str, trainable: Sequence[str], optimizer: str = "sgd", momentum: float = 0.0) -> str:
+    """The text of pipeline td-graph with its options."""
+    names = ",".join(trainable)
+    return f"td-graph{{loss={loss} trainable={names} optimizer={optimizer} momentum={momentum!r}}}"
+
+
+def to_float64(text: str) -> str:
+    """A training graph's text with float64 in place of float32, for checking gradients."""
+    if 'dense<"0x' in text:
+        raise TrainDeeployError("constants in hexadecimal cannot be rewritten to float64")
+
+    def widen(match: re.Match[str]) -> str:
+        found = match.group(0)
+        return found if found.startswith('"') else found.replace("f32", "f64")
+
+    return re.sub(r'"(?:[^"\\]|\\.)*"|tensor<[0-9x]*f32>|: f32\b', widen, text)
+
+
+def _symbol(operation: Operation, attribute: str) -> str:
+    value: Attribute = operation.attributes[attribute]
+    return StringAttr(value).value if attribute == "sym_name" else FlatSymbolRefAttr(value).value
+
+
+class HostStep:
+    """One training step (what td-graph makes), compiled for this machine.
+
+    `parameters` are all parameters and optimizer states in the module's order,
+    `inputs` the step's arguments in theirs, `updated` the names of what a step
+    changes. Raises TrainDeeployError if the module cannot be lowered.
+    """
+
+    def __init__(self, module: Module | str):
+        if isinstance(module, str):
+            with make_context(), Location.unknown():
+                module = Module.parse(module)
+        module = Module.parse(str(module), module.context)  # the caller's stays as it is
+        self.parameters: list[TensorSpec] = []
+        self.state: set[str] = set()
+        self.inputs: list[TensorSpec] = []
+        assigned: set[str] = set()
+        step = None
+        for view in module.body.operations:
+            operation = view.operation
+            if operation.name == "train.parameter":
+                name = _symbol(operation, "sym_name")
+                self.parameters.append(TensorSpec.of(name, TypeAttr(operation.attributes["type"]).value))
+                if "state_of" in operation.attributes:
+                    self.state.add(name)
+            elif operation.name == "func.func" and _symbol(operation, "sym_name") == "step":
+                step = view
+        if step is None:
+            raise TrainDeeployError("the module has no function @step")
+        block = step.regions[0].blocks[0]
+        for index, argument in enumerate(block.arguments):
+            attributes = step.arg_attrs[index] if "arg_attrs" in step.attributes else {}
+            name = StringAttr(attributes["train.name"]).value if "train.name" in attributes else f"arg{index}"
+            self.inputs.append(TensorSpec.of(name, argument.type))
+        for view in block.operations:
+            if view.operation.name == "train.assign":
+                assigned.add(_symbol(view.operation, "parameter"))
+        self.updated = [spec.name for spec in self.parameters if spec.name in assigned]
+        self._loss = [TensorSpec.of("loss", type_) for type_ in step.type.results]
+        run_pipeline(module, "td-host")
+        self._engine = ExecutionEngine(module, opt_level=2)
+
+    def initial_state(self) -> dict[str, np.ndarray]:
+        """Optimizer state before the first step: zeros."""
+        return {
+            spec.name: np.zeros(spec.shape, spec.dtype) for spec in self.parameters if spec.name in self.state
+        }
+
+    def __call__(
+        self, params: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]
+    ) -> tuple[float, dict[str, np.ndarray]]:
+        """Runs one step on `params` (optimizer state included) and `inputs` ("lr" included), by name.
+
+        Returns the loss and all parameters after the step; the arguments stay as they are.
+        """
+        arrays: list[np.ndarray] = []
+        for specs, given, what in ((self.inputs, inputs, "input"), (self.parameters, params, "parameter")):
+            for spec in specs:
+                if spec.name not in given:
+                    raise TrainDeeployError(f"the {what} '{spec.name}' is missing")
+                arrays.append(spec.check(given[spec.name]))
+        by_name = {spec.name: spec for spec in self.parameters}
+        results = [np.empty(spec.shape, spec.dtype) for spec in self._loss]
+        results += [np.empty(by_name[name].shape, by_name[name].dtype) for name in self.updated]
+        pointers = [
+            ctypes.pointer(ctypes.pointer(get_ranked_memref_descriptor(a))) for a in [*arrays, *results]
+        ]
+        self._engine.invoke("step", *pointers)
+        updated = {spec.name: np.array(params[spec.name], spec.dtype) for spec in self.parameters}
+        updated.update(zip(self.updated, results[1:], strict=True))
+        return float(results[0]), updated
+
+
+def run_on_host(
+    module: Module | str,
+    params: Mapping[str, np.ndarray],
+    samples: Sequence[Mapping[str, np.ndarray]],
+    lr: float,
+) -> tuple[dict[str, np.ndarray], list[float]]:
+    """Trains on this machine: one step for each of `samples`.
+
+    `module` is a decomposed training step (td-graph's result), `params` its
+    parameters by name (optimizer state that is not given starts at zero), a
+    sample the step's inputs and target by name. Returns all parameters after the
+    last step, state included, and the losses.
+    """
+    step = HostStep(module)
+    values = {**step.initial_state(), **params}
+    losses = []
+    for sample in samples:
+        loss, values = step(values, {**sample, "lr": np.asarray(lr)})
+        losses.append(loss)
+    return values, losses
