@@ -228,11 +228,15 @@ def inspect(
     imported = import_model(model, None, batch_size)
     chosen = set(resolve_recipe(imported, recipe=recipe, trainable=trainable, trainable_file=trainable_file))
     specs = [("input", spec) for spec in imported.inputs] + [("output", imported.output)]
-    rows = [[kind, spec.name, "x".join(map(str, spec.shape)), ""] for kind, spec in specs]
+    rows = [[kind, spec.name, "x".join(map(str, spec.shape)), "", ""] for kind, spec in specs]
     for name, value in imported.parameters.items():
         mark = "trained" if name in chosen else "frozen"
-        rows.append(["parameter", name, "x".join(map(str, value.shape)) or "1", mark])
-    return table(["", "name", "shape", "recipe"], rows, "lllr")
+        rows.append(["parameter", name, "x".join(map(str, value.shape)) or "1", f"{value.nbytes:,}", mark])
+    trained = sum(imported.parameters[name].nbytes for name in chosen)
+    total = sum(value.nbytes for value in imported.parameters.values())
+    rows.append(["", "total", "", f"{total:,}", ""])
+    rows.append(["", "trained", "", f"{trained:,}", f"{100 * trained / total:.1f}%"])
+    return "\n".join([table(["", "name", "shape", "bytes", "recipe"], rows, "lllrr"), *imported.notes])
 
 
 @dataclass
