@@ -1,4 +1,5 @@
 // Unrolls the tile loops of each group into jobs.
+#include "lib/Planner/ScheduleProgram.h"
 #include "passes/Passes.h"
 
 #include "mlir/IR/IRMapping.h"
@@ -175,7 +176,10 @@ private:
         slot.buffer = operand;
         slot.map = map;
         slot.type = cast<MemRefType>(block.getArgument(i).getType());
-        slot.symbol = operand.getDefiningOp<BufferOp>().getSymbol().str();
+        slot.symbol = td::reshapeSource(operand)
+                          .getDefiningOp<BufferOp>()
+                          .getSymbol()
+                          .str();
         index = addSlot(std::move(slot));
       }
       (i < inputs ? slots[index].loaded : slots[index].stored) = true;

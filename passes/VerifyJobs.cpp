@@ -136,7 +136,7 @@ private:
   LogicalResult forEach(const td::Access &access, Visit visit) {
     MutableArrayRef<Granule> all = granules(access.storage);
     const td::Storage &storage = program.storages[access.storage];
-    ArrayRef<int64_t> shape = storage.shape();
+    ArrayRef<int64_t> shape = storage.shape;
     int64_t scale = storage.elementBytes / granuleBytes;
     // Trailing dimensions that are taken whole belong to one run.
     size_t rank = shape.size(), outer = rank;

@@ -2,6 +2,7 @@
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/Linalg/IR/Linalg.h"
+#include "mlir/Dialect/MemRef/IR/MemRef.h"
 #include "mlir/IR/SymbolTable.h"
 
 using namespace mlir;
@@ -20,6 +21,15 @@ void Storage::assign(int64_t address) const {
     alloc.setAddress(address);
   else
     value.getDefiningOp<BufferOp>().setAddress(address);
+}
+
+Value reshapeSource(Value value) {
+  while (Operation *op = value.getDefiningOp()) {
+    if (!isa<memref::CollapseShapeOp, memref::ExpandShapeOp>(op))
+      break;
+    value = op->getOperand(0);
+  }
+  return value;
 }
 
 bool Access::overlaps(const Access &other) const {
@@ -63,6 +73,9 @@ public:
 
   FailureOr<JobProgram> run() {
     for (Operation &op : result.op.getBody().front())
+      if (isa<memref::CollapseShapeOp, memref::ExpandShapeOp>(op))
+        reshaped.insert(reshapeSource(op.getResult(0)));
+    for (Operation &op : result.op.getBody().front())
       if (failed(read(op)))
         return failure();
     return std::move(result);
@@ -78,12 +91,10 @@ private:
     } else if (auto alloc = dyn_cast<AllocOp>(op)) {
       addStorage(alloc.getMemref(), alloc.getAddress(), false, false);
     } else if (auto view = dyn_cast<ViewOp>(op)) {
-      Access window = accessOf(view.getSource());
-      for (size_t i = 0; i < window.offsets.size(); ++i) {
-        window.offsets[i] += view.getOffsets()[i];
-        window.sizes[i] = view.getSizes()[i];
-      }
-      views[view.getResult()] = window;
+      views[view.getResult()] =
+          windowOf(view.getSource(), view.getOffsets(), view.getSizes());
+    } else if (isa<memref::CollapseShapeOp, memref::ExpandShapeOp>(op)) {
+      // Its uses are read as uses of the source.
     } else if (auto entry = dyn_cast<OperatorOp>(op)) {
       result.operators.push_back(entry);
     } else if (auto copy = dyn_cast<CopyOp>(op)) {
@@ -132,6 +143,10 @@ private:
     storage.initialized = initialized;
     storage.elementBytes = llvm::divideCeil(type.getElementTypeBitWidth(), 8);
     storage.bytes = storage.elementBytes * type.getNumElements();
+    if (reshaped.contains(value))
+      storage.shape = {type.getNumElements()};
+    else
+      storage.shape.assign(type.getShape().begin(), type.getShape().end());
     storage.address = address.value_or(-1);
     storageOf[value] = result.storages.size();
     result.storages.push_back(storage);
@@ -142,19 +157,41 @@ private:
     if (auto view = views.find(value); view != views.end())
       return view->second;
     Access access;
-    access.storage = storageOf.lookup(value);
-    ArrayRef<int64_t> shape = cast<MemRefType>(value.getType()).getShape();
+    access.storage = storageOf.lookup(reshapeSource(value));
+    ArrayRef<int64_t> shape = result.storages[access.storage].shape;
     access.offsets.assign(shape.size(), 0);
     access.sizes.assign(shape.begin(), shape.end());
     return access;
   }
 
-  void readCopy(CopyOp copy) {
-    Access array = accessOf(copy.getArray()), tile = accessOf(copy.getTile());
-    for (size_t i = 0; i < array.offsets.size(); ++i) {
-      array.offsets[i] += copy.getOffsets()[i];
-      array.sizes[i] = copy.getSizes()[i];
+  /// The window that a copy or view takes of `value`. Of a storage that is seen
+  /// under several shapes, it is the run of elements from the window's first to
+  /// its last: what it leaves out in between counts as touched.
+  Access windowOf(Value value, ArrayRef<int64_t> offsets,
+                  ArrayRef<int64_t> sizes) {
+    Access access = accessOf(value);
+    if (!reshaped.contains(reshapeSource(value))) {
+      for (size_t i = 0; i < access.offsets.size(); ++i) {
+        access.offsets[i] += offsets[i];
+        access.sizes[i] = sizes[i];
+      }
+      return access;
     }
+    int64_t first = 0, last = 0;
+    auto shape = cast<MemRefType>(value.getType()).getShape();
+    for (size_t i = 0; i < shape.size(); ++i) {
+      first = first * shape[i] + offsets[i];
+      last = last * shape[i] + offsets[i] + sizes[i] - 1;
+    }
+    access.offsets = {first};
+    access.sizes = {last - first + 1};
+    return access;
+  }
+
+  void readCopy(CopyOp copy) {
+    Access array =
+        windowOf(copy.getArray(), copy.getOffsets(), copy.getSizes());
+    Access tile = accessOf(copy.getTile());
     bool load = copy.getLoad();
     (load ? array : tile).reads = true;
     (load ? tile : array).writes = true;
@@ -218,6 +255,7 @@ private:
   SymbolTable symbols;
   JobProgram result;
   DenseMap<Value, unsigned> storageOf, jobOf;
+  DenseSet<Value> reshaped; // storages seen under several shapes
   DenseMap<Value, Access> views;
   DenseMap<StringAttr, SmallVector<Effect>> kernels;
 };

@@ -39,9 +39,10 @@ struct Storage {
   /// Absolute in l1 and l2, from the device's start in l3; -1 if not assigned.
   int64_t address = -1;
 
-  llvm::ArrayRef<int64_t> shape() const {
-    return llvm::cast<mlir::MemRefType>(value.getType()).getShape();
-  }
+  /// What windows of it are counted in: its shape, or one dimension if the
+  /// program also sees it under other shapes.
+  llvm::SmallVector<int64_t> shape;
+
   llvm::StringRef name() const;
   void assign(int64_t address) const;
 };
@@ -56,6 +57,9 @@ struct Access {
   bool overlaps(const Access &other) const;
   bool contains(const Access &other) const;
 };
+
+/// What `memref.collapse_shape` and `memref.expand_shape` start from.
+mlir::Value reshapeSource(mlir::Value value);
 
 struct Job {
   mlir::Operation *op;
