@@ -124,6 +124,42 @@ def PlanStep : Pass<"td-plan-step", "::mlir::ModuleOp"> {
   let statistics = [Statistic<"tilings", "tilings", "Tilings evaluated">];
   let dependentDialects = ["::td::tile::TileDialect", "::mlir::linalg::LinalgDialect",
                            "::mlir::memref::MemRefDialect", "::mlir::arith::ArithDialect"];
+def LowerJobs : Pass<"td-lower-jobs", "::mlir::ModuleOp"> {
+  let summary = "Lower the stream of asynchronous jobs to job records";
+  let description = [{
+    Requires: `tile.program`s of jobs (level 4) whose buffers have addresses, and
+    `tile.target`. Guarantees: the program holds `tile.buffer`, `tile.operator`
+    and, for its jobs, `pulp` and `redmule` ops with absolute addresses, in the
+    order of the stream; slots of DMA and uDMA are free when taken; one RedMulE
+    job at a time; every job is waited for before the end; a barrier stands
+    exactly where a job depends on another core's work since the last one.
+    A job that touches bytes of one in flight, and a buffer outside of what the
+    runtime leaves free, are errors.
+  }];
+  let dependentDialects = ["::td::pulp::PulpDialect", "::td::redmule::RedMulEDialect"];
+  let statistics = [Statistic<"numDma", "dma", "DMA commands">,
+                    Statistic<"numHyper", "hyper", "transfers between L2 and L3">,
+                    Statistic<"numGemm", "gemm", "GEMM jobs">,
+                    Statistic<"numCall", "call", "kernel calls">,
+                    Statistic<"numBarrier", "barrier", "barriers">];
+}
+
+def LowerTable : Pass<"td-lower-table", "::mlir::ModuleOp"> {
+  let summary = "Make job records a constant table";
+  let description = [{
+    Requires: one `tile.program` of `pulp` and `redmule` job ops (level 5), and
+    kernels as LLVM functions. Guarantees: no `tile.program` is left; the records
+    are constant globals `td_jobs_*`, rolled into loops where they repeat with
+    constant increments, and `td_program` describes the program to the runtime
+    (docs/runtime.md). The section `.traindeeploy` holds the same for tools, as
+    JSON.
+  }];
+  let options = [Option<"roll", "roll", "std::string", "\"auto\"",
+      "Roll records into loops: never, always, or auto: if they would fill half of what L2 reserves for code">];
+  let dependentDialects = ["::mlir::LLVM::LLVMDialect"];
+  let statistics = [Statistic<"numRecords", "records", "records of the table">,
+                    Statistic<"numBytes", "bytes", "bytes of the table">,
+                    Statistic<"numLoops", "loops", "loops in the table">];
 }
 
 def ExpandGroups : Pass<"td-expand-groups", "::mlir::ModuleOp"> {

@@ -3,10 +3,17 @@
 #ifndef TD_LIB_RUNTIME_LAYOUT_H
 #define TD_LIB_RUNTIME_LAYOUT_H
 
+#include "dialects/Tile/Tile.h"
 #include "lib/Runtime/jobs.h"
 #include "lib/Target/Target.h"
 
 namespace td {
+
+/// Operators that a program's jobs are accounted to.
+inline int64_t countOperators(tile::ProgramOp program) {
+  auto operators = program.getBody().getOps<tile::OperatorOp>();
+  return std::distance(operators.begin(), operators.end());
+}
 
 /// The runtime's memory, from the target description and the number of
 /// operators of the program. Buffers of the plan lie in
