@@ -47,7 +47,8 @@ bool overlap(const Lines &a, const Lines &b) {
     if (shift >= a.line && a.stride - shift >= b.line)
       return false;
   }
-  const Lines &few = a.count <= b.count ? a : b, &many = a.count <= b.count ? b : a;
+  const Lines &few = a.count <= b.count ? a : b,
+              &many = a.count <= b.count ? b : a;
   for (int64_t i = 0; i < few.count; ++i) {
     int64_t begin = few.begin + i * few.stride, end = begin + few.line;
     // The first line of `many` that ends behind `begin`.
@@ -60,7 +61,8 @@ bool overlap(const Lines &a, const Lines &b) {
 }
 
 bool conflict(const Access &a, const Access &b) {
-  return (a.write || b.write) && a.level == b.level && overlap(a.lines, b.lines);
+  return (a.write || b.write) && a.level == b.level &&
+         overlap(a.lines, b.lines);
 }
 
 const Access *findConflict(ArrayRef<Access> old, ArrayRef<Access> now) {
@@ -78,8 +80,10 @@ struct Command {
 };
 
 /// Splits a window of a row-major array into commands of at most `maxBytes`.
-SmallVector<Command> splitWindow(ArrayRef<int64_t> shape, ArrayRef<int64_t> offsets, ArrayRef<int64_t> sizes,
-                                 int64_t elementBytes, int64_t maxBytes) {
+SmallVector<Command> splitWindow(ArrayRef<int64_t> shape,
+                                 ArrayRef<int64_t> offsets,
+                                 ArrayRef<int64_t> sizes, int64_t elementBytes,
+                                 int64_t maxBytes) {
   // The window as a nest of (count, stride), outermost first, around one run of
   // contiguous bytes; dimensions that follow each other in memory are merged.
   SmallVector<std::pair<int64_t, int64_t>> nest;
@@ -89,7 +93,8 @@ SmallVector<Command> splitWindow(ArrayRef<int64_t> shape, ArrayRef<int64_t> offs
     if (sizes[i] > 1) {
       if (nest.empty() && stride == line)
         line *= sizes[i];
-      else if (!nest.empty() && nest.front().first * nest.front().second == stride)
+      else if (!nest.empty() &&
+               nest.front().first * nest.front().second == stride)
         nest.front().first *= sizes[i];
       else
         nest.insert(nest.begin(), {sizes[i], stride});
@@ -146,10 +151,12 @@ bool onlyReads(Value value) {
     Operation *user = use.getOwner();
     if (isa<memref::LoadOp, memref::DimOp>(user))
       continue;
-    if (auto dps = dyn_cast<DestinationStyleOpInterface>(user); dps && dps.isDpsInput(&use))
+    if (auto dps = dyn_cast<DestinationStyleOpInterface>(user);
+        dps && dps.isDpsInput(&use))
       continue;
     if (isa<ViewLikeOpInterface, memref::CastOp>(user) &&
-        llvm::all_of(user->getResults(), [](Value result) { return onlyReads(result); }))
+        llvm::all_of(user->getResults(),
+                     [](Value result) { return onlyReads(result); }))
       continue;
     return false;
   }
@@ -158,13 +165,17 @@ bool onlyReads(Value value) {
 
 class Lowering {
 public:
-  Lowering(td::tile::ProgramOp program, const td::Target &target, int64_t operators)
-      : program(program), layout(target, operators), symbols(program->getParentOfType<ModuleOp>()),
-        builder(program), l3Size(target.has("memory.l3") ? target.integer("memory.l3", "size") : 0) {}
+  Lowering(td::tile::ProgramOp program, const td::Target &target,
+           int64_t operators)
+      : program(program), layout(target, operators),
+        symbols(program->getParentOfType<ModuleOp>()), builder(program),
+        l3Size(target.has("memory.l3") ? target.integer("memory.l3", "size")
+                                       : 0) {}
 
   LogicalResult run();
 
-  int64_t dmaCommands = 0, hyperTransfers = 0, gemms = 0, calls = 0, barriers = 0;
+  int64_t dmaCommands = 0, hyperTransfers = 0, gemms = 0, calls = 0,
+          barriers = 0;
 
 private:
   enum class Engine { Dma, Hyper, RedMulE };
@@ -177,11 +188,13 @@ private:
   };
 
   FailureOr<int64_t> addressOf(Value buffer, Operation *user);
-  LogicalResult access(SmallVectorImpl<Access> &accesses, Operation *user, Value buffer, bool write);
+  LogicalResult access(SmallVectorImpl<Access> &accesses, Operation *user,
+                       Value buffer, bool write);
   LogicalResult checkInFlight(Operation *op, ArrayRef<Access> accesses);
   void barrierIf(bool needed, Location loc, uint32_t opIndex);
 
-  Job &newJob(Value token, Engine engine, SmallVector<Access> accesses, uint32_t opIndex);
+  Job &newJob(Value token, Engine engine, SmallVector<Access> accesses,
+              uint32_t opIndex);
   int64_t takeSlot(Location loc, Engine engine);
   void waitSlot(Location loc, Job &job, int64_t slot);
   void wait(Location loc, Job &job);
@@ -221,26 +234,35 @@ FailureOr<int64_t> Lowering::addressOf(Value buffer, Operation *user) {
     if (failed(source))
       return failure();
     auto type = cast<MemRefType>(op.getResult().getType());
-    address = *source + op.getElementOffset() * (type.getElementTypeBitWidth() / 8);
+    address =
+        *source + op.getElementOffset() * (type.getElementTypeBitWidth() / 8);
   } else {
-    return user->emitOpError("uses a buffer that is no tile.buffer, tile.alloc or tile.view");
+    return user->emitOpError(
+        "uses a buffer that is no tile.buffer, tile.alloc or tile.view");
   }
   if (!address)
     return def->emitOpError("has no address; td-assign-addresses gives it one");
 
   auto type = cast<MemRefType>(buffer.getType());
   Level level = cast<td::tile::MemoryAttr>(type.getMemorySpace()).getLevel();
-  int64_t begin = level == Level::L1 ? layout.l1Begin() : level == Level::L2 ? layout.l2Begin() : 0;
-  int64_t end = level == Level::L1 ? layout.l1End() : level == Level::L2 ? layout.l2End() : l3Size;
+  int64_t begin = level == Level::L1   ? layout.l1Begin()
+                  : level == Level::L2 ? layout.l2Begin()
+                                       : 0;
+  int64_t end = level == Level::L1   ? layout.l1End()
+                : level == Level::L2 ? layout.l2End()
+                                     : l3Size;
   int64_t bytes = type.getNumElements() * type.getElementTypeBitWidth() / 8;
   if (*address < begin || *address + bytes > end)
-    return def->emitOpError("lies at ") << *address << " to " << *address + bytes << ", outside of what a program may use of "
-                                        << td::tile::stringifyLevel(level) << ", " << begin << " to " << end;
+    return def->emitOpError("lies at ")
+           << *address << " to " << *address + bytes
+           << ", outside of what a program may use of "
+           << td::tile::stringifyLevel(level) << ", " << begin << " to " << end;
   addresses[buffer] = *address;
   return *address;
 }
 
-LogicalResult Lowering::access(SmallVectorImpl<Access> &accesses, Operation *user, Value buffer, bool write) {
+LogicalResult Lowering::access(SmallVectorImpl<Access> &accesses,
+                               Operation *user, Value buffer, bool write) {
   FailureOr<int64_t> address = addressOf(buffer, user);
   if (failed(address))
     return failure();
@@ -251,11 +273,14 @@ LogicalResult Lowering::access(SmallVectorImpl<Access> &accesses, Operation *use
   return success();
 }
 
-LogicalResult Lowering::checkInFlight(Operation *op, ArrayRef<Access> accesses) {
+LogicalResult Lowering::checkInFlight(Operation *op,
+                                      ArrayRef<Access> accesses) {
   for (size_t index : inFlight)
     if (const Access *old = findConflict(jobs[index].accesses, accesses)) {
-      InFlightDiagnostic error = op->emitOpError("touches bytes of a job that is still in flight");
-      error.attachNote(old->buffer.getLoc()) << "the job " << (old->write ? "writes" : "reads") << " this buffer";
+      InFlightDiagnostic error =
+          op->emitOpError("touches bytes of a job that is still in flight");
+      error.attachNote(old->buffer.getLoc())
+          << "the job " << (old->write ? "writes" : "reads") << " this buffer";
       return error;
     }
   return success();
@@ -270,7 +295,9 @@ void Lowering::barrierIf(bool needed, Location loc, uint32_t opIndex) {
   waited.clear();
 }
 
-Lowering::Job &Lowering::newJob(Value token, Engine engine, SmallVector<Access> accesses, uint32_t opIndex) {
+Lowering::Job &Lowering::newJob(Value token, Engine engine,
+                                SmallVector<Access> accesses,
+                                uint32_t opIndex) {
   jobOf[token] = jobs.size();
   inFlight.push_back(jobs.size());
   jobs.push_back({engine, {}, std::move(accesses), opIndex});
@@ -319,25 +346,33 @@ void Lowering::wait(Location loc, Job &job) {
 }
 
 LogicalResult Lowering::lower(td::tile::CopyOp op) {
-  FailureOr<int64_t> array = addressOf(op.getArray(), op), tile = addressOf(op.getTile(), op);
+  FailureOr<int64_t> array = addressOf(op.getArray(), op),
+                     tile = addressOf(op.getTile(), op);
   if (failed(array) || failed(tile))
     return failure();
   auto arrayType = cast<MemRefType>(op.getArray().getType());
-  Level near = cast<td::tile::MemoryAttr>(cast<MemRefType>(op.getTile().getType()).getMemorySpace()).getLevel();
+  Level near = cast<td::tile::MemoryAttr>(
+                   cast<MemRefType>(op.getTile().getType()).getMemorySpace())
+                   .getLevel();
   Level far = cast<td::tile::MemoryAttr>(arrayType.getMemorySpace()).getLevel();
   bool hyper = near == Level::L2;
   int64_t elementBytes = arrayType.getElementTypeBitWidth() / 8;
-  SmallVector<Command> commands = splitWindow(arrayType.getShape(), op.getOffsets(), op.getSizes(), elementBytes,
-                                              hyper ? TD_L3_MAX_BYTES : TD_DMA_MAX_BYTES);
+  SmallVector<Command> commands =
+      splitWindow(arrayType.getShape(), op.getOffsets(), op.getSizes(),
+                  elementBytes, hyper ? TD_L3_MAX_BYTES : TD_DMA_MAX_BYTES);
   SmallVector<Access> accesses;
   if (failed(access(accesses, op, op.getTile(), op.getLoad())))
     return failure();
   for (const Command &c : commands) {
     accesses.push_back(
-        {far, {*array + c.arrayOffset, c.line, c.stride, c.bytes / c.line}, !op.getLoad(), op.getArray()});
-    if (hyper && (c.bytes % 4 || c.line % 4 || c.stride % 4 || (*array + c.arrayOffset) % 4 ||
-                  (*tile + c.tileOffset) % 4))
-      return op.emitOpError("moves a window between l2 and l3 that is no whole number of 32-bit words");
+        {far,
+         {*array + c.arrayOffset, c.line, c.stride, c.bytes / c.line},
+         !op.getLoad(),
+         op.getArray()});
+    if (hyper && (c.bytes % 4 || c.line % 4 || c.stride % 4 ||
+                  (*array + c.arrayOffset) % 4 || (*tile + c.tileOffset) % 4))
+      return op.emitOpError("moves a window between l2 and l3 that is no whole "
+                            "number of 32-bit words");
   }
   if (failed(checkInFlight(op, accesses)))
     return failure();
@@ -362,12 +397,15 @@ LogicalResult Lowering::lower(td::tile::CopyOp op) {
       stride = builder.getI64IntegerAttr(c.stride);
     }
     if (hyper) {
-      td::pulp::HyperStartOp::create(builder, op.getLoc(), slot, op.getLoad(), *array + c.arrayOffset,
-                                     *tile + c.tileOffset, c.bytes, line, stride, opIndex);
+      td::pulp::HyperStartOp::create(
+          builder, op.getLoc(), slot, op.getLoad(), *array + c.arrayOffset,
+          *tile + c.tileOffset, c.bytes, line, stride, opIndex);
       ++hyperTransfers;
     } else {
-      td::pulp::DmaStartOp::create(builder, op.getLoc(), slot, continued, op.getLoad(), *tile + c.tileOffset,
-                                   *array + c.arrayOffset, c.bytes, line, stride, opIndex);
+      td::pulp::DmaStartOp::create(builder, op.getLoc(), slot, continued,
+                                   op.getLoad(), *tile + c.tileOffset,
+                                   *array + c.arrayOffset, c.bytes, line,
+                                   stride, opIndex);
       ++dmaCommands;
     }
   }
@@ -375,10 +413,13 @@ LogicalResult Lowering::lower(td::tile::CopyOp op) {
 }
 
 LogicalResult Lowering::lower(td::redmule::GemmOp op) {
-  FailureOr<int64_t> x = addressOf(op.getX(), op), w = addressOf(op.getW(), op), z = addressOf(op.getZ(), op);
+  FailureOr<int64_t> x = addressOf(op.getX(), op), w = addressOf(op.getW(), op),
+                     z = addressOf(op.getZ(), op);
   SmallVector<Access> accesses;
-  if (failed(x) || failed(w) || failed(z) || failed(access(accesses, op, op.getX(), false)) ||
-      failed(access(accesses, op, op.getW(), false)) || failed(access(accesses, op, op.getZ(), true)))
+  if (failed(x) || failed(w) || failed(z) ||
+      failed(access(accesses, op, op.getX(), false)) ||
+      failed(access(accesses, op, op.getW(), false)) ||
+      failed(access(accesses, op, op.getZ(), true)))
     return failure();
   if (conflict(accesses[0], accesses[2]) || conflict(accesses[1], accesses[2]))
     return op.emitOpError("writes bytes that it reads as X or W");
@@ -392,10 +433,14 @@ LogicalResult Lowering::lower(td::redmule::GemmOp op) {
     return failure();
   uint32_t opIndex = op.getOpIndex();
   barrierIf(findConflict(called, accesses), op.getLoc(), opIndex);
-  auto xType = cast<MemRefType>(op.getX().getType()), zType = cast<MemRefType>(op.getZ().getType());
-  td::redmule::StartOp::create(builder, op.getLoc(), *x, *w, *z, xType.getDimSize(0), xType.getDimSize(1),
-                               zType.getDimSize(1), zType.getElementType(), opIndex);
-  newJob(op.getToken(), Engine::RedMulE, std::move(accesses), opIndex).slots.push_back(0);
+  auto xType = cast<MemRefType>(op.getX().getType()),
+       zType = cast<MemRefType>(op.getZ().getType());
+  td::redmule::StartOp::create(builder, op.getLoc(), *x, *w, *z,
+                               xType.getDimSize(0), xType.getDimSize(1),
+                               zType.getDimSize(1), zType.getElementType(),
+                               opIndex);
+  newJob(op.getToken(), Engine::RedMulE, std::move(accesses), opIndex)
+      .slots.push_back(0);
   ++gemms;
   return success();
 }
@@ -404,7 +449,8 @@ LogicalResult Lowering::lower(td::tile::WaitOp op) {
   for (Value token : op.getTokens()) {
     auto job = jobOf.find(token);
     if (job == jobOf.end())
-      return op.emitOpError("waits for a token of no copy or GEMM of this program");
+      return op.emitOpError(
+          "waits for a token of no copy or GEMM of this program");
     wait(op.getLoc(), jobs[job->second]);
   }
   return success();
@@ -413,17 +459,20 @@ LogicalResult Lowering::lower(td::tile::WaitOp op) {
 LogicalResult Lowering::lower(td::tile::CallOp op) {
   auto kernel = symbols.lookup<FunctionOpInterface>(op.getKernel());
   if (!kernel)
-    return op.emitOpError("calls ") << op.getKernelAttr() << ", which is no function of the module";
+    return op.emitOpError("calls ")
+           << op.getKernelAttr() << ", which is no function of the module";
   auto [known, isNew] = writes.try_emplace(op.getKernel());
   if (isNew) {
-    if (auto func = dyn_cast<func::FuncOp>(kernel.getOperation()); func && !func.isExternal())
+    if (auto func = dyn_cast<func::FuncOp>(kernel.getOperation());
+        func && !func.isExternal())
       for (Value argument : func.getArguments())
         known->second.push_back(!onlyReads(argument));
     else // lowered or external: it may write all
       known->second.assign(op.getOperands_().size(), true);
   }
   if (known->second.size() < op.getOperands_().size())
-    return op.emitOpError("passes more operands than ") << op.getKernelAttr() << " has";
+    return op.emitOpError("passes more operands than ")
+           << op.getKernelAttr() << " has";
 
   SmallVector<Access> accesses;
   SmallVector<int64_t> words;
@@ -437,8 +486,10 @@ LogicalResult Lowering::lower(td::tile::CallOp op) {
   if (failed(checkInFlight(op, accesses)))
     return failure();
   uint32_t opIndex = op.getOpIndex();
-  barrierIf(findConflict(called, accesses) || findConflict(waited, accesses), op.getLoc(), opIndex);
-  td::pulp::CallOp::create(builder, op.getLoc(), op.getKernelAttr(), builder.getDenseI64ArrayAttr(words), opIndex);
+  barrierIf(findConflict(called, accesses) || findConflict(waited, accesses),
+            op.getLoc(), opIndex);
+  td::pulp::CallOp::create(builder, op.getLoc(), op.getKernelAttr(),
+                           builder.getDenseI64ArrayAttr(words), opIndex);
   ++calls;
   llvm::append_range(called, accesses);
   return success();

@@ -39,7 +39,9 @@ struct Item {
   int64_t loopWords() const { return runs > 1 ? 3 + 2 * increments.size() : 0; }
 };
 
-uint32_t header(uint32_t kind, size_t words, uint32_t opIndex) { return kind | words << 8 | opIndex << 16; }
+uint32_t header(uint32_t kind, size_t words, uint32_t opIndex) {
+  return kind | words << 8 | opIndex << 16;
+}
 
 class Encoder {
 public:
@@ -60,10 +62,14 @@ private:
 
 FailureOr<int64_t> Encoder::arithmetic(td::redmule::StartOp op) {
   StringRef format = op.getFormat().isF16() ? "fp16" : "fp32";
-  auto section = dyn_cast_or_null<DictionaryAttr>(target.dictionary().get("redmule"));
-  auto formats = section ? dyn_cast_or_null<ArrayAttr>(section.get("formats")) : ArrayAttr();
-  if (!formats || !llvm::is_contained(formats, StringAttr::get(op.getContext(), format)))
-    return op.emitOpError("needs a RedMulE that computes in ") << format << ", and target '" << target.name() << "' has none";
+  auto section =
+      dyn_cast_or_null<DictionaryAttr>(target.dictionary().get("redmule"));
+  auto formats = section ? dyn_cast_or_null<ArrayAttr>(section.get("formats"))
+                         : ArrayAttr();
+  if (!formats ||
+      !llvm::is_contained(formats, StringAttr::get(op.getContext(), format)))
+    return op.emitOpError("needs a RedMulE that computes in ")
+           << format << ", and target '" << target.name() << "' has none";
   return target.integer("redmule", ("code_" + format).str());
 }
 
@@ -72,16 +78,21 @@ LogicalResult Encoder::encode(td::tile::ProgramOp program) {
     if (isa<td::tile::BufferOp, td::tile::OperatorOp>(op))
       continue;
     if (auto dma = dyn_cast<td::pulp::DmaStartOp>(op)) {
-      int64_t command = dma.getBytes() | (dma.getLoad() ? TD_DMA_TO_L1 : 0) | TD_DMA_INCREMENT | TD_DMA_EVENT |
+      int64_t command = dma.getBytes() | (dma.getLoad() ? TD_DMA_TO_L1 : 0) |
+                        TD_DMA_INCREMENT | TD_DMA_EVENT |
                         (dma.getLine() ? TD_DMA_2D : 0);
-      SmallVector<uint32_t> words = {(uint32_t)command, (uint32_t)dma.getL1(), (uint32_t)dma.getL2()};
+      SmallVector<uint32_t> words = {(uint32_t)command, (uint32_t)dma.getL1(),
+                                     (uint32_t)dma.getL2()};
       if (dma.getLine())
         words.append({(uint32_t)*dma.getLine(), (uint32_t)*dma.getStride()});
-      Record &record = dma.getContinued() ? records.back() : append(TD_JOB_DMA, dma.getOpIndex(), {dma.getSlot()});
+      Record &record = dma.getContinued() ? records.back()
+                                          : append(TD_JOB_DMA, dma.getOpIndex(),
+                                                   {dma.getSlot()});
       record.words.append(words);
       if (record.words.size() > TD_MAX_RECORD_WORDS)
         return op.emitOpError("continues more commands than a record holds");
-      record.words[0] = header(TD_JOB_DMA, record.words.size(), record.words[0] >> 16);
+      record.words[0] =
+          header(TD_JOB_DMA, record.words.size(), record.words[0] >> 16);
     } else if (auto wait = dyn_cast<td::pulp::DmaWaitOp>(op)) {
       append(TD_JOB_DMA_WAIT, wait.getOpIndex(), {wait.getSlot()});
     } else if (auto gemm = dyn_cast<td::redmule::StartOp>(op)) {
@@ -90,20 +101,23 @@ LogicalResult Encoder::encode(td::tile::ProgramOp program) {
         return failure();
       append(TD_JOB_GEMM, gemm.getOpIndex(),
              {int64_t(gemm.getX()), int64_t(gemm.getW()), int64_t(gemm.getZ()),
-              int64_t(gemm.getK() << 16 | gemm.getM()), int64_t(gemm.getN()), *code});
+              int64_t(gemm.getK() << 16 | gemm.getM()), int64_t(gemm.getN()),
+              *code});
     } else if (auto wait = dyn_cast<td::redmule::WaitOp>(op)) {
       append(TD_JOB_GEMM_WAIT, wait.getOpIndex(), {});
     } else if (auto hyper = dyn_cast<td::pulp::HyperStartOp>(op)) {
       append(TD_JOB_L3, hyper.getOpIndex(),
-             {hyper.getSlot(), !hyper.getLoad(), int64_t(hyper.getL3()), int64_t(hyper.getL2()),
-              int64_t(hyper.getBytes()), int64_t(hyper.getLine().value_or(0)),
+             {hyper.getSlot(), !hyper.getLoad(), int64_t(hyper.getL3()),
+              int64_t(hyper.getL2()), int64_t(hyper.getBytes()),
+              int64_t(hyper.getLine().value_or(0)),
               int64_t(hyper.getStride().value_or(0))});
     } else if (auto wait = dyn_cast<td::pulp::HyperWaitOp>(op)) {
       append(TD_JOB_L3_WAIT, wait.getOpIndex(), {wait.getSlot()});
     } else if (auto call = dyn_cast<td::pulp::CallOp>(op)) {
       SmallVector<int64_t> words = {0};
       llvm::append_range(words, call.getArgs());
-      append(TD_JOB_CALL, call.getOpIndex(), words).kernel = call.getKernelAttr().getAttr();
+      append(TD_JOB_CALL, call.getOpIndex(), words).kernel =
+          call.getKernelAttr().getAttr();
     } else if (auto barrier = dyn_cast<td::pulp::BarrierOp>(op)) {
       append(TD_JOB_BARRIER, barrier.getOpIndex(), {});
     } else {
@@ -113,11 +127,13 @@ LogicalResult Encoder::encode(td::tile::ProgramOp program) {
   return success();
 }
 
-constexpr int64_t chunkRoom = TD_CHUNK_WORDS - TD_CHUNK_HEADER_WORDS - TD_NEXT_WORDS;
+constexpr int64_t chunkRoom =
+    TD_CHUNK_WORDS - TD_CHUNK_HEADER_WORDS - TD_NEXT_WORDS;
 
 /// Whether `b` is `a` but for words that a loop can increment.
 bool sameButWords(const Record &a, const Record &b) {
-  return a.words[0] == b.words[0] && a.kernel == b.kernel && a.words.size() == b.words.size();
+  return a.words[0] == b.words[0] && a.kernel == b.kernel &&
+         a.words.size() == b.words.size();
 }
 
 /// The longest loop with a body of `period` records that `records` begins with.
@@ -137,10 +153,12 @@ Item findLoop(ArrayRef<Record> records, size_t period) {
       deltas.push_back(y - x);
     }
   }
-  for (loop.runs = 2; (size_t)(loop.runs + 1) * period <= records.size(); ++loop.runs) {
+  for (loop.runs = 2; (size_t)(loop.runs + 1) * period <= records.size();
+       ++loop.runs) {
     size_t word = 0;
     for (size_t i = 0; i < period; ++i) {
-      const Record &a = records[(loop.runs - 1) * period + i], &b = records[loop.runs * period + i];
+      const Record &a = records[(loop.runs - 1) * period + i],
+                   &b = records[loop.runs * period + i];
       if (!sameButWords(a, b))
         return loop;
       for (auto [x, y] : llvm::zip(a.words, b.words))
@@ -158,7 +176,8 @@ std::vector<Item> rollRecords(ArrayRef<Record> records) {
   while (!records.empty()) {
     Item best;
     int64_t saved = 0;
-    for (size_t period = 1; period <= maxPeriod && 2 * period <= records.size(); ++period) {
+    for (size_t period = 1; period <= maxPeriod && 2 * period <= records.size();
+         ++period) {
       if (!sameButWords(records[0], records[period]))
         continue;
       Item loop = findLoop(records, period);
@@ -203,7 +222,8 @@ std::vector<Chunk> packChunks(ArrayRef<Item> items) {
     }
     if (item.runs > 1) {
       uint32_t opIndex = item.body.back().words[0] >> 16;
-      chunk.words.append({header(TD_JOB_LOOP, item.loopWords(), opIndex), start, uint32_t(item.runs - 1)});
+      chunk.words.append({header(TD_JOB_LOOP, item.loopWords(), opIndex), start,
+                          uint32_t(item.runs - 1)});
       for (auto [offset, increment] : item.increments)
         chunk.words.append({start + offset, increment});
     }
@@ -215,9 +235,12 @@ std::vector<Chunk> packChunks(ArrayRef<Item> items) {
 /// Builds a constant struct of words, addresses of symbols and bytes.
 class StructBuilder {
 public:
-  StructBuilder(OpBuilder &builder, Location loc) : builder(builder), loc(loc) {}
+  StructBuilder(OpBuilder &builder, Location loc)
+      : builder(builder), loc(loc) {}
 
-  void words(ArrayRef<uint32_t> values) { pending.append(values.begin(), values.end()); }
+  void words(ArrayRef<uint32_t> values) {
+    pending.append(values.begin(), values.end());
+  }
   void address(StringRef symbol) {
     flush();
     fields.push_back(FlatSymbolRefAttr::get(builder.getContext(), symbol));
@@ -227,15 +250,17 @@ public:
   LLVM::GlobalOp build(StringRef name, LLVM::Linkage linkage) {
     flush();
     auto type = LLVM::LLVMStructType::getLiteral(builder.getContext(), types);
-    auto global = LLVM::GlobalOp::create(builder, loc, type, /*isConstant=*/true, linkage, name, Attribute(),
-                                         /*alignment=*/4);
+    auto global = LLVM::GlobalOp::create(
+        builder, loc, type, /*isConstant=*/true, linkage, name, Attribute(),
+        /*alignment=*/4);
     OpBuilder::InsertionGuard guard(builder);
     builder.createBlock(&global.getInitializerRegion());
     Value value = LLVM::UndefOp::create(builder, loc, type);
     for (auto [i, field] : llvm::enumerate(fields)) {
       Value part;
       if (auto symbol = dyn_cast<FlatSymbolRefAttr>(field))
-        part = LLVM::AddressOfOp::create(builder, loc, pointerType(), symbol.getValue());
+        part = LLVM::AddressOfOp::create(builder, loc, pointerType(),
+                                         symbol.getValue());
       else
         part = LLVM::ConstantOp::create(builder, loc, types[i], field);
       value = LLVM::InsertValueOp::create(builder, loc, value, part, i);
@@ -245,13 +270,18 @@ public:
   }
 
 private:
-  Type pointerType() { return LLVM::LLVMPointerType::get(builder.getContext()); }
+  Type pointerType() {
+    return LLVM::LLVMPointerType::get(builder.getContext());
+  }
   void flush() {
     if (pending.empty())
       return;
-    auto tensor = RankedTensorType::get({(int64_t)pending.size()}, builder.getI32Type());
-    fields.push_back(DenseElementsAttr::get(tensor, ArrayRef<uint32_t>(pending)));
-    types.push_back(LLVM::LLVMArrayType::get(builder.getI32Type(), pending.size()));
+    auto tensor =
+        RankedTensorType::get({(int64_t)pending.size()}, builder.getI32Type());
+    fields.push_back(
+        DenseElementsAttr::get(tensor, ArrayRef<uint32_t>(pending)));
+    types.push_back(
+        LLVM::LLVMArrayType::get(builder.getI32Type(), pending.size()));
     pending.clear();
   }
 
@@ -268,7 +298,9 @@ int64_t byteSize(td::tile::BufferOp buffer) {
 }
 
 Level levelOf(td::tile::BufferOp buffer) {
-  return cast<td::tile::MemoryAttr>(cast<MemRefType>(buffer.getMemref().getType()).getMemorySpace()).getLevel();
+  return cast<td::tile::MemoryAttr>(
+             cast<MemRefType>(buffer.getMemref().getType()).getMemorySpace())
+      .getLevel();
 }
 
 std::string describe(td::tile::ProgramOp program, const td::Target &target) {
@@ -333,7 +365,9 @@ struct LowerTable : td::impl::LowerTableBase<LowerTable> {
       words += record.words.size();
     std::vector<Item> items;
     // A loop costs two barriers a run, so a table that fits is left as it is.
-    if (roll == "always" || (roll == "auto" && 4 * words > target->integer("runtime", "l2_reserved") / 2))
+    if (roll == "always" ||
+        (roll == "auto" &&
+         4 * words > target->integer("runtime", "l2_reserved") / 2))
       items = rollRecords(encoder.records);
     else
       for (const Record &record : encoder.records)
@@ -367,14 +401,16 @@ struct LowerTable : td::impl::LowerTableBase<LowerTable> {
     emitBuffers(builder, program);
     StructBuilder description(builder, loc);
     description.address(chunkName(0));
-    description.words({uint32_t(4 * chunks[0].words.size()), uint32_t(td::countOperators(program)), numBuffers});
+    description.words({uint32_t(4 * chunks[0].words.size()),
+                       uint32_t(td::countOperators(program)), numBuffers});
     description.address("td_buffers");
     description.build("td_program", LLVM::Linkage::External);
 
     std::string json = describe(program, *target);
     auto type = LLVM::LLVMArrayType::get(builder.getI8Type(), json.size());
-    auto manifest = LLVM::GlobalOp::create(builder, loc, type, /*isConstant=*/true, LLVM::Linkage::External,
-                                           "td_manifest", builder.getStringAttr(json), /*alignment=*/1);
+    auto manifest = LLVM::GlobalOp::create(
+        builder, loc, type, /*isConstant=*/true, LLVM::Linkage::External,
+        "td_manifest", builder.getStringAttr(json), /*alignment=*/1);
     manifest.setSection(".traindeeploy");
     program.erase();
   }
@@ -384,8 +420,8 @@ struct LowerTable : td::impl::LowerTableBase<LowerTable> {
     StructBuilder table(builder, program.getLoc());
     numBuffers = 0;
     for (auto buffer : program.getBody().getOps<td::tile::BufferOp>()) {
-      table.words({(uint32_t)buffer.getRole(), (uint32_t)levelOf(buffer), (uint32_t)*buffer.getAddress(),
-                   (uint32_t)byteSize(buffer)});
+      table.words({(uint32_t)buffer.getRole(), (uint32_t)levelOf(buffer),
+                   (uint32_t)*buffer.getAddress(), (uint32_t)byteSize(buffer)});
       ++numBuffers;
       if (!buffer.getInit()) {
         table.words({0});
@@ -394,10 +430,14 @@ struct LowerTable : td::impl::LowerTableBase<LowerTable> {
       std::string name = "td_constant_" + std::to_string(numBuffers - 1);
       auto type = cast<MemRefType>(buffer.getMemref().getType());
       auto content = cast<DenseElementsAttr>(*buffer.getInit());
-      auto array = LLVM::LLVMArrayType::get(type.getElementType(), type.getNumElements());
+      auto array = LLVM::LLVMArrayType::get(type.getElementType(),
+                                            type.getNumElements());
       LLVM::GlobalOp::create(
-          builder, buffer.getLoc(), array, /*isConstant=*/true, LLVM::Linkage::Internal, name,
-          content.reshape(RankedTensorType::get({type.getNumElements()}, type.getElementType())), /*alignment=*/4);
+          builder, buffer.getLoc(), array, /*isConstant=*/true,
+          LLVM::Linkage::Internal, name,
+          content.reshape(RankedTensorType::get({type.getNumElements()},
+                                                type.getElementType())),
+          /*alignment=*/4);
       table.address(name);
     }
     if (numBuffers == 0)

@@ -19,19 +19,22 @@ inline int64_t countOperators(tile::ProgramOp program) {
 /// operators of the program. Buffers of the plan lie in
 /// [l1Begin, l1End) and [l2Begin, l2End).
 ///
-/// L1, from its base: the cores' stacks, two table chunks, the executor's state,
-/// the operators' cycle counters. At its end, RedMulE's read-ahead.
-/// L2, from the base of the shared part: code, constants and job tables. The
-/// host's stack and its window for L3 lie in the private part.
+/// L1, from its base: the cores' stacks, two table chunks, the executor's
+/// state, the operators' cycle counters. At its end, RedMulE's read-ahead. L2,
+/// from the base of the shared part: code, constants and job tables. The host's
+/// stack and its window for L3 lie in the private part.
 class RuntimeLayout {
 public:
   RuntimeLayout(const Target &target, int64_t operators) {
     l1Base = target.integer("memory.l1", "base");
     l1Top = l1Base + target.integer("memory.l1", "size");
-    stacks = target.integer("cores", "count") * target.integer("runtime", "core_stack");
-    l1Reserved = stacks + 2 * TD_CHUNK_BYTES + 4 * TD_STATE_WORDS + 4 * TD_COUNTERS * operators;
+    stacks = target.integer("cores", "count") *
+             target.integer("runtime", "core_stack");
+    l1Reserved = stacks + 2 * TD_CHUNK_BYTES + 4 * TD_STATE_WORDS +
+                 4 * TD_COUNTERS * operators;
     l1Reserved = (l1Reserved + 63) / 64 * 64;
-    l1Padding = target.has("redmule") ? target.integer("redmule", "read_ahead") : 0;
+    l1Padding =
+        target.has("redmule") ? target.integer("redmule", "read_ahead") : 0;
     l2Base = target.integer("memory.l2", "base");
     l2Top = l2Base + target.integer("memory.l2", "size");
     l2Reserved = target.integer("runtime", "l2_reserved");
