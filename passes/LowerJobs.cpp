@@ -488,8 +488,7 @@ LogicalResult Lowering::lower(td::tile::CallOp op) {
   uint32_t opIndex = op.getOpIndex();
   barrierIf(findConflict(called, accesses) || findConflict(waited, accesses),
             op.getLoc(), opIndex);
-  td::pulp::CallOp::create(builder, op.getLoc(), op.getKernelAttr(),
-                           builder.getDenseI64ArrayAttr(words), opIndex);
+  td::pulp::CallOp::create(builder, op.getLoc(), op.getKernel(), words, opIndex);
   ++calls;
   llvm::append_range(called, accesses);
   return success();

@@ -303,6 +303,7 @@ Level levelOf(td::tile::BufferOp buffer) {
       .getLevel();
 }
 
+/// What tools need to know of the program, as JSON; docs/runtime.md lists it.
 std::string describe(td::tile::ProgramOp program, const td::Target &target) {
   std::string text;
   llvm::raw_string_ostream stream(text);
@@ -319,6 +320,41 @@ std::string describe(td::tile::ProgramOp program, const td::Target &target) {
               json.value(cycles);
           });
         });
+    });
+    // Which operator the n-th command of each engine belongs to, as runs:
+    // operator, commands, operator, commands, ...
+    json.attributeObject("jobs", [&] {
+      auto list = [&](StringRef name, auto opIndexOf) {
+        SmallVector<int64_t> runs;
+        for (Operation &op : program.getBody().front()) {
+          std::optional<uint32_t> opIndex = opIndexOf(&op);
+          if (!opIndex)
+            continue;
+          if (runs.empty() || runs[runs.size() - 2] != *opIndex)
+            runs.append({*opIndex, 0});
+          ++runs.back();
+        }
+        json.attributeArray(name, [&] {
+          for (int64_t value : runs)
+            json.value(value);
+        });
+      };
+      auto dma = [](bool load) {
+        return [load](Operation *op) -> std::optional<uint32_t> {
+          auto start = dyn_cast<td::pulp::DmaStartOp>(op);
+          return start && start.getLoad() == load ? std::optional(start.getOpIndex()) : std::nullopt;
+        };
+      };
+      list("dma_load", dma(true));
+      list("dma_store", dma(false));
+      list("hyperram", [](Operation *op) -> std::optional<uint32_t> {
+        auto start = dyn_cast<td::pulp::HyperStartOp>(op);
+        return start ? std::optional(start.getOpIndex()) : std::nullopt;
+      });
+      list("redmule", [](Operation *op) -> std::optional<uint32_t> {
+        auto start = dyn_cast<td::redmule::StartOp>(op);
+        return start ? std::optional(start.getOpIndex()) : std::nullopt;
+      });
     });
     json.attributeArray("buffers", [&] {
       for (auto op : program.getBody().getOps<td::tile::BufferOp>()) {

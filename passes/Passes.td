@@ -124,6 +124,8 @@ def PlanStep : Pass<"td-plan-step", "::mlir::ModuleOp"> {
   let statistics = [Statistic<"tilings", "tilings", "Tilings evaluated">];
   let dependentDialects = ["::td::tile::TileDialect", "::mlir::linalg::LinalgDialect",
                            "::mlir::memref::MemRefDialect", "::mlir::arith::ArithDialect"];
+}
+
 def LowerJobs : Pass<"td-lower-jobs", "::mlir::ModuleOp"> {
   let summary = "Lower the stream of asynchronous jobs to job records";
   let description = [{
