@@ -311,6 +311,7 @@ std::string describe(td::tile::ProgramOp program, const td::Target &target) {
   json.object([&] {
     json.attribute("program", program.getSymName());
     json.attribute("target", target.name());
+    json.attribute("l1_begin", td::RuntimeLayout(target, td::countOperators(program)).l1Begin());
     json.attributeArray("operators", [&] {
       for (auto op : program.getBody().getOps<td::tile::OperatorOp>())
         json.object([&] {

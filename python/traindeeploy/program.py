@@ -1,0 +1,249 @@
+"""Runs a compiled program on a simulator: writes its feed, reads its results.
+
+docs/runtime.md has the formats of the two files that the program opens by semihosting.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import TrainDeeployError
+from .measurements import STEP_BEGIN, STEP_END, engines
+from .output import explained
+from .target import Target
+from .toolchain import Elf
+
+Array = npt.NDArray[np.generic]
+
+_FEED_MAGIC = b"TDF1"
+_RESULT_MAGIC = b"TDR1"
+_DTYPES = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "i32": np.dtype("<i4")}
+_COUNTERS = 3
+"""Words that the device counts per operator (lib/Runtime/jobs.h): in its jobs, in kernels, in GEMM jobs."""
+_EXIT_LOSS = 3
+_EXITS = {
+    2: "a core trapped",
+    4: "the feed cannot be read",
+    5: "the results cannot be written",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of a program gives, all steps together."""
+
+    values: dict[str, Array]
+    """Parameters and optimizer states after the last step, by symbol."""
+    outputs: list[dict[str, Array]]
+    """Per step, the program's outputs by symbol (the loss is the first one)."""
+    cycles: list[int]
+    """Cycles of each step: from the sample in L2 to the last update written."""
+    engines: dict[str, int]
+    """Busy cycles of `cores`, `dma`, `redmule`, `hyperram`; `dma_hidden`: of the DMA's, those beside work."""
+    operators: list[dict[str, int]]
+    """Per operator of the plan: cycles `total` (of the steps, spent in its jobs), and the busy cycles for
+    it of `cores`, `dma` and `redmule`."""
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """A buffer of the program that the host reads or writes."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def padded_bytes(self) -> int:
+        """Bytes in the files, which hold whole words."""
+        return (prod(self.shape) * self.dtype.itemsize + 3) // 4 * 4
+
+    def encode(self, arrays: Mapping[str, Array], what: str) -> bytes:
+        """The bytes of this buffer's array for a file."""
+        if self.name not in arrays:
+            raise TrainDeeployError(f"{what} '{self.name}' is missing")
+        array = np.asarray(arrays[self.name])
+        if array.shape != self.shape or array.dtype != self.dtype:
+            raise TrainDeeployError(
+                f"{what} '{self.name}' is {array.dtype} of shape {array.shape},"
+                f" but the program takes {self.dtype.name} of shape {self.shape}"
+            )
+        return array.astype(self.dtype).tobytes().ljust(self.padded_bytes, b"\0")
+
+    def decode(self, data: bytes) -> Array:
+        """The array in a file's bytes."""
+        count = prod(self.shape)
+        return np.frombuffer(data, self.dtype, count).reshape(self.shape).copy()
+
+
+def _buffers(manifest: Mapping[str, Any], *roles: str) -> list[_Buffer]:
+    """Buffers of some roles, in the order of their declaration."""
+    return [
+        _Buffer(buffer["name"], tuple(buffer["shape"]), _DTYPES[buffer["type"]])
+        for buffer in manifest["buffers"]
+        if buffer["role"] in roles
+    ]
+
+
+def execute(
+    elf: bytes,
+    target: Target,
+    values: Mapping[str, Array],
+    feeds: Iterable[Mapping[str, Array]],
+    *,
+    simulator: str = "tdsim",
+    finished: Callable[[int, float], None] | None = None,
+    max_cycles: int | None = None,
+) -> Outcome:
+    """Runs a program for as many steps as `feeds` has.
+
+    values: arrays of all parameters and optimizer states, by symbol.
+    feeds: per step, the arrays of its inputs by name.
+    finished: called after each step with its index and its loss; what it raises ends the run.
+    max_cycles: end the run with an error after so many simulated cycles.
+
+    Raises TrainDeeployError for arrays that do not fit the program, a loss that is not finite (if
+    `finished` did not), and whatever stops the simulator.
+    """
+    if simulator != "tdsim":
+        raise TrainDeeployError(f"unknown simulator '{simulator}'; there is: tdsim")
+    from .sim import Simulator
+
+    manifest = Elf(elf).manifest
+    with explained("cannot write temporary files for the simulator"):
+        temporary = tempfile.TemporaryDirectory(prefix="traindeeploy-", ignore_cleanup_errors=True)
+    with temporary as name:
+        folder = Path(name)
+        with explained("cannot write temporary files for the simulator"):
+            (folder / "program.elf").write_bytes(elf)
+            with (folder / "feed.bin").open("wb") as file:
+                steps = _write_feed(file, manifest, values, feeds)
+        console = _Console(finished)
+        result = Simulator(target).run(
+            folder / "program.elf", folder, stdout=console.take, max_cycles=max_cycles
+        )
+        if result.exit_code == _EXIT_LOSS:
+            raise TrainDeeployError(f"the loss is not finite at step {console.steps} of {steps}")
+        if result.exit_code:
+            reason = _EXITS.get(result.exit_code, f"it exited with code {result.exit_code}")
+            raise TrainDeeployError(f"the program stopped: {reason}: {' '.join(console.messages)}".rstrip(": "))
+        with explained("cannot read the results of the simulator"):
+            data = (folder / "result.bin").read_bytes()
+    return _read_results(data, manifest, steps, result)
+
+
+def _write_feed(
+    file: BinaryIO,
+    manifest: Mapping[str, Any],
+    values: Mapping[str, Array],
+    feeds: Iterable[Mapping[str, Array]],
+) -> int:
+    """Writes the feed and returns its number of steps."""
+    file.write(struct.pack("<4sI", _FEED_MAGIC, 0))
+    for buffer in _buffers(manifest, "parameter", "state"):
+        file.write(buffer.encode(values, "value of"))
+    inputs = _buffers(manifest, "input")
+    steps = 0
+    for arrays in feeds:
+        for buffer in inputs:
+            file.write(buffer.encode(arrays, "input"))
+        steps += 1
+    file.seek(0)
+    file.write(struct.pack("<4sI", _FEED_MAGIC, steps))
+    return steps
+
+
+class _Console:
+    """What the program prints: `loss <bits>` after each step, and messages."""
+
+    def __init__(self, finished: Callable[[int, float], None] | None):
+        self.finished = finished
+        self.steps = 0
+        self.messages: list[str] = []
+        self._line = ""
+
+    def take(self, text: str) -> None:
+        """Takes text as it comes."""
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            kind, _, bits = line.partition(" ")
+            if kind != "loss":
+                self.messages.append(line)
+                continue
+            step, self.steps = self.steps, self.steps + 1
+            if self.finished:
+                (loss,) = struct.unpack("<f", struct.pack("<I", int(bits, 16)))
+                self.finished(step, loss)
+
+
+def _read_results(data: bytes, manifest: Mapping[str, Any], steps: int, result: Any) -> Outcome:
+    """Parses the result file and accounts the simulator's log to operators."""
+    if data[:4] != _RESULT_MAGIC:
+        raise TrainDeeployError("the results of the program are damaged")
+    at = 4
+
+    def take(count: int) -> bytes:
+        nonlocal at
+        if at + count > len(data):
+            raise TrainDeeployError("the results of the program are incomplete")
+        at += count
+        return data[at - count : at]
+
+    operators = len(manifest["operators"])
+    counters = np.zeros((operators, _COUNTERS), np.int64)
+    cycles: list[int] = []
+    outputs: list[dict[str, Array]] = []
+    for _ in range(steps):
+        (count,) = struct.unpack("<I", take(4))
+        cycles.append(count)
+        outputs.append({b.name: b.decode(take(b.padded_bytes)) for b in _buffers(manifest, "output")})
+        counters += np.frombuffer(take(4 * operators * _COUNTERS), "<u4").reshape(operators, _COUNTERS)
+    values = {b.name: b.decode(take(b.padded_bytes)) for b in _buffers(manifest, "parameter", "state")}
+    busy = _busy_by_operator(manifest, steps, result)
+    measured = [
+        {"total": int(counters[i, 0]), "cores": int(counters[i, 1]), **{k: int(v[i]) for k, v in busy.items()}}
+        for i in range(operators)
+    ]
+    return Outcome(values, outputs, cycles, engines(result), measured)
+
+
+def _busy_by_operator(manifest: Mapping[str, Any], steps: int, result: Any) -> dict[str, npt.NDArray[np.int64]]:
+    """Busy cycles of DMA and RedMulE for each operator, from the simulator's log.
+
+    Each engine works its commands off in the order of the table, so the n-th one of a step belongs to
+    the operator that the manifest says. The copies of the table itself, to the runtime's part of L1,
+    belong to none.
+    """
+    markers = result.markers
+    begins, ends = (markers["cycle"][markers["kind"] == kind] for kind in (STEP_BEGIN, STEP_END))
+    operators = len(manifest["operators"])
+
+    def account(starts: Any, durations: Any, runs: list[int]) -> npt.NDArray[np.int64]:
+        total = np.zeros(operators, np.int64)
+        order = np.repeat(np.array(runs[0::2], np.int64), np.array(runs[1::2], np.int64))
+        for begin, end in zip(begins, ends, strict=True):
+            mine = (starts >= begin) & (starts < end)
+            if np.count_nonzero(mine) == order.size:
+                np.add.at(total, order, durations[mine].astype(np.int64))
+        return total
+
+    jobs = manifest["jobs"]
+    dma = result.dma[result.dma["l1"] >= manifest["l1_begin"]]
+    total = np.zeros(operators, np.int64)
+    for to_l1, name in ((1, "dma_load"), (0, "dma_store")):
+        rows = np.sort(dma[dma["to_l1"] == to_l1], order="start", kind="stable")
+        total += account(rows["start"], rows["end"] - rows["start"], jobs[name])
+    redmule = result.redmule
+    return {
+        "dma": total,
+        "redmule": account(redmule["trigger"], redmule["end"] - redmule["start"], jobs["redmule"]),
+    }
