@@ -488,7 +488,8 @@ LogicalResult Lowering::lower(td::tile::CallOp op) {
   uint32_t opIndex = op.getOpIndex();
   barrierIf(findConflict(called, accesses) || findConflict(waited, accesses),
             op.getLoc(), opIndex);
-  td::pulp::CallOp::create(builder, op.getLoc(), op.getKernel(), words, opIndex);
+  td::pulp::CallOp::create(builder, op.getLoc(), op.getKernel(), words,
+                           opIndex);
   ++calls;
   llvm::append_range(called, accesses);
   return success();

@@ -311,7 +311,9 @@ std::string describe(td::tile::ProgramOp program, const td::Target &target) {
   json.object([&] {
     json.attribute("program", program.getSymName());
     json.attribute("target", target.name());
-    json.attribute("l1_begin", td::RuntimeLayout(target, td::countOperators(program)).l1Begin());
+    json.attribute(
+        "l1_begin",
+        td::RuntimeLayout(target, td::countOperators(program)).l1Begin());
     json.attributeArray("operators", [&] {
       for (auto op : program.getBody().getOps<td::tile::OperatorOp>())
         json.object([&] {
@@ -343,7 +345,9 @@ std::string describe(td::tile::ProgramOp program, const td::Target &target) {
       auto dma = [](bool load) {
         return [load](Operation *op) -> std::optional<uint32_t> {
           auto start = dyn_cast<td::pulp::DmaStartOp>(op);
-          return start && start.getLoad() == load ? std::optional(start.getOpIndex()) : std::nullopt;
+          return start && start.getLoad() == load
+                     ? std::optional(start.getOpIndex())
+                     : std::nullopt;
         };
       };
       list("dma_load", dma(true));
@@ -449,6 +453,11 @@ struct LowerTable : td::impl::LowerTableBase<LowerTable> {
         builder, loc, type, /*isConstant=*/true, LLVM::Linkage::External,
         "td_manifest", builder.getStringAttr(json), /*alignment=*/1);
     manifest.setSection(".traindeeploy");
+    // The machine that every target description describes.
+    module->setAttr(LLVM::LLVMDialect::getDataLayoutAttrName(),
+                    builder.getStringAttr("e-m:e-p:32:32-i64:64-n32-S128"));
+    module->setAttr(LLVM::LLVMDialect::getTargetTripleAttrName(),
+                    builder.getStringAttr("riscv32-unknown-unknown-elf"));
     program.erase();
   }
 

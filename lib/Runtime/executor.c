@@ -159,10 +159,11 @@ void cluster_main(uint32_t core) {
 
   setup_barrier();
   while (1) {
-    for (uint32_t i = 0; i < TD_COUNTERS * td_program.operators; ++i)
-      counters[i] = 0;
     wait_event(EVENT_SOFTWARE);
     compiler_barrier();
+    // Only now: the host has read those of the step before.
+    for (uint32_t i = 0; i < TD_COUNTERS * td_program.operators; ++i)
+      counters[i] = 0;
     MARK(MARK_STEP_BEGIN, 0);
     uint32_t begin = cycle_count();
     lead();

@@ -135,7 +135,9 @@ def execute(
             raise TrainDeeployError(f"the loss is not finite at step {console.steps} of {steps}")
         if result.exit_code:
             reason = _EXITS.get(result.exit_code, f"it exited with code {result.exit_code}")
-            raise TrainDeeployError(f"the program stopped: {reason}: {' '.join(console.messages)}".rstrip(": "))
+            raise TrainDeeployError(
+                f"the program stopped: {reason}: {' '.join(console.messages)}".rstrip(": ")
+            )
         with explained("cannot read the results of the simulator"):
             data = (folder / "result.bin").read_bytes()
     return _read_results(data, manifest, steps, result)
@@ -210,13 +212,19 @@ def _read_results(data: bytes, manifest: Mapping[str, Any], steps: int, result: 
     values = {b.name: b.decode(take(b.padded_bytes)) for b in _buffers(manifest, "parameter", "state")}
     busy = _busy_by_operator(manifest, steps, result)
     measured = [
-        {"total": int(counters[i, 0]), "cores": int(counters[i, 1]), **{k: int(v[i]) for k, v in busy.items()}}
+        {
+            "total": int(counters[i, 0]),
+            "cores": int(counters[i, 1]),
+            **{k: int(v[i]) for k, v in busy.items()},
+        }
         for i in range(operators)
     ]
     return Outcome(values, outputs, cycles, engines(result), measured)
 
 
-def _busy_by_operator(manifest: Mapping[str, Any], steps: int, result: Any) -> dict[str, npt.NDArray[np.int64]]:
+def _busy_by_operator(
+    manifest: Mapping[str, Any], steps: int, result: Any
+) -> dict[str, npt.NDArray[np.int64]]:
     """Busy cycles of DMA and RedMulE for each operator, from the simulator's log.
 
     Each engine works its commands off in the order of the table, so the n-th one of a step belongs to

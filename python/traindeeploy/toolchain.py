@@ -272,7 +272,8 @@ class Elf:
         """What td-lower-table says of the program; docs/runtime.md lists it."""
         text = self.section(".traindeeploy")
         if not text:
-            raise TrainDeeployError("the program was not made by traindeeploy: section .traindeeploy is missing")
+            raise TrainDeeployError(
+                "the program was not made by traindeeploy: section .traindeeploy is missing"
+            )
         manifest: dict[str, Any] = json.loads(text)
         return manifest
-
