@@ -14,7 +14,6 @@ import numpy as np
 from scipy.special import erf, erfc
 
 
-
 def lawson(basis: np.ndarray, value: np.ndarray, weight: np.ndarray, rounds: int = 200) -> np.ndarray:
     """Coefficients that minimise max |weight * (basis @ c - value)|; basis is points x terms."""
     share = np.full(len(value), 1.0 / len(value))
@@ -36,14 +35,18 @@ def fit(
     low: float,
     high: float,
     degree: int,
+    known: tuple[float, ...] = (),
 ) -> tuple[np.ndarray, float]:
-    """float32 coefficients, lowest degree first, of a polynomial for f on [low, high], and the weighted error."""
-    x = (low + high) / 2 + (high - low) / 2 * np.cos(np.linspace(0, np.pi, 4001))
+    """float32 coefficients, lowest degree first, of a polynomial for f on [low, high], and its error.
+
+    The first coefficients are `known`.
+    """
+    x = (low + high) / 2 + (high - low) / 2 * np.cos(np.linspace(0, np.pi, 1001))
     x = x[np.abs(x) > 1e-4]
     value, w = f(x), weight(x)
     powers = x[:, None] ** np.arange(degree + 1)
-    fixed: list[float] = []
-    for term in range(degree + 1):
+    fixed = list(known)
+    for term in range(len(known), degree + 1):
         rest = value - powers[:, :term] @ np.array(fixed) if fixed else value
         fixed.append(float(np.float32(lawson(powers[:, term:], rest, w)[0])))
     c = np.array(fixed)
@@ -58,7 +61,17 @@ def table(name: str, c: np.ndarray, error: float) -> None:
 def main() -> None:
     half_ln2 = np.log(2) / 2 * 1.0002
     # e^r = 1 + r + r^2 P(r), error relative to e^r; expm1 shares it, so also relative to expm1 near zero.
-    table("exp P", *fit(lambda r: (np.expm1(r) - r) / r**2, lambda r: r**2 / np.abs(np.expm1(r)), -half_ln2, half_ln2, 4))
+    table(
+        "exp P",
+        *fit(
+            lambda r: (np.expm1(r) - r) / r**2,
+            lambda r: r**2 / np.abs(np.expm1(r)),
+            -half_ln2,
+            half_ln2,
+            5,
+            (0.5,),
+        ),
+    )
     # log(1+f) = f - f^2/2 + f^3 Q(f), error relative to log(1+f).
     table(
         "log Q",

@@ -23,26 +23,34 @@ struct Work {
   double divider = 0;  ///< cycles of the one unit for division and square root
 
   Work &operator+=(const Work &other) {
-    issue += other.issue, floating += other.floating, memory += other.memory, divider += other.divider;
+    issue += other.issue, floating += other.floating, memory += other.memory,
+        divider += other.divider;
     return *this;
   }
   friend Work operator*(double times, Work work) {
-    return {times * work.issue, times * work.floating, times * work.memory, times * work.divider};
+    return {times * work.issue, times * work.floating, times * work.memory,
+            times * work.divider};
   }
 };
 
 // What LLVM makes of the code around the loops, in instructions.
-constexpr double entryOfBlocks = 60, entryOfStreams = 18; // registers saved, arguments, sizes
+constexpr double entryOfBlocks = 60,
+                 entryOfStreams = 18; // registers saved, arguments, sizes
 constexpr double gridCandidate = 9, shareOfLoop = 10;
 constexpr double loopEntry = 5;
 
 class Estimate {
 public:
-  Estimate(const Target &target, linalg::LinalgOp op, const KernelPlan &plan, ArrayRef<SmallVector<int64_t>> shapes)
-      : plan(plan), cores(target.integer("cores", "count")), units(target.integer("fpu", "count")),
-        banks(target.integer("memory.l1", "banks")), takenBranch(target.integer("cores", "taken_branch")),
-        loadUse(target.integer("cores", "load_use")), divide(target.integer("fpu", "fdiv32")),
-        barrier(target.integer("cores", "barrier")), multiply(target.integer("cores", "mul")) {
+  Estimate(const Target &target, linalg::LinalgOp op, const KernelPlan &plan,
+           ArrayRef<SmallVector<int64_t>> shapes)
+      : plan(plan), cores(target.integer("cores", "count")),
+        units(target.integer("fpu", "count")),
+        banks(target.integer("memory.l1", "banks")),
+        takenBranch(target.integer("cores", "taken_branch")),
+        loadUse(target.integer("cores", "load_use")),
+        divide(target.integer("fpu", "fdiv32")),
+        barrier(target.integer("cores", "barrier")),
+        multiply(target.integer("cores", "mul")) {
     SmallVector<int64_t> dimensions(op.getNumLoops(), 1);
     for (auto [map, shape] : llvm::zip(op.getIndexingMapsArray(), shapes))
       for (unsigned i = 0; i < map.getNumResults(); ++i)
@@ -58,8 +66,9 @@ public:
 
   double cycles() {
     const LoopStructure *structure = &plan.main;
-    if (plan.rankOne &&
-        llvm::all_of(plan.main.reductions, [&](unsigned loop) { return sizes[loop] == 1; }))
+    if (plan.rankOne && llvm::all_of(plan.main.reductions, [&](unsigned loop) {
+          return sizes[loop] == 1;
+        }))
       structure = &*plan.rankOne;
     operands = plan.operandsOf(*structure);
     double entry = plan.main.streamed ? entryOfStreams : entryOfBlocks;
@@ -67,19 +76,21 @@ public:
   }
 
 private:
-  /// Time of `work` on every core at once. Cores that share a floating-point unit
-  /// meet there as often as the other uses it; accesses meet in a bank likewise.
+  /// Time of `work` on every core at once. Cores that share a floating-point
+  /// unit meet there as often as the other uses it; accesses meet in a bank
+  /// likewise.
   double together(const Work &work) const {
     if (work.issue == 0)
       return 0;
-    double sharing = std::max(0.0, cores / units - 1);
+    double sharing = std::ceil(cores / units) - 1;
     double time = work.issue;
     for (int round = 0; round < 8; ++round) {
       double meetUnit = sharing * work.floating * work.floating / time;
-      double meetBank = work.memory * work.memory / time * (cores - 1) / (2 * banks) * bankConflicts;
+      double meetBank = work.memory * work.memory / time * (cores - 1) /
+                        (2 * banks) * bankConflicts;
       time = work.issue + meetUnit + meetBank;
     }
-    time = std::max(time, work.floating * cores / units);
+    time = std::max(time, work.floating * (sharing + 1));
     return std::max(time, work.divider * cores);
   }
 
@@ -94,22 +105,29 @@ private:
     counts = sizes;
     if (!structure.cols) {
       cores = 1;
-      return structure.streamed ? together(streamWork(structure, 1, 1)) : blockCycles(structure, 1, 1);
+      return structure.streamed ? together(streamWork(structure, 1, 1))
+                                : blockCycles(structure, 1, 1);
     }
     std::optional<unsigned> shared = structure.sharedOuter();
-    int64_t innerSize = sizes[*structure.cols], outerSize = shared ? sizes[*shared] : 1;
+    int64_t innerSize = sizes[*structure.cols],
+            outerSize = shared ? sizes[*shared] : 1;
     Granules granule = granules(structure, cores, outerSize, innerSize);
-    auto count = [](int64_t size, unsigned shift) { return (size + (int64_t(1) << shift) - 1) >> shift; };
-    int64_t inner = count(innerSize, granule.innerShift), outer = shared ? count(outerSize, granule.outerShift) : 1;
+    auto count = [](int64_t size, unsigned shift) {
+      return (size + (int64_t(1) << shift) - 1) >> shift;
+    };
+    int64_t inner = count(innerSize, granule.innerShift),
+            outer = shared ? count(outerSize, granule.outerShift) : 1;
     int64_t best = -1;
     SmallVector<CoreGrid> grids = coreGrids(structure, cores);
     int64_t busyInner = 1, busyOuter = 1;
     for (CoreGrid grid : grids) {
-      int64_t innerShare = llvm::divideCeil(inner, grid.inner), outerShare = llvm::divideCeil(outer, grid.outer);
+      int64_t innerShare = llvm::divideCeil(inner, grid.inner),
+              outerShare = llvm::divideCeil(outer, grid.outer);
       if (best >= 0 && innerShare * outerShare >= best)
         continue;
       best = innerShare * outerShare;
-      counts[*structure.cols] = std::min(innerSize, innerShare << granule.innerShift);
+      counts[*structure.cols] =
+          std::min(innerSize, innerShare << granule.innerShift);
       busyInner = llvm::divideCeil(inner, innerShare);
       if (shared) {
         counts[*shared] = std::min(outerSize, outerShare << granule.outerShift);
@@ -125,13 +143,15 @@ private:
       cycles += times * loopEntry;
       times *= counts[loop];
     }
-    cycles += times * rowsCycles(structure) + (structure.outer.empty() ? 0 : times * (2 + takenBranch));
+    cycles += times * rowsCycles(structure) +
+              (structure.outer.empty() ? 0 : times * (2 + takenBranch));
     return cycles;
   }
 
   double rowsCycles(const LoopStructure &structure) {
     auto columns = [&](unsigned height) {
-      return structure.streamed ? streamCycles(structure, height) : columnsCycles(structure, height);
+      return structure.streamed ? streamCycles(structure, height)
+                                : columnsCycles(structure, height);
     };
     if (!structure.rows)
       return columns(1);
@@ -151,23 +171,27 @@ private:
     for (unsigned width : structure.widths(height)) {
       cycles += 2;
       if (int64_t trips = left / width)
-        cycles += trips * (blockCycles(structure, height, width) + 3 + takenBranch);
+        cycles +=
+            trips * (blockCycles(structure, height, width) + 3 + takenBranch);
       left %= width;
     }
     return cycles;
   }
 
   /// Addresses and distinct elements that an operand has in a block.
-  double addresses(const LoopStructure &structure, const KernelOperand &operand, unsigned height, unsigned width) const {
+  double addresses(const LoopStructure &structure, const KernelOperand &operand,
+                   unsigned height, unsigned width) const {
     return (structure.rows && operand.strided(*structure.rows) ? height : 1) *
            (structure.cols && operand.strided(*structure.cols) ? width : 1);
   }
-  double elements(const LoopStructure &structure, const KernelOperand &operand, unsigned height, unsigned width) const {
+  double elements(const LoopStructure &structure, const KernelOperand &operand,
+                  unsigned height, unsigned width) const {
     return (structure.rows && operand.has(*structure.rows) ? height : 1) *
            (structure.cols && operand.has(*structure.cols) ? width : 1);
   }
 
-  double blockCycles(const LoopStructure &structure, unsigned height, unsigned width) const {
+  double blockCycles(const LoopStructure &structure, unsigned height,
+                     unsigned width) const {
     double setup = 0, transfers = 0;
     for (const KernelOperand &operand : operands) {
       if (!operand.isTile() || operand.loops.empty())
@@ -186,24 +210,30 @@ private:
     }
     int64_t steps = sizes[structure.reductions.back()];
     double inner = 2 * loopEntry;
-    inner += loopCycles(steps / structure.unroll, stepsWork(structure, structure.unroll, height, width));
+    inner += loopCycles(steps / structure.unroll,
+                        stepsWork(structure, structure.unroll, height, width));
     if (structure.unroll > 1)
-      inner += loopCycles(steps % structure.unroll, stepsWork(structure, 1, height, width));
+      inner += loopCycles(steps % structure.unroll,
+                          stepsWork(structure, 1, height, width));
     return cycles + times * inner;
   }
 
-  Work stepsWork(const LoopStructure &structure, unsigned steps, unsigned height, unsigned width) const {
+  Work stepsWork(const LoopStructure &structure, unsigned steps,
+                 unsigned height, unsigned width) const {
     unsigned loop = structure.reductions.back();
     Work work = (double(steps) * height * width) * element;
     for (const KernelOperand &operand : operands) {
       if (!operand.isTile() || operand.loops.empty())
         continue;
       if (operand.read && !operand.output) {
-        double loads = elements(structure, operand, height, width) * (operand.has(loop) ? steps : 1);
+        double loads = elements(structure, operand, height, width) *
+                       (operand.has(loop) ? steps : 1);
         work.issue += loads, work.memory += loads;
       }
       double each = addresses(structure, operand, height, width);
-      work.issue += operand.contiguous(loop) ? each : operand.has(loop) ? each * steps : 0;
+      work.issue += operand.contiguous(loop) ? each
+                    : operand.has(loop)      ? each * steps
+                                             : 0;
     }
     if (steps * height * width == 1)
       work.issue += loadUse;
@@ -214,15 +244,19 @@ private:
     int64_t count = counts[*structure.cols];
     double cycles = 2 * loopEntry;
     for (const KernelOperand &operand : operands)
-      if (operand.isTile() && operand.read && !operand.loops.empty() && !operand.has(*structure.cols))
+      if (operand.isTile() && operand.read && !operand.loops.empty() &&
+          !operand.has(*structure.cols))
         cycles += height;
-    cycles += loopCycles(count / structure.unroll, streamWork(structure, height, structure.unroll));
+    cycles += loopCycles(count / structure.unroll,
+                         streamWork(structure, height, structure.unroll));
     if (structure.unroll > 1)
-      cycles += loopCycles(count % structure.unroll, streamWork(structure, height, 1));
+      cycles += loopCycles(count % structure.unroll,
+                           streamWork(structure, height, 1));
     return cycles;
   }
 
-  Work streamWork(const LoopStructure &structure, unsigned height, unsigned width) const {
+  Work streamWork(const LoopStructure &structure, unsigned height,
+                  unsigned width) const {
     Work work = (double(height) * width) * element;
     for (const KernelOperand &operand : operands) {
       if (!operand.isTile() || operand.loops.empty())
@@ -234,16 +268,19 @@ private:
       double accesses = rows * width * (operand.read + operand.output);
       work.issue += accesses, work.memory += accesses;
       if (walked)
-        work.issue += operand.contiguous(*structure.cols)
-                          ? (structure.rows && operand.strided(*structure.rows) ? height : 1)
-                          : width;
+        work.issue +=
+            operand.contiguous(*structure.cols)
+                ? (structure.rows && operand.strided(*structure.rows) ? height
+                                                                      : 1)
+                : width;
     }
     if (width == 1)
       work.issue += loadUse;
     return work;
   }
 
-  //===--- The computation of one element ----------------------------------===//
+  //===--- The computation of one element
+  //----------------------------------===//
   Work bodyWork(Block &body) const {
     Work work;
     for (Operation &op : body.without_terminator())
@@ -256,7 +293,8 @@ private:
 
   Work operationWork(Operation &op) const {
     if (op.hasTrait<OpTrait::ConstantLike>() ||
-        isa<arith::BitcastOp, arith::IndexCastOp, arith::IndexCastUIOp, linalg::IndexOp, linalg::YieldOp>(op))
+        isa<arith::BitcastOp, arith::IndexCastOp, arith::IndexCastUIOp,
+            linalg::IndexOp, linalg::YieldOp>(op))
       return {};
     if (isa<arith::DivFOp, math::SqrtOp>(op))
       return {double(divide), 0, 0, double(divide)};
@@ -281,16 +319,22 @@ private:
       }
     if (auto select = dyn_cast<arith::SelectOp>(op)) {
       auto zero = [](Value value) {
-        return matchPattern(value, m_PosZeroFloat()) || matchPattern(value, m_Zero());
+        return matchPattern(value, m_PosZeroFloat()) ||
+               matchPattern(value, m_Zero());
       };
-      return integer(zero(select.getTrueValue()) || zero(select.getFalseValue()) ? 2 : 4);
+      return integer(
+          zero(select.getTrueValue()) || zero(select.getFalseValue()) ? 2 : 4);
     }
     if (isa<arith::MaximumFOp, arith::MinimumFOp>(op)) {
       bool cut = isa<arith::MaximumFOp>(op) &&
-                 llvm::any_of(op.getOperands(), [](Value value) { return matchPattern(value, m_PosZeroFloat()); });
+                 llvm::any_of(op.getOperands(), [](Value value) {
+                   return matchPattern(value, m_PosZeroFloat());
+                 });
       return cut ? Work{3, 1, 0, 0} : Work{6, 3, 0, 0};
     }
-    if (isa<arith::NegFOp>(op) && llvm::all_of(op.getUsers(), [](Operation *user) { return isa<math::FmaOp>(user); }))
+    if (isa<arith::NegFOp>(op) &&
+        llvm::all_of(op.getUsers(),
+                     [](Operation *user) { return isa<math::FmaOp>(user); }))
       return {}; // fnmsub, fnmadd
     if (isa<arith::ExtUIOp>(op) && op.getOperand(0).getType().isInteger(1))
       return {};
@@ -304,7 +348,8 @@ private:
       b.setInsertionPointToEnd(&scratch);
       return expandMath(b, &op, x) ? blockWork(scratch) : Work{};
     }
-    bool real = llvm::any_of(op.getOperandTypes(), [](Type type) { return isa<FloatType>(type); }) ||
+    bool real = llvm::any_of(op.getOperandTypes(),
+                             [](Type type) { return isa<FloatType>(type); }) ||
                 isa<FloatType>(op.getResult(0).getType());
     return real ? floating(1) : integer(1);
   }
@@ -327,7 +372,8 @@ private:
 
 } // namespace
 
-int64_t kernelCycles(const Target &target, linalg::LinalgOp kernel, ArrayRef<SmallVector<int64_t>> shapes) {
+int64_t kernelCycles(const Target &target, linalg::LinalgOp kernel,
+                     ArrayRef<SmallVector<int64_t>> shapes) {
   FailureOr<KernelPlan> plan = KernelPlan::get(kernel);
   if (failed(plan))
     return 0;

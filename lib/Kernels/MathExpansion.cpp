@@ -10,9 +10,9 @@ namespace td {
 namespace {
 
 // Polynomials, lowest degree first: output of tools/fit_math.py.
-constexpr float expCoefficients[] = {0x1.fffffep-2f, 0x1.5554b4p-3f,
-                                     0x1.5556f4p-5f, 0x1.12253ep-7f,
-                                     0x1.6b9a26p-10f};
+constexpr float expCoefficients[] = {0x1p-1f,         0x1.555554p-3f,
+                                     0x1.5554f8p-5f,  0x1.1112dap-7f,
+                                     0x1.6d3a40p-10f, 0x1.9e6ecep-13f};
 constexpr float logCoefficients[] = {
     0x1.555554p-2f, -0x1.000226p-2f, 0x1.99a01cp-3f, -0x1.54728ap-3f,
     0x1.22d92ep-3f, -0x1.0d8242p-3f, 0x1.055ec6p-3f, -0x1.38c9dep-4f};
@@ -25,6 +25,8 @@ constexpr float erfLargeCoefficients[] = {
 constexpr float log2e = 0x1.715476p+0f;
 constexpr float ln2High = 0x1.62e430p-1f,
                 ln2Low = -0x1.05c610p-29f; // their sum is ln 2
+// The first part times an exponent is exact.
+constexpr float ln2Short = 0x1.63p-1f, ln2Rest = -0x1.bd0106p-13f;
 // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
 constexpr float roundingShift = 12582912.0f;
 constexpr int32_t roundingShiftBits = 0x4B400000;
@@ -40,7 +42,7 @@ public:
   Value exp(Value x) {
     Value clamped = max(min(x, real(89.0f)), real(-104.0f));
     Reduced reduced = reduce(clamped);
-    Value y = add(exponentialLessOne(reduced.rest), real(1.0f));
+    Value y = exponential(reduced.rest);
     // 2^n in two steps: the first keeps y normal, so that a subnormal result is
     // rounded once.
     Value half = shiftRight(reduced.n, 1);
@@ -68,7 +70,7 @@ public:
     Value scale = powerOfTwo(reduced.n);
     Value t =
         fma(exponentialLessOne(reduced.rest), scale, add(scale, real(-1.0f)));
-    return orNaN(copySign(quotient(t, add(t, real(2.0f))), x), x);
+    return orNaN(copySign(quotient(t), x), x);
   }
 
   Value log(Value x) {
@@ -106,8 +108,7 @@ public:
     Value clamped = min(magnitude, real(4.0f)); // erf 4 rounds to 1
     Value exponent = mul(clamped, polynomial(clamped, erfLargeCoefficients));
     Reduced reduced = reduce(negate(exponent));
-    Value complement = mul(add(exponentialLessOne(reduced.rest), real(1.0f)),
-                           powerOfTwo(reduced.n));
+    Value complement = mul(exponential(reduced.rest), powerOfTwo(reduced.n));
     Value large = copySign(sub(real(1.0f), complement), x);
     // Not taken for NaN, which the other passes on.
     return select(compare(arith::CmpFPredicate::OGE, magnitude, real(0.9f)),
@@ -122,13 +123,20 @@ private:
   Reduced reduce(Value x) {
     Value shifted = fma(x, real(log2e), real(roundingShift));
     Value n = sub(shifted, real(roundingShift));
-    Value rest = fma(n, real(-ln2High), x);
-    rest = fma(n, real(-ln2Low), rest);
+    Value rest = fma(n, real(-ln2Short), x);
+    rest = fma(n, real(-ln2Rest), rest);
     return {subInt(bits(shifted), integer(roundingShiftBits)), rest};
   }
   /// e^r - 1 for |r| <= ln 2 / 2
   Value exponentialLessOne(Value r) {
     return fma(polynomial(r, expCoefficients), mul(r, r), r);
+  }
+
+  /// e^r for |r| <= ln 2 / 2
+  Value exponential(Value r) {
+    Value result = polynomial(r, expCoefficients);
+    result = fma(result, r, real(1.0f));
+    return fma(result, r, real(1.0f));
   }
 
   /// The exponent that puts the mantissa between sqrt(1/2) and sqrt 2.
@@ -157,18 +165,20 @@ private:
                          result);
   }
 
-  /// a / d for d between 1 and 2^64: a reciprocal by two steps of third order
-  /// from a linear guess, then the quotient is corrected by its exact
-  /// remainder.
-  Value quotient(Value a, Value d) {
+  /// t / (t + 2) for t between 0 and 2^64: a reciprocal by two steps of third
+  /// order from a linear guess; then the quotient is corrected by its
+  /// remainder, which does not inherit the rounding of t + 2.
+  Value quotient(Value t) {
+    Value d = add(t, real(2.0f));
     Value reciprocal = asReal(subInt(integer(0x7EF311C7), bits(d)));
     Value minus = negate(d);
     for (int step = 0; step < 2; ++step) {
       Value error = fma(minus, reciprocal, real(1.0f));
       reciprocal = fma(reciprocal, fma(error, error, error), reciprocal);
     }
-    Value q = mul(a, reciprocal);
-    return fma(fma(minus, q, a), reciprocal, q);
+    Value q = mul(t, reciprocal);
+    Value remainder = fma(negate(q), t, fma(q, real(-2.0f), t));
+    return fma(remainder, reciprocal, q);
   }
 
   template <size_t n>
