@@ -238,4 +238,35 @@ def VerifyJobs : Pass<"td-verify-jobs", "::mlir::ModuleOp"> {
   let dependentDialects = ["::td::tile::TileDialect", "::td::redmule::RedMulEDialect"];
 }
 
+def ExpandMath : Pass<"td-expand-math"> {
+  let summary = "Replace functions of `math` by arithmetic that the cores have";
+  let description = [{
+    Requires: functions of `math` on scalars of f32, or of f16, which are computed
+    in f32. Guarantees: those left are instructions (fma, sqrt, absf, copysign);
+    a function without an expansion is an error. docs/math.md states the errors.
+  }];
+  let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::math::MathDialect"];
+  let statistics = [Statistic<"numExpanded", "expanded", "Number of functions expanded">];
+}
+
+def LowerKernels : Pass<"td-lower-kernels", "::mlir::ModuleOp"> {
+  let summary = "Turn kernels into SPMD loops for the cluster's cores";
+  let description = [{
+    Requires: functions marked `tile.kernel` whose body is one linalg op on its
+    arguments (packed row-major tiles in L1, sizes dynamic) after constants; no
+    function of `math` but those that are instructions (td-expand-math); a
+    target description.
+
+    Guarantees: each is an `llvm.func @name(!llvm.ptr, i32)` in the LLVM dialect
+    that takes a table of words (per tile its address and sizes, then the index
+    of the tile's first element along each dimension that `linalg.index` uses)
+    and the number of the core, and does that core's share. All results are
+    written when all cores have returned. Reductions run in ascending order into
+    the outputs; a matmul is a fused multiply-add per step.
+  }];
+  let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::math::MathDialect",
+                           "::mlir::LLVM::LLVMDialect", "::td::pulp::PulpDialect"];
+  let statistics = [Statistic<"numKernels", "kernels", "Number of kernels lowered">];
+}
+
 #endif

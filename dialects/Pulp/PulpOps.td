@@ -91,4 +91,28 @@ def Pulp_BarrierOp : Pulp_Op<"barrier"> {
   let assemblyFormat = "`operator` $op_index attr-dict";
 }
 
+def Pulp_MaskOp : Pulp_Op<"mask", [Pure]> {
+  let summary = "a word of ones if the condition holds (with `unless`: if it does not), else zero";
+  let description = [{
+    For selections without a branch, `y ^ ((x ^ y) & mask)`. It becomes one
+    instruction of inline assembly, so that LLVM does not see a selection, which
+    it would turn into a branch.
+  }];
+  let arguments = (ins I1:$condition, UnitAttr:$unless);
+  let results = (outs I32:$mask);
+  let assemblyFormat = "(`unless` $unless^)? $condition attr-dict `:` type($mask)";
+}
+
+def Pulp_AdvanceOp : Pulp_Op<"advance", [Pure, AllTypesMatch<["address", "next"]>]> {
+  let summary = "an address some bytes on, as one addition";
+  let description = [{
+    For the addresses that an innermost loop carries. It becomes one instruction
+    of inline assembly: LLVM's loop strength reduction would replace several such
+    addresses by fewer and more additions, and spill.
+  }];
+  let arguments = (ins AnyType:$address, I32:$bytes);
+  let results = (outs AnyType:$next);
+  let assemblyFormat = "$address `by` $bytes attr-dict `:` type($address)";
+}
+
 #endif

@@ -1,23 +1,383 @@
+// Predicted cycles of kernels: the instructions that td-lower-kernels emits,
+// counted loop by loop, and what the cores make each other wait.
 #include "lib/CostModel/CostModel.h"
+#include "lib/Kernels/KernelPlan.h"
+#include "lib/Kernels/MathExpansion.h"
 
-#include "llvm/Support/MathExtras.h"
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/IR/Matchers.h"
+#include <cmath>
 
 using namespace mlir;
 
 namespace td {
 
+namespace {
+
+/// Instructions of a piece of straight code.
+struct Work {
+  double issue = 0;    ///< cycles without waiting for anyone
+  double floating = 0; ///< of these, uses of the shared floating-point units
+  double memory = 0;   ///< of these, accesses to L1
+  double divider = 0;  ///< cycles of the one unit for division and square root
+
+  Work &operator+=(const Work &other) {
+    issue += other.issue, floating += other.floating, memory += other.memory,
+        divider += other.divider;
+    return *this;
+  }
+  friend Work operator*(double times, Work work) {
+    return {times * work.issue, times * work.floating, times * work.memory,
+            times * work.divider};
+  }
+};
+
+// What LLVM makes of the code around the loops, in instructions.
+constexpr double entryOfBlocks = 60,
+                 entryOfStreams = 18; // registers saved, arguments, sizes
+constexpr double gridCandidate = 9, shareOfLoop = 10;
+constexpr double loopEntry = 5;
+
+class Estimate {
+public:
+  Estimate(const Target &target, linalg::LinalgOp op, const KernelPlan &plan,
+           ArrayRef<SmallVector<int64_t>> shapes)
+      : plan(plan), cores(target.integer("cores", "count")),
+        units(target.integer("fpu", "count")),
+        banks(target.integer("memory.l1", "banks")),
+        takenBranch(target.integer("cores", "taken_branch")),
+        loadUse(target.integer("cores", "load_use")),
+        divide(target.integer("fpu", "fdiv32")),
+        barrier(target.integer("cores", "barrier")),
+        multiply(target.integer("cores", "mul")) {
+    SmallVector<int64_t> dimensions(op.getNumLoops(), 1);
+    for (auto [map, shape] : llvm::zip(op.getIndexingMapsArray(), shapes))
+      for (unsigned i = 0; i < map.getNumResults(); ++i)
+        dimensions[map.getDimPosition(i)] = shape[i];
+    for (ArrayRef<unsigned> members : plan.loops) {
+      int64_t size = 1;
+      for (unsigned member : members)
+        size *= dimensions[member];
+      sizes.push_back(size);
+    }
+    element = plan.fused ? Work{1, 1, 0, 0} : bodyWork(*op.getBlock());
+  }
+
+  double cycles() {
+    const LoopStructure *structure = &plan.main;
+    if (plan.rankOne && llvm::all_of(plan.main.reductions, [&](unsigned loop) {
+          return sizes[loop] == 1;
+        }))
+      structure = &*plan.rankOne;
+    operands = plan.operandsOf(*structure);
+    double entry = plan.main.streamed ? entryOfStreams : entryOfBlocks;
+    return entry + structureCycles(*structure) + barrier;
+  }
+
+private:
+  /// Time of `work` on every core at once. Cores that share a floating-point
+  /// unit meet there as often as the other uses it; accesses meet in a bank
+  /// likewise.
+  double together(const Work &work) const {
+    if (work.issue == 0)
+      return 0;
+    double sharing = std::ceil(cores / units) - 1;
+    double time = work.issue;
+    for (int round = 0; round < 8; ++round) {
+      double meetUnit = sharing * work.floating * work.floating / time;
+      double meetBank = work.memory * work.memory / time * (cores - 1) /
+                        (2 * banks) * bankConflicts;
+      time = work.issue + meetUnit + meetBank;
+    }
+    time = std::max(time, work.floating * (sharing + 1));
+    return std::max(time, work.divider * cores);
+  }
+
+  double loopCycles(double trips, Work work) const {
+    if (trips < 1)
+      return 0;
+    work.issue += 1 + takenBranch;
+    return trips * together(work) - (takenBranch - 1);
+  }
+
+  double structureCycles(const LoopStructure &structure) {
+    counts = sizes;
+    if (!structure.cols) {
+      cores = 1;
+      return structure.streamed ? together(streamWork(structure, 1, 1))
+                                : blockCycles(structure, 1, 1);
+    }
+    std::optional<unsigned> shared = structure.sharedOuter();
+    int64_t innerSize = sizes[*structure.cols],
+            outerSize = shared ? sizes[*shared] : 1;
+    Granules granule = granules(structure, cores, outerSize, innerSize);
+    auto count = [](int64_t size, unsigned shift) {
+      return (size + (int64_t(1) << shift) - 1) >> shift;
+    };
+    int64_t inner = count(innerSize, granule.innerShift),
+            outer = shared ? count(outerSize, granule.outerShift) : 1;
+    int64_t best = -1;
+    SmallVector<CoreGrid> grids = coreGrids(structure, cores);
+    int64_t busyInner = 1, busyOuter = 1;
+    for (CoreGrid grid : grids) {
+      int64_t innerShare = llvm::divideCeil(inner, grid.inner),
+              outerShare = llvm::divideCeil(outer, grid.outer);
+      if (best >= 0 && innerShare * outerShare >= best)
+        continue;
+      best = innerShare * outerShare;
+      counts[*structure.cols] =
+          std::min(innerSize, innerShare << granule.innerShift);
+      busyInner = llvm::divideCeil(inner, innerShare);
+      if (shared) {
+        counts[*shared] = std::min(outerSize, outerShare << granule.outerShift);
+        busyOuter = llvm::divideCeil(outer, outerShare);
+      }
+    }
+    double cycles = grids.size() > 1 ? grids.size() * gridCandidate : 0;
+    cycles += (shared ? 2 : 1) * shareOfLoop;
+    // Cores without a share disturb nobody.
+    cores = std::min<double>(cores, busyInner * busyOuter);
+    double times = 1;
+    for (unsigned loop : structure.outer) {
+      cycles += times * loopEntry;
+      times *= counts[loop];
+    }
+    cycles += times * rowsCycles(structure) +
+              (structure.outer.empty() ? 0 : times * (2 + takenBranch));
+    return cycles;
+  }
+
+  double rowsCycles(const LoopStructure &structure) {
+    auto columns = [&](unsigned height) {
+      return structure.streamed ? streamCycles(structure, height)
+                                : columnsCycles(structure, height);
+    };
+    if (!structure.rows)
+      return columns(1);
+    int64_t rows = counts[*structure.rows];
+    double perRow = 4 + takenBranch;
+    double cycles = loopEntry;
+    if (int64_t full = rows / structure.rowBlock)
+      cycles += full * (perRow + columns(structure.rowBlock));
+    if (int64_t rest = rows % structure.rowBlock)
+      cycles += rest * (perRow + columns(1));
+    return cycles;
+  }
+
+  double columnsCycles(const LoopStructure &structure, unsigned height) {
+    int64_t left = counts[*structure.cols];
+    double cycles = 0;
+    for (unsigned width : structure.widths(height)) {
+      cycles += 2;
+      if (int64_t trips = left / width)
+        cycles +=
+            trips * (blockCycles(structure, height, width) + 3 + takenBranch);
+      left %= width;
+    }
+    return cycles;
+  }
+
+  /// Addresses and distinct elements that an operand has in a block.
+  double addresses(const LoopStructure &structure, const KernelOperand &operand,
+                   unsigned height, unsigned width) const {
+    return (structure.rows && operand.strided(*structure.rows) ? height : 1) *
+           (structure.cols && operand.strided(*structure.cols) ? width : 1);
+  }
+  double elements(const LoopStructure &structure, const KernelOperand &operand,
+                  unsigned height, unsigned width) const {
+    return (structure.rows && operand.has(*structure.rows) ? height : 1) *
+           (structure.cols && operand.has(*structure.cols) ? width : 1);
+  }
+
+  double blockCycles(const LoopStructure &structure, unsigned height,
+                     unsigned width) const {
+    double setup = 0, transfers = 0;
+    for (const KernelOperand &operand : operands) {
+      if (!operand.isTile() || operand.loops.empty())
+        continue;
+      setup += addresses(structure, operand, height, width);
+      if (operand.output)
+        transfers += 2 * elements(structure, operand, height, width);
+    }
+    Work around{setup + transfers, 0, transfers, 0};
+    double cycles = together(around);
+    double times = 1;
+    for (unsigned loop : ArrayRef<unsigned>(structure.reductions).drop_back()) {
+      cycles += times * loopEntry;
+      times *= sizes[loop];
+      cycles += times * (2 + takenBranch);
+    }
+    int64_t steps = sizes[structure.reductions.back()];
+    double inner = 2 * loopEntry;
+    inner += loopCycles(steps / structure.unroll,
+                        stepsWork(structure, structure.unroll, height, width));
+    if (structure.unroll > 1)
+      inner += loopCycles(steps % structure.unroll,
+                          stepsWork(structure, 1, height, width));
+    return cycles + times * inner;
+  }
+
+  Work stepsWork(const LoopStructure &structure, unsigned steps,
+                 unsigned height, unsigned width) const {
+    unsigned loop = structure.reductions.back();
+    Work work = (double(steps) * height * width) * element;
+    for (const KernelOperand &operand : operands) {
+      if (!operand.isTile() || operand.loops.empty())
+        continue;
+      if (operand.read && !operand.output) {
+        double loads = elements(structure, operand, height, width) *
+                       (operand.has(loop) ? steps : 1);
+        work.issue += loads, work.memory += loads;
+      }
+      double each = addresses(structure, operand, height, width);
+      work.issue += operand.contiguous(loop) ? each
+                    : operand.has(loop)      ? each * steps
+                                             : 0;
+    }
+    if (steps * height * width == 1)
+      work.issue += loadUse;
+    return work;
+  }
+
+  double streamCycles(const LoopStructure &structure, unsigned height) {
+    int64_t count = counts[*structure.cols];
+    double cycles = 2 * loopEntry;
+    for (const KernelOperand &operand : operands)
+      if (operand.isTile() && operand.read && !operand.loops.empty() &&
+          !operand.has(*structure.cols))
+        cycles += height;
+    cycles += loopCycles(count / structure.unroll,
+                         streamWork(structure, height, structure.unroll));
+    if (structure.unroll > 1)
+      cycles += loopCycles(count % structure.unroll,
+                           streamWork(structure, height, 1));
+    return cycles;
+  }
+
+  Work streamWork(const LoopStructure &structure, unsigned height,
+                  unsigned width) const {
+    Work work = (double(height) * width) * element;
+    for (const KernelOperand &operand : operands) {
+      if (!operand.isTile() || operand.loops.empty())
+        continue;
+      bool walked = structure.cols && operand.has(*structure.cols);
+      if (structure.cols && !walked)
+        continue;
+      double rows = structure.rows && operand.has(*structure.rows) ? height : 1;
+      double accesses = rows * width * (operand.read + operand.output);
+      work.issue += accesses, work.memory += accesses;
+      if (walked)
+        work.issue +=
+            operand.contiguous(*structure.cols)
+                ? (structure.rows && operand.strided(*structure.rows) ? height
+                                                                      : 1)
+                : width;
+    }
+    if (width == 1)
+      work.issue += loadUse;
+    return work;
+  }
+
+  //===--- The computation of one element
+  //----------------------------------===//
+  Work bodyWork(Block &body) const {
+    Work work;
+    for (Operation &op : body.without_terminator())
+      work += operationWork(op);
+    return work;
+  }
+
+  Work floating(double count) const { return {count, count, 0, 0}; }
+  Work integer(double count) const { return {count, 0, 0, 0}; }
+
+  Work operationWork(Operation &op) const {
+    if (op.hasTrait<OpTrait::ConstantLike>() ||
+        isa<arith::BitcastOp, arith::IndexCastOp, arith::IndexCastUIOp,
+            linalg::IndexOp, linalg::YieldOp>(op))
+      return {};
+    if (isa<arith::DivFOp, math::SqrtOp>(op))
+      return {double(divide), 0, 0, double(divide)};
+    if (auto compare = dyn_cast<arith::CmpFOp>(op))
+      switch (compare.getPredicate()) {
+      case arith::CmpFPredicate::OEQ:
+      case arith::CmpFPredicate::OLT:
+      case arith::CmpFPredicate::OLE:
+      case arith::CmpFPredicate::OGT:
+      case arith::CmpFPredicate::OGE:
+        return floating(1);
+      case arith::CmpFPredicate::ORD:
+      case arith::CmpFPredicate::UNO:
+        if (compare.getLhs() == compare.getRhs())
+          return floating(1);
+        return Work{3, 2, 0, 0};
+      case arith::CmpFPredicate::ONE:
+      case arith::CmpFPredicate::UEQ:
+        return Work{4, 2, 0, 0};
+      default:
+        return Work{2, 1, 0, 0};
+      }
+    if (auto select = dyn_cast<arith::SelectOp>(op)) {
+      auto zero = [](Value value) {
+        return matchPattern(value, m_PosZeroFloat()) ||
+               matchPattern(value, m_Zero());
+      };
+      return integer(
+          zero(select.getTrueValue()) || zero(select.getFalseValue()) ? 2 : 4);
+    }
+    if (isa<arith::MaximumFOp, arith::MinimumFOp>(op)) {
+      bool cut = isa<arith::MaximumFOp>(op) &&
+                 llvm::any_of(op.getOperands(), [](Value value) {
+                   return matchPattern(value, m_PosZeroFloat());
+                 });
+      return cut ? Work{3, 1, 0, 0} : Work{6, 3, 0, 0};
+    }
+    if (isa<arith::NegFOp>(op) &&
+        llvm::all_of(op.getUsers(),
+                     [](Operation *user) { return isa<math::FmaOp>(user); }))
+      return {}; // fnmsub, fnmadd
+    if (isa<arith::ExtUIOp>(op) && op.getOperand(0).getType().isInteger(1))
+      return {};
+    if (isa<arith::MulIOp>(op))
+      return integer(multiply);
+    if (isa<math::MathDialect>(op.getDialect()) && !isMathInstruction(&op)) {
+      // Counted on its expansion.
+      Block scratch;
+      Value x = scratch.addArgument(op.getOperand(0).getType(), op.getLoc());
+      OpBuilder b(op.getContext());
+      b.setInsertionPointToEnd(&scratch);
+      return expandMath(b, &op, x) ? blockWork(scratch) : Work{};
+    }
+    bool real = llvm::any_of(op.getOperandTypes(),
+                             [](Type type) { return isa<FloatType>(type); }) ||
+                isa<FloatType>(op.getResult(0).getType());
+    return real ? floating(1) : integer(1);
+  }
+  Work blockWork(Block &block) const {
+    Work work;
+    for (Operation &op : block)
+      work += operationWork(op);
+    return work;
+  }
+
+  const KernelPlan &plan;
+  double cores, units, banks, takenBranch, loadUse, divide, barrier, multiply;
+  /// Accesses meet less often than independent ones would, since the cores fall
+  /// in step.
+  double bankConflicts = 1;
+  SmallVector<int64_t> sizes, counts;
+  SmallVector<KernelOperand> operands;
+  Work element;
+};
+
+} // namespace
+
 int64_t kernelCycles(const Target &target, linalg::LinalgOp kernel,
                      ArrayRef<SmallVector<int64_t>> shapes) {
-  SmallVector<int64_t> loops(kernel.getNumLoops(), 1);
-  for (auto [map, shape] : llvm::zip(kernel.getIndexingMapsArray(), shapes))
-    for (unsigned i = 0; i < map.getNumResults(); ++i)
-      loops[map.getDimPosition(i)] = shape[i];
-  int64_t elements = 1, work = kernel->getNumOperands();
-  for (int64_t loop : loops)
-    elements *= loop;
-  work += llvm::range_size(kernel.getBlock()->getOperations());
-  return 60 +
-         llvm::divideCeil(elements * work, target.integer("cores", "count"));
+  FailureOr<KernelPlan> plan = KernelPlan::get(kernel);
+  if (failed(plan))
+    return 0;
+  return std::llround(Estimate(target, kernel, *plan, shapes).cycles());
 }
 
 } // namespace td

@@ -1,0 +1,119 @@
+// The loop structure of a kernel on the cluster's cores: what td-lower-kernels
+// emits and what the cost model counts. Both read this one description.
+#ifndef TD_LIB_KERNELS_KERNELPLAN_H
+#define TD_LIB_KERNELS_KERNELPLAN_H
+
+#include "mlir/Dialect/Linalg/IR/Linalg.h"
+#include "llvm/ADT/SmallVector.h"
+#include <optional>
+
+namespace td {
+
+/// An operand of a kernel: a packed row-major tile, or a scalar that the kernel
+/// holds as a constant.
+struct KernelOperand {
+  llvm::SmallVector<unsigned> loops; ///< the loop that walks each (collapsed)
+                                     ///< dimension, outermost first
+  unsigned bytes = 0; ///< size of an element; 0 for a scalar constant
+  bool output = false;
+  bool read = false; ///< the computation uses the element's value
+
+  bool isTile() const { return bytes != 0; }
+  bool has(unsigned loop) const { return llvm::is_contained(loops, loop); }
+  /// The loop walks neighbouring elements.
+  bool contiguous(unsigned loop) const {
+    return !loops.empty() && loops.back() == loop;
+  }
+  /// The distance of neighbours along the loop is known at run time only.
+  bool strided(unsigned loop) const { return has(loop) && !contiguous(loop); }
+};
+
+/// A way to run the iteration space. There are two:
+///
+/// - `streamed`: parallel loops one inside the other, the innermost (`cols`)
+///   unrolled by `unroll`, for `rowBlock` iterations of `rows` together;
+///   outputs are stored once per iteration.
+/// - otherwise `blocked`: a block of rows x cols results stays in registers
+///   while the reductions run, the innermost unrolled by `unroll`.
+struct LoopStructure {
+  bool streamed = false;
+  llvm::SmallVector<unsigned>
+      outer; ///< parallel loops around the rest, outermost first
+  std::optional<unsigned> rows, cols;
+  llvm::SmallVector<unsigned> reductions; ///< outermost first
+  unsigned unroll = 1;
+  unsigned rowBlock = 1;
+  llvm::SmallVector<unsigned, 3>
+      colBlocks; ///< widths tried in turn, for full row blocks
+  llvm::SmallVector<unsigned, 3>
+      singleRowBlocks; ///< the same for rows one at a time
+
+  /// The loop that cores share besides `cols`: the outermost parallel one.
+  std::optional<unsigned> sharedOuter() const {
+    return outer.empty() ? rows : std::optional<unsigned>(outer.front());
+  }
+  const llvm::SmallVector<unsigned, 3> &widths(unsigned height) const {
+    return height == rowBlock ? colBlocks : singleRowBlocks;
+  }
+};
+
+/// How the work is cut for the cores: `outer` x `inner` cores, the outer ones
+/// along the outermost parallel loop and the inner ones along `cols`, in
+/// granules of 2^shift iterations.
+struct CoreGrid {
+  unsigned outer = 1, inner = 1;
+};
+
+/// Granules (as shifts) that a loop structure shares out. They depend on the
+/// sizes: small loops are shared out one iteration at a time.
+struct Granules {
+  unsigned outerShift = 0, innerShift = 0;
+};
+
+struct KernelPlan {
+  llvm::SmallVector<llvm::SmallVector<unsigned>>
+      loops; ///< per loop, the op's dimensions that it merges
+  llvm::SmallVector<bool> reduction; ///< per loop
+  llvm::SmallVector<bool>
+      indexed; ///< per loop, its index is used by linalg.index
+  llvm::SmallVector<KernelOperand> operands; ///< inputs, then outputs
+  bool fused = false;                        ///< a matmul: fused multiply-add
+  LoopStructure main;
+  /// Taken if every reduction has one step: a rank-1 update is a stream.
+  std::optional<LoopStructure> rankOne;
+
+  /// The operands as a structure sees them: a stream of a kernel with
+  /// reductions is taken if those have one step, so they separate no
+  /// neighbours.
+  llvm::SmallVector<KernelOperand>
+  operandsOf(const LoopStructure &structure) const;
+
+  /// Elements that loads run ahead of the computation.
+  static constexpr unsigned lookAhead = 3;
+
+  /// Whether a block of this size runs several steps of the reduction for one
+  /// result after the other.
+  bool resultByResult(const LoopStructure &structure, unsigned height,
+                      unsigned width) const;
+
+  /// Analyses `op`; an error on it if it is no kernel that the cores can run.
+  static mlir::FailureOr<KernelPlan> get(mlir::linalg::LinalgOp op);
+};
+
+/// The core grids that a kernel chooses from, in order of preference: the first
+/// of those with the least work for the busiest core is taken.
+llvm::SmallVector<CoreGrid> coreGrids(const LoopStructure &structure,
+                                      unsigned cores);
+
+/// Granules for loops of these sizes. The emission computes the same at run
+/// time.
+Granules granules(const LoopStructure &structure, unsigned cores,
+                  int64_t outerSize, int64_t innerSize);
+
+/// Shift of the granule for a loop that is shared out in multiples of `block`
+/// once it has enough of them.
+inline unsigned log2OfBlock(unsigned block) { return llvm::Log2_32(block); }
+
+} // namespace td
+
+#endif

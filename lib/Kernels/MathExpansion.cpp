@@ -1,0 +1,286 @@
+#include "lib/Kernels/MathExpansion.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Math/IR/Math.h"
+
+using namespace mlir;
+
+namespace td {
+
+namespace {
+
+// Polynomials, lowest degree first: output of tools/fit_math.py.
+constexpr float expCoefficients[] = {0x1p-1f,         0x1.555554p-3f,
+                                     0x1.5554f8p-5f,  0x1.1112dap-7f,
+                                     0x1.6d3a40p-10f, 0x1.9e6ecep-13f};
+constexpr float logCoefficients[] = {
+    0x1.555554p-2f, -0x1.000226p-2f, 0x1.99a01cp-3f, -0x1.54728ap-3f,
+    0x1.22d92ep-3f, -0x1.0d8242p-3f, 0x1.055ec6p-3f, -0x1.38c9dep-4f};
+constexpr float erfSmallCoefficients[] = {
+    0x1.06eba8p-3f, -0x1.812740p-2f,  0x1.ce2d60p-4f, -0x1.b80062p-6f,
+    0x1.543f2ap-8f, -0x1.a583bcp-11f, 0x1.4d2864p-14f};
+constexpr float erfLargeCoefficients[] = {
+    0x1.20e818p+0f, 0x1.4576eep-1f,   0x1.aec696p-4f,   -0x1.71e2cap-6f,
+    0x1.7819a6p-9f, -0x1.ce491ep-16f, -0x1.a2b6a4p-15f, 0x1.63515cp-18f};
+constexpr float log2e = 0x1.715476p+0f;
+constexpr float ln2High = 0x1.62e430p-1f,
+                ln2Low = -0x1.05c610p-29f; // their sum is ln 2
+// The first part times an exponent is exact.
+constexpr float ln2Short = 0x1.63p-1f, ln2Rest = -0x1.bd0106p-13f;
+// Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
+constexpr float roundingShift = 12582912.0f;
+constexpr int32_t roundingShiftBits = 0x4B400000;
+constexpr int32_t oneBits = 0x3F800000;
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+/// Short names for building f32 and i32 arithmetic. No branches, and no
+/// selections but where a function has exceptional values.
+class Expander {
+public:
+  Expander(OpBuilder &b, Location loc) : b(b), loc(loc) {}
+
+  Value exp(Value x) {
+    Value clamped = max(min(x, real(89.0f)), real(-104.0f));
+    Reduced reduced = reduce(clamped);
+    Value y = exponential(reduced.rest);
+    // 2^n in two steps: the first keeps y normal, so that a subnormal result is
+    // rounded once.
+    Value half = shiftRight(reduced.n, 1);
+    Value first = asReal(addInt(bits(y), shiftLeft(half, 23)));
+    return orNaN(mul(first, powerOfTwo(subInt(reduced.n, half))), x);
+  }
+
+  Value expm1(Value x) {
+    Value clamped = max(min(x, real(89.0f)), real(-25.0f));
+    Reduced reduced = reduce(clamped);
+    // Half of the result first: 2^128 is no float.
+    Value scale = powerOfTwo(subInt(reduced.n, integer(1)));
+    Value half =
+        fma(exponentialLessOne(reduced.rest), scale, add(scale, real(-0.5f)));
+    return orNaN(copySign(add(half, half), x), x);
+  }
+
+  /// tanh |x| = t / (t + 2) with t = expm1(2 |x|), which loses nothing for
+  /// small x.
+  Value tanh(Value x) {
+    Value magnitude = absolute(x);
+    Value clamped =
+        min(add(magnitude, magnitude), real(20.0f)); // tanh 10 rounds to 1
+    Reduced reduced = reduce(clamped);
+    Value scale = powerOfTwo(reduced.n);
+    Value t =
+        fma(exponentialLessOne(reduced.rest), scale, add(scale, real(-1.0f)));
+    return orNaN(copySign(quotient(t), x), x);
+  }
+
+  Value log(Value x) {
+    // A subnormal is scaled by 2^25 to a normal number.
+    Value tiny = compare(arith::CmpFPredicate::OLT, x, real(0x1p-126f));
+    Value scaled = mul(x, select(tiny, real(0x1p25f), real(1.0f)));
+    Value shift = select(tiny, integer(25), integer(0));
+    Value exponent = exponentOf(scaled);
+    Value f = add(mantissaOf(scaled, exponent), real(-1.0f));
+    return logSpecial(logOf(f, subInt(exponent, shift)), x);
+  }
+
+  /// With u = 1 + x rounded and c what rounding lost, log(1+x) = log(u + c).
+  Value log1p(Value x) {
+    Value u = add(x, real(1.0f));
+    Value c = sub(x, add(u, real(-1.0f)));
+    Value exponent = exponentOf(u);
+    // c matters only where u is below 2^25.
+    Value large = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::sgt,
+                                        exponent, integer(100));
+    Value scale =
+        select(large, real(0.0f), powerOfTwo(subInt(integer(0), exponent)));
+    Value f = fma(c, scale, add(mantissaOf(u, exponent), real(-1.0f)));
+    return copySign(logSpecial(logOf(f, exponent), u), x);
+  }
+
+  Value rsqrt(Value x) {
+    return arith::DivFOp::create(b, loc, real(1.0f),
+                                 math::SqrtOp::create(b, loc, x));
+  }
+
+  Value erf(Value x) {
+    Value magnitude = absolute(x);
+    Value small = fma(polynomial(mul(x, x), erfSmallCoefficients), x, x);
+    Value clamped = min(magnitude, real(4.0f)); // erf 4 rounds to 1
+    Value exponent = mul(clamped, polynomial(clamped, erfLargeCoefficients));
+    Reduced reduced = reduce(negate(exponent));
+    Value complement = mul(exponential(reduced.rest), powerOfTwo(reduced.n));
+    Value large = copySign(sub(real(1.0f), complement), x);
+    // Not taken for NaN, which the other passes on.
+    return select(compare(arith::CmpFPredicate::OGE, magnitude, real(0.9f)),
+                  large, small);
+  }
+
+private:
+  /// x = n ln 2 + rest
+  struct Reduced {
+    Value n, rest;
+  };
+  Reduced reduce(Value x) {
+    Value shifted = fma(x, real(log2e), real(roundingShift));
+    Value n = sub(shifted, real(roundingShift));
+    Value rest = fma(n, real(-ln2Short), x);
+    rest = fma(n, real(-ln2Rest), rest);
+    return {subInt(bits(shifted), integer(roundingShiftBits)), rest};
+  }
+  /// e^r - 1 for |r| <= ln 2 / 2
+  Value exponentialLessOne(Value r) {
+    return fma(polynomial(r, expCoefficients), mul(r, r), r);
+  }
+
+  /// e^r for |r| <= ln 2 / 2
+  Value exponential(Value r) {
+    Value result = polynomial(r, expCoefficients);
+    result = fma(result, r, real(1.0f));
+    return fma(result, r, real(1.0f));
+  }
+
+  /// The exponent that puts the mantissa between sqrt(1/2) and sqrt 2.
+  Value exponentOf(Value x) {
+    return shiftRight(subInt(bits(x), integer(0x3F3504F3)), 23);
+  }
+  Value mantissaOf(Value x, Value exponent) {
+    return asReal(subInt(bits(x), shiftLeft(exponent, 23)));
+  }
+  /// log((1 + f) 2^exponent)
+  Value logOf(Value f, Value exponent) {
+    Value k = arith::SIToFPOp::create(b, loc, b.getF32Type(), exponent);
+    Value square = mul(f, f);
+    Value rest = fma(mul(square, f), polynomial(f, logCoefficients),
+                     mul(square, real(-0.5f)));
+    rest = fma(k, real(ln2Low), rest);
+    return fma(k, real(ln2High), add(f, rest));
+  }
+  /// The logarithm of x where it is no positive number.
+  Value logSpecial(Value result, Value x) {
+    result = select(compare(arith::CmpFPredicate::OEQ, x, real(infinity)),
+                    real(infinity), result);
+    result = select(compare(arith::CmpFPredicate::OEQ, x, real(0.0f)),
+                    real(-infinity), result);
+    return allOnesUnless(compare(arith::CmpFPredicate::OGE, x, real(0.0f)),
+                         result);
+  }
+
+  /// t / (t + 2) for t between 0 and 2^64: a reciprocal by two steps of third
+  /// order from a linear guess; then the quotient is corrected by its
+  /// remainder, which does not inherit the rounding of t + 2.
+  Value quotient(Value t) {
+    Value d = add(t, real(2.0f));
+    Value reciprocal = asReal(subInt(integer(0x7EF311C7), bits(d)));
+    Value minus = negate(d);
+    for (int step = 0; step < 2; ++step) {
+      Value error = fma(minus, reciprocal, real(1.0f));
+      reciprocal = fma(reciprocal, fma(error, error, error), reciprocal);
+    }
+    Value q = mul(t, reciprocal);
+    Value remainder = fma(negate(q), t, fma(q, real(-2.0f), t));
+    return fma(remainder, reciprocal, q);
+  }
+
+  template <size_t n>
+  Value polynomial(Value x, const float (&coefficients)[n]) {
+    Value result = real(coefficients[n - 1]);
+    for (size_t i = n - 1; i-- > 0;)
+      result = fma(result, x, real(coefficients[i]));
+    return result;
+  }
+
+  Value orNaN(Value result, Value x) {
+    return allOnesUnless(compare(arith::CmpFPredicate::ORD, x, x), result);
+  }
+  Value allOnesUnless(Value condition, Value result) {
+    Value bit = arith::ExtUIOp::create(b, loc, b.getI32Type(), condition);
+    return asReal(
+        arith::OrIOp::create(b, loc, bits(result), subInt(bit, integer(1))));
+  }
+
+  Value real(float value) {
+    return arith::ConstantOp::create(b, loc, b.getF32FloatAttr(value));
+  }
+  Value integer(int32_t value) {
+    return arith::ConstantOp::create(b, loc, b.getI32IntegerAttr(value));
+  }
+  Value add(Value x, Value y) { return arith::AddFOp::create(b, loc, x, y); }
+  Value sub(Value x, Value y) { return arith::SubFOp::create(b, loc, x, y); }
+  Value mul(Value x, Value y) { return arith::MulFOp::create(b, loc, x, y); }
+  Value fma(Value x, Value y, Value z) {
+    return math::FmaOp::create(b, loc, x, y, z);
+  }
+  Value negate(Value x) { return arith::NegFOp::create(b, loc, x); }
+  Value absolute(Value x) { return math::AbsFOp::create(b, loc, x); }
+  Value copySign(Value x, Value sign) {
+    return math::CopySignOp::create(b, loc, x, sign);
+  }
+  Value min(Value x, Value y) { return arith::MinNumFOp::create(b, loc, x, y); }
+  Value max(Value x, Value y) { return arith::MaxNumFOp::create(b, loc, x, y); }
+  Value compare(arith::CmpFPredicate predicate, Value x, Value y) {
+    return arith::CmpFOp::create(b, loc, predicate, x, y);
+  }
+  Value select(Value condition, Value x, Value y) {
+    return arith::SelectOp::create(b, loc, condition, x, y);
+  }
+  Value bits(Value x) {
+    return arith::BitcastOp::create(b, loc, b.getI32Type(), x);
+  }
+  Value asReal(Value x) {
+    return arith::BitcastOp::create(b, loc, b.getF32Type(), x);
+  }
+  Value addInt(Value x, Value y) { return arith::AddIOp::create(b, loc, x, y); }
+  Value subInt(Value x, Value y) { return arith::SubIOp::create(b, loc, x, y); }
+  Value shiftLeft(Value x, int32_t by) {
+    return arith::ShLIOp::create(b, loc, x, integer(by));
+  }
+  Value shiftRight(Value x, int32_t by) {
+    return arith::ShRSIOp::create(b, loc, x, integer(by));
+  }
+  Value powerOfTwo(Value n) {
+    return asReal(addInt(shiftLeft(n, 23), integer(oneBits)));
+  }
+
+  OpBuilder &b;
+  Location loc;
+};
+
+} // namespace
+
+Value expandMath(OpBuilder &b, Operation *op, ValueRange operands) {
+  if (!isa<math::ExpOp, math::ExpM1Op, math::TanhOp, math::LogOp, math::Log1pOp,
+           math::RsqrtOp, math::ErfOp>(op))
+    return {};
+  Type type = op->getResult(0).getType();
+  if (!type.isF32() && !type.isF16())
+    return {};
+  Location loc = op->getLoc();
+  Value x = operands.front();
+  if (type.isF16())
+    x = arith::ExtFOp::create(b, loc, b.getF32Type(), x);
+  Expander expander(b, loc);
+  Value result;
+  if (isa<math::ExpOp>(op))
+    result = expander.exp(x);
+  else if (isa<math::ExpM1Op>(op))
+    result = expander.expm1(x);
+  else if (isa<math::TanhOp>(op))
+    result = expander.tanh(x);
+  else if (isa<math::LogOp>(op))
+    result = expander.log(x);
+  else if (isa<math::Log1pOp>(op))
+    result = expander.log1p(x);
+  else if (isa<math::RsqrtOp>(op))
+    result = expander.rsqrt(x);
+  else
+    result = expander.erf(x);
+  if (type.isF16())
+    result = arith::TruncFOp::create(b, loc, type, result);
+  return result;
+}
+
+bool isMathInstruction(Operation *op) {
+  return isa<math::FmaOp, math::SqrtOp, math::AbsFOp, math::CopySignOp>(op);
+}
+
+} // namespace td

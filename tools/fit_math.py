@@ -1,0 +1,105 @@
+"""Derives the polynomials of td-expand-math: minimax fits with float32 coefficients.
+
+Each fit minimises the largest weighted error on a dense grid by Lawson's algorithm (weighted least
+squares whose weights follow the error). Coefficients become float32 one at a time from the lowest
+degree, and the others are fitted again around each, so that rounding them costs no accuracy.
+Run it to print the tables of passes/ExpandMath.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import erf, erfc
+
+
+def lawson(basis: np.ndarray, value: np.ndarray, weight: np.ndarray, rounds: int = 200) -> np.ndarray:
+    """Coefficients that minimise max |weight * (basis @ c - value)|; basis is points x terms."""
+    share = np.full(len(value), 1.0 / len(value))
+    best, best_error = np.zeros(basis.shape[1]), np.inf
+    for _ in range(rounds):
+        scale = np.sqrt(share) * weight
+        c = np.linalg.lstsq(basis * scale[:, None], value * scale, rcond=None)[0]
+        error = np.abs(weight * (basis @ c - value))
+        if error.max() < best_error:
+            best, best_error = c, error.max()
+        share *= error + 1e-3 * error.max()
+        share /= share.sum()
+    return best
+
+
+def fit(
+    f: Callable[[np.ndarray], np.ndarray],
+    weight: Callable[[np.ndarray], np.ndarray],
+    low: float,
+    high: float,
+    degree: int,
+    known: tuple[float, ...] = (),
+) -> tuple[np.ndarray, float]:
+    """float32 coefficients, lowest degree first, of a polynomial for f on [low, high], and its error.
+
+    The first coefficients are `known`.
+    """
+    x = (low + high) / 2 + (high - low) / 2 * np.cos(np.linspace(0, np.pi, 1001))
+    x = x[np.abs(x) > 1e-4]
+    value, w = f(x), weight(x)
+    powers = x[:, None] ** np.arange(degree + 1)
+    fixed = list(known)
+    for term in range(len(known), degree + 1):
+        rest = value - powers[:, :term] @ np.array(fixed) if fixed else value
+        fixed.append(float(np.float32(lawson(powers[:, term:], rest, w)[0])))
+    c = np.array(fixed)
+    return c, float(np.abs(w * (powers @ c - value)).max())
+
+
+def table(name: str, c: np.ndarray, error: float) -> None:
+    print(f"{name}: weighted error 2^{np.log2(error):.1f}")
+    print("  " + ", ".join(f"{float(v).hex()}f" for v in c))
+
+
+def main() -> None:
+    half_ln2 = np.log(2) / 2 * 1.0002
+    # e^r = 1 + r + r^2 P(r), error relative to e^r; expm1 shares it, so also relative to expm1 near zero.
+    table(
+        "exp P",
+        *fit(
+            lambda r: (np.expm1(r) - r) / r**2,
+            lambda r: r**2 / np.abs(np.expm1(r)),
+            -half_ln2,
+            half_ln2,
+            5,
+            (0.5,),
+        ),
+    )
+    # log(1+f) = f - f^2/2 + f^3 Q(f), error relative to log(1+f).
+    table(
+        "log Q",
+        *fit(
+            lambda f: (np.log1p(f) - f + f**2 / 2) / f**3,
+            lambda f: np.abs(f**3 / np.log1p(f)),
+            np.sqrt(0.5) - 1,
+            np.sqrt(2) - 1,
+            7,
+        ),
+    )
+    # erf(x) = x + x P(x^2) for |x| < 0.9, in z = x^2.
+    table(
+        "erf P",
+        *fit(
+            lambda z: erf(np.sqrt(z)) / np.sqrt(z) - 1,
+            lambda z: np.sqrt(z) / erf(np.sqrt(z)),
+            0.0,
+            0.9**2,
+            6,
+        ),
+    )
+    # erf(x) = 1 - exp(-x R(x)) for 0.9 <= x <= 4: absolute error of the result.
+    table(
+        "erf R",
+        *fit(lambda x: -np.log(erfc(x)) / x, lambda x: x * erfc(x) / erf(x), 0.9, 4.0, 7),
+    )
+
+
+if __name__ == "__main__":
+    main()
