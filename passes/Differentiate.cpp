@@ -35,6 +35,9 @@ struct Differentiate : td::impl::DifferentiateBase<Differentiate> {
       if (parameter.getTrainable())
         trainable[parameter.getSymNameAttr()] = parameter;
 
+    if (trainable.empty())
+      return module.emitError("no parameter is marked trainable");
+
     // Forward: what depends on a trainable parameter.
     SmallVector<Operation *> forward;
     for (Operation &op : body.without_terminator()) {

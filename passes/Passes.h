@@ -28,7 +28,9 @@ struct GraphOptions : mlir::PassPipelineOptions<GraphOptions> {
                            llvm::cl::desc("mse or cross-entropy"),
                            llvm::cl::init("mse")};
   ListOption<std::string> trainable{
-      *this, "trainable", llvm::cl::desc("Symbols of the parameters to train")};
+      *this, "trainable",
+      llvm::cl::desc(
+          "Symbols of the parameters to train; none if they are marked")};
   Option<std::string> optimizer{*this, "optimizer", llvm::cl::desc("sgd"),
                                 llvm::cl::init("sgd")};
   Option<double> momentum{*this, "momentum", llvm::cl::desc("Momentum of SGD"),

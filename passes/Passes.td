@@ -25,8 +25,9 @@ def ApplyRecipe : Pass<"td-apply-recipe", "::mlir::ModuleOp"> {
   let summary = "Mark the parameters that a recipe trains";
   let description = [{
     Requires: `train.parameter`s. Guarantees: exactly the
-    parameters whose symbol is listed in `trainable` are marked trainable, and
-    there is at least one; a name that is no parameter is an error.
+    parameters whose symbol is listed in `trainable` are marked trainable, or,
+    without a list, those that are marked already; there is at least one. A name
+    that is no parameter is an error.
   }];
   let options = [ListOption<"trainable", "trainable", "std::string", "Symbols of the parameters to train">];
   let dependentDialects = ["::td::train::TrainDialect"];

@@ -23,9 +23,11 @@ static void registerPlanPipeline() {
 
 void td::buildGraphPipeline(OpPassManager &pm, const GraphOptions &options) {
   pm.addPass(createAttachLoss({options.loss}));
+  // Without the option, the parameters carry their marks already.
   ApplyRecipeOptions recipe;
   recipe.trainable.assign(options.trainable.begin(), options.trainable.end());
-  pm.addPass(createApplyRecipe(recipe));
+  if (!recipe.trainable.empty())
+    pm.addPass(createApplyRecipe(recipe));
   pm.addPass(createDifferentiate());
   pm.addPass(createInsertUpdates({options.optimizer, options.momentum}));
   OpPassManager &function = pm.nest<func::FuncOp>();

@@ -182,7 +182,8 @@ static SmallVector<Value> addCompensated(OpBuilder &b, Location l, Value sum,
 /// tensor of rank 0. The operands have one shape. Compensated, in two stages:
 /// the elements as a matrix P x Q, of which the sums over P are independent of
 /// each other (parallel over Q), then over the Q sums. P and Q are as close to
-/// each other as the number of elements allows, for the shortest last stage.
+/// each other as the number of elements allows, for the shortest last stage; a
+/// prime number of elements has that stage only.
 static Value compensatedSum(
     OpBuilder &builder, Location loc, ValueRange operands, double scale,
     llvm::function_ref<Value(OpBuilder &, Location, ValueRange)> body) {
@@ -193,41 +194,50 @@ static Value compensatedSum(
     if (count % divisor == 0)
       rows = divisor;
   int64_t columns = count / rows;
-
+  bool twoStages = rows > 1;
+  SmallVector<int64_t> shape = twoStages ? SmallVector<int64_t>{rows, columns}
+                                         : SmallVector<int64_t>{columns};
   SmallVector<Value> inputs;
   for (Value operand : operands)
-    inputs.push_back(reshapeTo(builder, loc, operand, {rows, columns}));
-  MLIRContext *context = builder.getContext();
-  AffineExpr row = builder.getAffineDimExpr(0),
-             column = builder.getAffineDimExpr(1);
-  SmallVector<AffineMap> maps(inputs.size(),
-                              AffineMap::get(2, 0, {row, column}, context));
-  maps.append(2, AffineMap::get(2, 0, {column}, context));
-  auto partialType = RankedTensorType::get({columns}, element);
-  Value zeros = filled(builder, loc, partialType, 0.0);
-  auto partial = linalg::GenericOp::create(
-      builder, loc, TypeRange{partialType, partialType}, inputs,
-      ValueRange{zeros, zeros}, maps,
-      {utils::IteratorType::reduction, utils::IteratorType::parallel},
-      [&](OpBuilder &b, Location l, ValueRange v) {
-        Value term = body(b, l, v.drop_back(2));
-        linalg::YieldOp::create(
-            b, l, addCompensated(b, l, v.drop_back(1).back(), v.back(), term));
-      });
+    inputs.push_back(reshapeTo(builder, loc, operand, shape));
 
-  AffineMap vector = builder.getMultiDimIdentityMap(1),
-            none = AffineMap::get(1, 0, context);
-  auto scalarType = RankedTensorType::get({}, element);
-  Value zero = filled(builder, loc, scalarType, 0.0);
+  MLIRContext *context = builder.getContext();
+  if (twoStages) {
+    AffineMap column =
+        AffineMap::get(2, 0, {builder.getAffineDimExpr(1)}, context);
+    SmallVector<AffineMap> maps(inputs.size(),
+                                builder.getMultiDimIdentityMap(2));
+    maps.append(2, column);
+    auto type = RankedTensorType::get({columns}, element);
+    Value zeros = filled(builder, loc, type, 0.0);
+    auto partial = linalg::GenericOp::create(
+        builder, loc, TypeRange{type, type}, inputs, ValueRange{zeros, zeros},
+        maps, {utils::IteratorType::reduction, utils::IteratorType::parallel},
+        [&](OpBuilder &b, Location l, ValueRange v) {
+          Value term = body(b, l, v.drop_back(2));
+          linalg::YieldOp::create(
+              b, l,
+              addCompensated(b, l, v.drop_back(1).back(), v.back(), term));
+        });
+    inputs.assign(partial.getResults().begin(), partial.getResults().end());
+  }
+
+  SmallVector<AffineMap> maps(inputs.size(), builder.getMultiDimIdentityMap(1));
+  maps.append(2, AffineMap::get(1, 0, context));
+  auto type = RankedTensorType::get({}, element);
+  Value zero = filled(builder, loc, type, 0.0);
   auto total = linalg::GenericOp::create(
-      builder, loc, TypeRange{scalarType, scalarType}, partial.getResults(),
-      ValueRange{zero, zero}, {vector, vector, none, none},
+      builder, loc, TypeRange{type, type}, inputs, ValueRange{zero, zero}, maps,
       {utils::IteratorType::reduction},
-      [](OpBuilder &b, Location l, ValueRange v) {
-        Value error = arith::AddFOp::create(b, l, v[3], v[1]);
-        linalg::YieldOp::create(b, l, addCompensated(b, l, v[2], error, v[0]));
+      [&](OpBuilder &b, Location l, ValueRange v) {
+        Value sum = v.drop_back(1).back(), error = v.back();
+        // A partial sum comes with its own error; they add up.
+        if (twoStages)
+          error = arith::AddFOp::create(b, l, error, v[1]);
+        Value term = twoStages ? v[0] : body(b, l, v.drop_back(2));
+        linalg::YieldOp::create(b, l, addCompensated(b, l, sum, error, term));
       });
-  return elementwise(builder, loc, scalarType, total.getResults(),
+  return elementwise(builder, loc, type, total.getResults(),
                      [&](OpBuilder &b, Location l, ValueRange v) {
                        Value sum = arith::SubFOp::create(b, l, v[0], v[1]);
                        return arith::MulFOp::create(

@@ -72,9 +72,17 @@ def run_pipeline(module: Module, pipeline: str) -> None:
 
 
 def graph_pipeline(loss: str, trainable: Sequence[str], optimizer: str = "sgd", momentum: float = 0.0) -> str:
-    """The text of pipeline td-graph with its options."""
-    names = ",".join(trainable)
-    return f"td-graph{{loss={loss} trainable={names} optimizer={optimizer} momentum={momentum!r}}}"
+    """The text of pipeline td-graph with its options.
+
+    Raises TrainDeeployError for a name that the syntax of options cannot hold.
+    """
+    for name in trainable:
+        if set(name) & set("{}'\""):
+            raise TrainDeeployError(
+                f"the name '{name}' holds a brace or quote; mark the parameter in the module"
+            )
+    names = ",".join(f"{{{name}}}" for name in trainable)
+    return f"td-graph{{loss={loss} trainable={{{names}}} optimizer={optimizer} momentum={momentum!r}}}"
 
 
 def to_float64(text: str) -> str:

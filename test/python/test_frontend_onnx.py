@@ -373,6 +373,11 @@ def test_shapes_that_do_not_fit():
     assert "do not fit together" in refused(model([node("MatMul", "x w", "y")], {"w": normal(6, 7)}))
 
 
+def test_names_that_the_compiler_needs():
+    message = refused(model([node("MatMul", "x step", "y")], {"step": normal(5, 7)}))
+    assert message == "the parameter name 'step' is reserved for the compiler; rename it"
+
+
 def test_invalid_models():
     assert refused(model([node("MatMul", "x nothing", "y")], {})).startswith("the ONNX model is not valid: ")
     proto = model([node("MatMul", "x w", "y")], {"w": normal(5, 7)})

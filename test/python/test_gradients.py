@@ -402,16 +402,16 @@ def test_loss_is_a_compensated_sum():
 def test_float64_helper():
     """The same graph text in float32 and float64; names stay."""
     text = """
-      train.parameter @"tensor<f32>.w" : tensor<3x5xf32>
+      train.parameter @"tensor<f32>, w" : tensor<3x5xf32>
       func.func @forward(%x: tensor<7x5xf32> {train.name = "x"}) -> tensor<7x3xf32> {
         %half = arith.constant dense<0.5> : tensor<f32>
-        %w = train.read @"tensor<f32>.w" : tensor<3x5xf32>
+        %w = train.read @"tensor<f32>, w" : tensor<3x5xf32>
         %y = train.linear %x, %w : tensor<7x5xf32>, tensor<3x5xf32> -> tensor<7x3xf32>
         %z = train.mul %y, %half : tensor<7x3xf32>, tensor<f32> -> tensor<7x3xf32>
         return %z : tensor<7x3xf32>
       }
     """
-    name = "tensor<f32>.w"
+    name = "tensor<f32>, w"
     random = np.random.default_rng(5)
     params = {name: random.normal(size=(3, 5))}
     samples = [{"x": random.normal(size=(7, 5)), "target": random.normal(size=(7, 3))} for _ in range(2)]

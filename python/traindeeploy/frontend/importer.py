@@ -17,6 +17,9 @@ from .model import Argument, BatchSizeError, ImportedModel, Layer, ModelError, T
 from .table import LOSSES, TABLE, TorchOperator, Unknown, supported_operators
 
 _TENSOR_TYPE = re.compile(r"!torch\.vtensor<\[([^\]]*)\],([^>]*)>")
+_NOWHERE = "?"
+# Symbols that the compiler gives to functions.
+_RESERVED = {"forward", "step"}
 _CONSTANTS = {"torch.constant.int", "torch.constant.float", "torch.constant.bool", "torch.constant.str"}
 
 
@@ -93,6 +96,8 @@ def lower(
         else:
             assert argument.value is not None
             kind = "parameter" if argument.kind == "parameter" else "constant"
+            if argument.name in _RESERVED:
+                raise ModelError(f"the {kind} name '{argument.name}' is reserved for the compiler; rename it")
             checked = check_values(kind, argument.name, argument.value)
             named[value] = Argument(argument.kind, argument.name, checked)
 
@@ -103,7 +108,8 @@ def lower(
 
     for operation in live:
         place = _place(operation)
-        graph.at(place)
+        if place != _NOWHERE:
+            graph.at(place)
         operands = [resolve(operand) for operand in operation.operands]
         if _fold(operation, operands, values, graph):
             continue
@@ -251,7 +257,7 @@ def _place(operation: Any) -> str:
             locations.extend(location.locations)
         elif kind == "CallSiteLoc":
             locations.append(location.callee)
-    return "?"
+    return _NOWHERE
 
 
 def _float_shape(type_: Any, what: str) -> tuple[int, ...]:

@@ -84,10 +84,11 @@ def _load_callable(spec: str, module_name: str, function_name: str, batch_size: 
     sys.path.insert(0, here)
     try:
         model, example_inputs = _call(spec, module_name, function_name)
+        # The forward may import as well.
+        return import_torch(model, example_inputs, batch_size)
     finally:
         if here in sys.path:
             sys.path.remove(here)
-    return import_torch(model, example_inputs, batch_size)
 
 
 def _call(spec: str, module_name: str, function_name: str) -> tuple[Any, Any]:

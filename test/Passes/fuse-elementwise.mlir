@@ -1,0 +1,68 @@
+// RUN: td-opt %s --td-decompose --td-fuse-elementwise --split-input-file | FileCheck %s
+
+// Bias and activation become one op; the matmul stays.
+// CHECK-LABEL: @fused
+func.func @fused(%x: tensor<7x5xf32>, %w: tensor<3x5xf32>, %b: tensor<3xf32>) -> tensor<7x3xf32> {
+  // CHECK: linalg.matmul
+  // CHECK: linalg.generic
+  // CHECK: arith.addf
+  // CHECK-NEXT: arith.maximumf
+  // CHECK-NOT: linalg.generic
+  %0 = train.linear %x, %w, %b : tensor<7x5xf32>, tensor<3x5xf32>, tensor<3xf32> -> tensor<7x3xf32>
+  %1 = train.relu %0 : tensor<7x3xf32>
+  return %1 : tensor<7x3xf32>
+}
+
+// A second use keeps the value.
+// CHECK-LABEL: @used_twice
+func.func @used_twice(%x: tensor<7xf32>) -> (tensor<7xf32>, tensor<7xf32>) {
+  // CHECK-COUNT-2: linalg.generic
+  %0 = train.relu %x : tensor<7xf32>
+  %1 = train.tanh %0 : tensor<7xf32>
+  return %0, %1 : tensor<7xf32>, tensor<7xf32>
+}
+
+// A consumer over a larger domain would compute the producer again and again.
+// CHECK-LABEL: @broadcast
+func.func @broadcast(%x: tensor<5xf32>, %y: tensor<7x5xf32>) -> tensor<7x5xf32> {
+  // CHECK-COUNT-2: linalg.generic
+  %0 = train.tanh %x : tensor<5xf32>
+  %1 = train.add %0, %y : tensor<5xf32>, tensor<7x5xf32> -> tensor<7x5xf32>
+  return %1 : tensor<7x5xf32>
+}
+
+// A sum would do the producer's parallel work one after the other.
+// CHECK-LABEL: @sum
+func.func @sum(%x: tensor<7x5xf32>) -> tensor<5xf32> {
+  // CHECK-COUNT-2: linalg.generic
+  %0 = train.tanh %x : tensor<7x5xf32>
+  %1 = train.sum_to %0 : tensor<7x5xf32> -> tensor<5xf32>
+  return %1 : tensor<5xf32>
+}
+
+// Constants go into the body.
+// CHECK-LABEL: @constant
+func.func @constant(%x: tensor<7x5xf32>) -> tensor<7x5xf32> {
+  // CHECK: %[[C:.*]] = arith.constant 2.000000e+00 : f32
+  // CHECK: linalg.generic {{.*}} ins(%{{[a-z0-9]*}} : tensor<7x5xf32>)
+  // CHECK: arith.mulf %{{.*}}, %[[C]]
+  %c = arith.constant dense<2.0> : tensor<f32>
+  %0 = train.mul %x, %c : tensor<7x5xf32>, tensor<f32> -> tensor<7x5xf32>
+  return %0 : tensor<7x5xf32>
+}
+
+// -----
+
+// The producer reads the old @w: it must not move behind the update.
+train.parameter @w : tensor<7x5xf32>
+// CHECK-LABEL: @step
+func.func @step(%x: tensor<7x5xf32>, %g: tensor<7x5xf32>, %lr: tensor<f32>) -> tensor<7x5xf32> {
+  // CHECK: arith.mulf
+  // CHECK: train.assign
+  // CHECK: math.tanh
+  %w = train.read @w : tensor<7x5xf32>
+  %0 = train.mul %x, %w : tensor<7x5xf32>, tensor<7x5xf32> -> tensor<7x5xf32>
+  train.sgd @w, %g, %lr : tensor<7x5xf32>, tensor<f32>
+  %1 = train.tanh %0 : tensor<7x5xf32>
+  return %1 : tensor<7x5xf32>
+}
