@@ -1,6 +1,7 @@
 // Lowers the stream of asynchronous jobs on memrefs to job records: absolute
 // addresses, DMA commands, slots, and a barrier wherever one core's work meets
 // another's.
+#include "lib/Planner/ScheduleProgram.h"
 #include "lib/Runtime/Layout.h"
 #include "passes/Passes.h"
 
@@ -223,7 +224,7 @@ FailureOr<int64_t> Lowering::addressOf(Value buffer, Operation *user) {
   auto known = addresses.find(buffer);
   if (known != addresses.end())
     return known->second;
-  Operation *def = buffer.getDefiningOp();
+  Operation *def = td::reshapeSource(buffer).getDefiningOp();
   std::optional<int64_t> address;
   if (auto op = dyn_cast_or_null<td::tile::BufferOp>(def))
     address = op.getAddress();
@@ -510,7 +511,8 @@ LogicalResult Lowering::run() {
       result = lower(call);
     else if (isa<td::tile::BufferOp, td::tile::OperatorOp>(op))
       continue;
-    else if (!isa<td::tile::AllocOp, td::tile::ViewOp>(op))
+    else if (!isa<td::tile::AllocOp, td::tile::ViewOp, memref::CollapseShapeOp,
+                  memref::ExpandShapeOp>(op))
       return op.emitOpError("is no job; td-expand-groups leaves only jobs");
     if (failed(result))
       return failure();

@@ -143,11 +143,17 @@ private:
   /// The table holds, per tile, its address and its sizes; then the index of
   /// the tile's first element along each dimension that linalg.index uses.
   void loadArguments(Value table) {
-    unsigned word = 0;
-    auto next = [&]() -> Value {
+    auto wordAt = [&](unsigned word) -> Value {
       return LLVM::LoadOp::create(b, loc, b.getI32Type(),
-                                  offset(table, 4 * word++));
+                                  offset(table, 4 * word));
     };
+    // The first word of each argument: an op may use one twice, in place.
+    SmallVector<unsigned> firstWord;
+    unsigned words = 0;
+    for (BlockArgument argument : op->getBlock()->getArguments()) {
+      firstWord.push_back(words);
+      words += 1 + cast<MemRefType>(argument.getType()).getRank();
+    }
     SmallVector<Value> dimensionSizes(op.getNumLoops());
     SmallVector<AffineMap> maps = op.getIndexingMapsArray();
     start.indices.resize(plan.loops.size());
@@ -155,14 +161,14 @@ private:
       start.addresses.emplace_back();
       if (!operand.isTile())
         continue;
+      unsigned word =
+          firstWord[cast<BlockArgument>(op->getOperand(i)).getArgNumber()];
       start.addresses.back().push_back(LLVM::IntToPtrOp::create(
-          b, loc, LLVM::LLVMPointerType::get(b.getContext()), next()));
+          b, loc, LLVM::LLVMPointerType::get(b.getContext()), wordAt(word)));
       for (unsigned r = 0; r < maps[i].getNumResults(); ++r) {
         unsigned dim = maps[i].getDimPosition(r);
-        if (dimensionSizes[dim])
-          ++word;
-        else
-          dimensionSizes[dim] = next();
+        if (!dimensionSizes[dim])
+          dimensionSizes[dim] = wordAt(word + 1 + r);
       }
     }
     for (ArrayRef<unsigned> members : plan.loops) {
@@ -173,7 +179,7 @@ private:
     }
     for (auto [loop, indexed] : llvm::enumerate(plan.indexed))
       if (indexed)
-        start.indices[loop] = next();
+        start.indices[loop] = wordAt(words++);
     // Distances in bytes, from the innermost dimension out.
     for (const KernelOperand &operand : plan.operands) {
       strides.emplace_back(plan.loops.size());
@@ -989,11 +995,6 @@ struct LowerKernels : td::impl::LowerKernelsBase<LowerKernels> {
       } else if (isa<ShapedType>(operand.getType())) {
         return op->emitOpError("kernels work on memrefs");
       }
-    if (op->getNumOperands() < kernel.getNumArguments() ||
-        llvm::any_of(
-            llvm::zip(kernel.getArguments(), tiles(op)),
-            [](auto pair) { return std::get<0>(pair) != std::get<1>(pair); }))
-      return op->emitOpError("kernels pass their arguments to the op in order");
     for (Operation &inner : op.getBlock()->without_terminator())
       if (isa<math::MathDialect>(inner.getDialect()) &&
           !isMathInstruction(&inner))
@@ -1026,14 +1027,6 @@ struct LowerKernels : td::impl::LowerKernelsBase<LowerKernels> {
     ConversionTarget conversion(*context);
     conversion.addLegalDialect<LLVM::LLVMDialect>();
     return applyFullConversion(function, conversion, std::move(patterns));
-  }
-
-  static SmallVector<Value> tiles(linalg::LinalgOp op) {
-    SmallVector<Value> result;
-    for (Value operand : op->getOperands())
-      if (isa<MemRefType>(operand.getType()))
-        result.push_back(operand);
-    return result;
   }
 };
 

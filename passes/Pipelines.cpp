@@ -72,10 +72,28 @@ static void registerTilePipeline() {
       });
 }
 
+static void registerClusterPipeline() {
+  PassPipelineRegistration<>(
+      "td-cluster", "Jobs to records, kernels to SPMD loops",
+      [](OpPassManager &manager) {
+        // First, while kernels still say what they read and write.
+        manager.addPass(td::createLowerJobs());
+        manager.addPass(td::createExpandMath());
+        manager.addPass(td::createLowerKernels());
+      });
+}
+
+static void registerLLVMPipeline() {
+  PassPipelineRegistration<>("td-llvm", "Job records and kernels to the LLVM dialect: tables as constants",
+                             [](OpPassManager &manager) { manager.addPass(td::createLowerTable()); });
+}
+
 void td::registerAllPasses() {
   registerTrainDeeployPasses();
   registerPlanPipeline();
   registerTilePipeline();
+  registerClusterPipeline();
+  registerLLVMPipeline();
   PassPipelineRegistration<GraphOptions>(
       "td-graph", "A forward model to a decomposed training step",
       buildGraphPipeline);
