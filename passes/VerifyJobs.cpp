@@ -179,16 +179,20 @@ private:
 
   LogicalResult issue(unsigned index) {
     td::Job &job = program.jobs[index];
-    unsigned dma = 0;
+    unsigned dma = 0, hyper = 0;
     for (unsigned other : inFlight) {
       td::Job &running = program.jobs[other];
-      if (td::usesDma(running.kind) && td::usesDma(job.kind) &&
-          ++dma >= TD_DMA_SLOTS)
-        return fail(job, running) << "exceeds the " << TD_DMA_SLOTS
-                                  << " DMA transfers that may be in flight";
-      if (job.kind == running.kind && td::isExclusive(job.kind))
+      dma += td::usesDma(running.kind);
+      hyper += td::usesHyperRam(running.kind);
+      if ((td::usesDma(job.kind) && dma >= TD_DMA_SLOTS) ||
+          (td::usesHyperRam(job.kind) && hyper >= TD_L3_SLOTS))
         return fail(job, running)
-               << "starts before the engine's last job was waited for";
+               << "exceeds the "
+               << (td::usesDma(job.kind) ? TD_DMA_SLOTS : TD_L3_SLOTS)
+               << " transfers of its kind that may be in flight";
+      if (job.kind == td::JobKind::Gemm && running.kind == job.kind)
+        return fail(job, running)
+               << "starts before RedMulE's last job was waited for";
       for (const td::Access &a : job.accesses)
         for (const td::Access &b : running.accesses)
           if (conflict(a, b))
