@@ -260,10 +260,7 @@ private:
         return op.emitError("waits for a job that was waited for before");
       inFlight.erase(place);
       for (const td::Access &access : program.jobs[index].accesses)
-        if (access.writes &&
-            !llvm::is_contained(op.getBuffers(),
-                                program.storages[access.storage].value) &&
-            !hasViewOf(op, program.storages[access.storage].value))
+        if (access.writes && !lists(op, program.storages[access.storage].value))
           return op.emitError("does not list '")
                  << program.storages[access.storage].name()
                  << "', which it makes valid";
@@ -271,11 +268,12 @@ private:
     return success();
   }
 
-  static bool hasViewOf(WaitOp op, Value storage) {
+  /// Whether a wait lists a storage or a view of it.
+  static bool lists(WaitOp op, Value storage) {
     return llvm::any_of(op.getBuffers(), [&](Value buffer) {
-      while (auto view = buffer.getDefiningOp<ViewOp>())
+      while (auto view = td::reshapeSource(buffer).getDefiningOp<ViewOp>())
         buffer = view.getSource();
-      return buffer == storage;
+      return td::reshapeSource(buffer) == storage;
     });
   }
 
