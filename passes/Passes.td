@@ -201,6 +201,11 @@ def ScheduleJobs : Pass<"td-schedule-jobs", "::mlir::ModuleOp"> {
     Statistic<"jobs", "jobs", "Jobs scheduled">,
     Statistic<"makespan", "cycles", "Predicted cycles of the stream">,
     Statistic<"sequential", "sequential-cycles", "Predicted cycles of one job after the other">,
+    Statistic<"cores", "cycles-cores", "Predicted cycles of kernels">,
+    Statistic<"redmule", "cycles-redmule", "Predicted cycles of GEMM jobs">,
+    Statistic<"dmaIn", "cycles-dma-in", "Predicted cycles of loads to L1">,
+    Statistic<"dmaOut", "cycles-dma-out", "Predicted cycles of stores from L1">,
+    Statistic<"hyperram", "cycles-hyperram", "Predicted cycles of copies between L2 and L3">,
     Statistic<"retries", "retries", "Schedules given up because their addresses did not fit">];
 }
 
@@ -228,7 +233,8 @@ def AssignAddresses : Pass<"td-assign-addresses", "::mlir::ModuleOp"> {
 def VerifyJobs : Pass<"td-verify-jobs", "::mlir::ModuleOp"> {
   let summary = "Check that a stream of jobs is free of races";
   let description = [{
-    Requires: programs of jobs, with or without addresses. Guarantees: no job
+    Requires: programs of jobs, with or without addresses, and kernels that are
+    not lowered yet (they say what they read and write). Guarantees: no job
     starts while one in flight conflicts with it on any byte; an engine without a
     queue has one job at a time; every asynchronous job is waited for
     exactly once; what a job reads was written, by its own tile's or array's last

@@ -43,11 +43,14 @@ public:
     td::setAlignments(program, target);
     for (td::Job &job : program.jobs)
       problem.cycles.push_back(cyclesOf(job));
-    // A job is some writes to device registers, a wait some reads of them.
-    constexpr int64_t registers = 4;
-    problem.issueCycles =
-        registers * target.integer("cores", "peripheral_access");
+    // A job is programmed by a few writes to device registers; a wait reads the
+    // state and clears the event.
+    int64_t access = target.integer("cores", "peripheral_access");
+    problem.issueCycles = 4 * access;
+    problem.waitCycles = 2 * access;
     problem.dmaSlots = TD_DMA_SLOTS;
+    problem.hyperSlots = TD_L3_SLOTS;
+    problem.dmaQueue = target.integer("dma", "global_queue");
     td::Schedule best = td::sequentialSchedule(problem);
     sequential = best.makespan;
     if (!findOverlapping(best)) {
@@ -64,6 +67,15 @@ public:
   int64_t sequential = 0, makespan = 0;
   unsigned retries = 0;
 
+  /// Predicted cycles of all jobs of one kind.
+  int64_t busy(td::JobKind kind) const {
+    int64_t cycles = 0;
+    for (auto [job, time] : llvm::zip(program.jobs, problem.cycles))
+      if (job.kind == kind)
+        cycles += time;
+    return cycles;
+  }
+
 private:
   /// The best schedule whose tiles have addresses; false if there is none.
   bool findOverlapping(td::Schedule &best) {
@@ -75,10 +87,11 @@ private:
         if (storage.level == level && storage.persistent)
           bytes -= llvm::alignTo(storage.bytes, storage.alignment);
     }
-    constexpr td::SchedulePolicy policies[] = {{true, true, false},
-                                               {true, true, true},
-                                               {false, true, false},
-                                               {false, true, true}};
+    SmallVector<td::SchedulePolicy> policies;
+    for (bool criticalWork : {true, false})
+      for (bool criticalCopies : {false, true})
+        for (bool patient : {false, true})
+          policies.push_back({criticalWork, criticalCopies, patient});
     // Gaps between tiles cost some of the memory: each level where a schedule
     // did not fit has less to spend in the next round.
     int64_t percent[2] = {100, 100};
@@ -209,6 +222,12 @@ struct ScheduleJobs : td::impl::ScheduleJobsBase<ScheduleJobs> {
       makespan += scheduler.makespan;
       sequential += scheduler.sequential;
       retries += scheduler.retries;
+      cores += scheduler.busy(td::JobKind::Call);
+      redmule += scheduler.busy(td::JobKind::Gemm);
+      dmaIn += scheduler.busy(td::JobKind::LoadL1);
+      dmaOut += scheduler.busy(td::JobKind::StoreL1);
+      hyperram += scheduler.busy(td::JobKind::LoadL2) +
+                  scheduler.busy(td::JobKind::StoreL2);
     }
   }
 };

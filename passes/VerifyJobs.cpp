@@ -179,16 +179,20 @@ private:
 
   LogicalResult issue(unsigned index) {
     td::Job &job = program.jobs[index];
-    unsigned dma = 0;
+    unsigned dma = 0, hyper = 0;
     for (unsigned other : inFlight) {
       td::Job &running = program.jobs[other];
-      if (td::usesDma(running.kind) && td::usesDma(job.kind) &&
-          ++dma >= TD_DMA_SLOTS)
-        return fail(job, running) << "exceeds the " << TD_DMA_SLOTS
-                                  << " DMA transfers that may be in flight";
-      if (job.kind == running.kind && td::isExclusive(job.kind))
+      dma += td::usesDma(running.kind);
+      hyper += td::usesHyperRam(running.kind);
+      if ((td::usesDma(job.kind) && dma >= TD_DMA_SLOTS) ||
+          (td::usesHyperRam(job.kind) && hyper >= TD_L3_SLOTS))
         return fail(job, running)
-               << "starts before the engine's last job was waited for";
+               << "exceeds the "
+               << (td::usesDma(job.kind) ? TD_DMA_SLOTS : TD_L3_SLOTS)
+               << " transfers of its kind that may be in flight";
+      if (job.kind == td::JobKind::Gemm && running.kind == job.kind)
+        return fail(job, running)
+               << "starts before RedMulE's last job was waited for";
       for (const td::Access &a : job.accesses)
         for (const td::Access &b : running.accesses)
           if (conflict(a, b))
@@ -256,10 +260,7 @@ private:
         return op.emitError("waits for a job that was waited for before");
       inFlight.erase(place);
       for (const td::Access &access : program.jobs[index].accesses)
-        if (access.writes &&
-            !llvm::is_contained(op.getBuffers(),
-                                program.storages[access.storage].value) &&
-            !hasViewOf(op, program.storages[access.storage].value))
+        if (access.writes && !lists(op, program.storages[access.storage].value))
           return op.emitError("does not list '")
                  << program.storages[access.storage].name()
                  << "', which it makes valid";
@@ -267,11 +268,12 @@ private:
     return success();
   }
 
-  static bool hasViewOf(WaitOp op, Value storage) {
+  /// Whether a wait lists a storage or a view of it.
+  static bool lists(WaitOp op, Value storage) {
     return llvm::any_of(op.getBuffers(), [&](Value buffer) {
-      while (auto view = buffer.getDefiningOp<ViewOp>())
+      while (auto view = td::reshapeSource(buffer).getDefiningOp<ViewOp>())
         buffer = view.getSource();
-      return buffer == storage;
+      return td::reshapeSource(buffer) == storage;
     });
   }
 

@@ -138,25 +138,38 @@ Placement placeRanges(ArrayRef<LiveRange> ranges, int64_t capacity) {
       return result;
   }
 
-  // Improvement: whoever ends at the peak goes first next time, with a bound on
-  // the work that does not depend on time.
+  // Improvement: whoever ends at the peak goes first next time; when that gets
+  // stuck, from the best order again with two arrays exchanged. The work is
+  // bounded by a count, not by time, so that the result is always the same.
   size_t pairs = ranges.size();
   for (const auto &list : neighbours)
     pairs += list.size();
-  int64_t rounds = std::clamp<int64_t>(20'000'000 / (int64_t)pairs, 2, 64);
+  int64_t rounds = std::clamp<int64_t>(20'000'000 / (int64_t)pairs, 2, 256);
+  constexpr int patience = 6;
+  int sinceBest = 0;
+  uint64_t state = 1; // of a linear congruential generator
+  auto draw = [&] {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (state >> 33) % ranges.size();
+  };
   std::vector<unsigned> order = bestOrder;
   offsets = result.offsets;
-  int64_t peak = result.peak;
   while (result.peak > capacity && result.peak > result.lowerBound &&
          rounds-- > 0) {
-    auto atPeak = [&](unsigned i) {
-      return offsets[i] + ranges[i].bytes == peak;
-    };
-    std::stable_partition(order.begin(), order.end(), atPeak);
-    attempt(order);
-    peak = 0;
-    for (auto [i, range] : llvm::enumerate(ranges))
-      peak = std::max(peak, offsets[i] + range.bytes);
+    if (++sinceBest > patience) {
+      sinceBest = 0;
+      order = bestOrder;
+      std::swap(order[draw()], order[draw()]);
+    } else {
+      int64_t peak = 0;
+      for (auto [i, range] : llvm::enumerate(ranges))
+        peak = std::max(peak, offsets[i] + range.bytes);
+      std::stable_partition(order.begin(), order.end(), [&](unsigned i) {
+        return offsets[i] + ranges[i].bytes == peak;
+      });
+    }
+    if (attempt(order))
+      sinceBest = 0;
   }
   return result;
 }

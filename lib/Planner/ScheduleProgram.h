@@ -21,10 +21,8 @@ inline bool isAsynchronous(JobKind kind) { return kind != JobKind::Call; }
 inline bool usesDma(JobKind kind) {
   return kind == JobKind::LoadL1 || kind == JobKind::StoreL1;
 }
-/// Engines without a queue: RedMulE, and each direction of the uDMA.
-inline bool isExclusive(JobKind kind) {
-  return kind == JobKind::Gemm || kind == JobKind::LoadL2 ||
-         kind == JobKind::StoreL2;
+inline bool usesHyperRam(JobKind kind) {
+  return kind == JobKind::LoadL2 || kind == JobKind::StoreL2;
 }
 
 /// An array or tile that holds bytes of its own.

@@ -44,6 +44,7 @@ private:
     unsigned opensAfter = 0; // tiles that must have bytes before it
     int64_t available = 0;   // when its predecessors end
     int64_t finish = 0;
+    int64_t chain = 0;    // cycles of the longest chain of jobs from it on
     int64_t priority = 0; // higher goes first
     bool issued = false, known = false;
   };
@@ -92,14 +93,18 @@ private:
 
   void findPriorities() {
     for (size_t i = jobs.size(); i-- > 0;) {
-      if (!policy.criticalFirst) {
-        jobs[i].priority = -(int64_t)i;
-        continue;
-      }
-      int64_t behind = 0;
       for (unsigned next : problem.graph.successors[i])
-        behind = std::max(behind, jobs[next].priority);
-      jobs[i].priority = behind + problem.cycles[i] + problem.issueCycles;
+        jobs[i].chain = std::max(jobs[i].chain, jobs[next].chain);
+      jobs[i].chain += problem.cycles[i];
+      if (isAsynchronous(program.jobs[i].kind))
+        jobs[i].chain += problem.issueCycles + problem.waitCycles;
+    }
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      JobKind kind = program.jobs[i].kind;
+      bool isWork = kind == JobKind::Call || kind == JobKind::Gemm;
+      jobs[i].priority = (isWork ? policy.criticalWork : policy.criticalCopies)
+                             ? jobs[i].chain
+                             : -(int64_t)i;
     }
   }
 
@@ -156,9 +161,8 @@ private:
     }
     schedule.stream.back().jobs.push_back(job);
     outstanding.erase(llvm::find(outstanding, job));
-    if (usesDma(program.jobs[job].kind))
-      --dmaOutstanding;
-    now = std::max(now, jobs[job].finish) + problem.issueCycles;
+    --issuedTo(program.jobs[job].kind);
+    now = std::max(now, jobs[job].finish) + problem.waitCycles;
     complete(job);
   }
 
@@ -205,8 +209,8 @@ private:
     for (unsigned before : problem.graph.predecessors[job])
       if (!jobs[before].known)
         waitFor(before);
-    if (isExclusive(kind))
-      if (auto running = runningOf(kind); running >= 0)
+    if (kind == JobKind::Gemm)
+      if (auto running = runningGemm(); running >= 0)
         waitFor(running);
     StreamEntry entry;
     entry.jobs.push_back(job);
@@ -214,18 +218,18 @@ private:
     ++issued;
     JobState &state = jobs[job];
     state.issued = true;
-    now += problem.issueCycles;
     if (kind == JobKind::Call) {
       now += problem.cycles[job];
       state.finish = now;
       complete(job);
     } else {
-      int64_t &free = engineFree[kindOf(job)];
+      now += problem.issueCycles;
+      int64_t &free = freeAt(kind);
       free = std::max(free, now) + problem.cycles[job];
       state.finish = free;
       events.push(free);
       outstanding.push_back(job);
-      dmaOutstanding += usesDma(kind);
+      ++issuedTo(kind);
     }
     for (unsigned next : problem.graph.successors[job]) {
       JobState &other = jobs[next];
@@ -235,21 +239,43 @@ private:
     }
   }
 
-  int64_t runningOf(JobKind kind) const {
+  int64_t runningGemm() const {
     for (unsigned job : outstanding)
-      if (program.jobs[job].kind == kind)
+      if (program.jobs[job].kind == JobKind::Gemm)
         return job;
     return -1;
   }
 
-  /// Whether the engine of a kind can take a job now.
+  /// When the engine of a kind has done what it was given. Both directions of
+  /// the HyperRAM share its bus.
+  int64_t &freeAt(JobKind kind) {
+    return engineFree[(size_t)(kind == JobKind::StoreL2 ? JobKind::LoadL2
+                                                        : kind)];
+  }
+
+  /// Transfers that are issued and not waited for, of the DMA or the uDMA.
+  unsigned &issuedTo(JobKind kind) {
+    return notWaitedFor[usesDma(kind) ? 0 : usesHyperRam(kind) ? 1 : 2];
+  }
+
+  /// Whether the engine of a kind can take a job without holding up the stream.
   bool accepts(JobKind kind) {
-    if (isExclusive(kind))
-      return engineFree[(size_t)kind] <= now;
-    if (!usesDma(kind) || dmaOutstanding < problem.dmaSlots)
+    if (kind == JobKind::Gemm)
+      return freeAt(kind) <= now;
+    if (usesDma(kind)) {
+      unsigned queued = llvm::count_if(outstanding, [&](unsigned job) {
+        return program.jobs[job].kind == kind && jobs[job].finish > now;
+      });
+      if (queued > problem.dmaQueue)
+        return false;
+    }
+    bool dma = usesDma(kind);
+    if (issuedTo(kind) < (dma ? problem.dmaSlots : problem.hyperSlots))
       return true;
     for (unsigned job : outstanding)
-      if (usesDma(program.jobs[job].kind) && jobs[job].finish <= now) {
+      if (JobKind other = program.jobs[job].kind;
+          (dma ? usesDma(other) : usesHyperRam(other)) &&
+          jobs[job].finish <= now) {
         waitFor(job);
         return true;
       }
@@ -259,15 +285,29 @@ private:
   /// Issues what can be issued now: engines first, then one call.
   bool issueSome() {
     bool any = false;
-    for (JobKind kind : {JobKind::Gemm, JobKind::StoreL1, JobKind::LoadL1,
-                         JobKind::StoreL2, JobKind::LoadL2})
-      while (!ready[(size_t)kind].empty() && accepts(kind)) {
+    auto issueAll = [&](JobKind kind) {
+      while (!ready[(size_t)kind].empty() && accepts(kind) &&
+             !hasEnough(kind)) {
         take((size_t)kind, first((size_t)kind));
         any = true;
       }
-    if (any)
-      return true;
-    return issueCall();
+    };
+    for (JobKind kind : {JobKind::Gemm, JobKind::StoreL1, JobKind::LoadL1,
+                         JobKind::StoreL2, JobKind::LoadL2})
+      issueAll(kind);
+    return any || issueCall();
+  }
+
+  /// Whether a DMA queue lasts for the longest call that may come next:
+  /// filling it more would only keep the cores from that call.
+  bool hasEnough(JobKind kind) {
+    auto &calls = ready[(size_t)JobKind::Call];
+    if (!usesDma(kind) || calls.empty())
+      return false;
+    int64_t longest = 0;
+    for (unsigned call : calls)
+      longest = std::max(longest, problem.cycles[call]);
+    return freeAt(kind) > now + longest + problem.issueCycles;
   }
 
   bool issueCall() {
@@ -276,22 +316,19 @@ private:
       return false;
     size_t best = first((size_t)JobKind::Call);
     auto &gemms = ready[(size_t)JobKind::Gemm];
-    int64_t slack = engineFree[(size_t)JobKind::Gemm] - now;
+    int64_t slack = freeAt(JobKind::Gemm) - now;
     if (!gemms.empty() && slack > 0 && problem.cycles[list[best]] > slack) {
-      // RedMulE has more to do and would stand still after its job.
-      if (policy.besideGemm) {
-        std::optional<size_t> fitting;
-        for (size_t i = 0; i < list.size(); ++i)
-          if (problem.cycles[list[i]] <= slack &&
-              (!fitting || goesLater(list[*fitting], list[i])))
-            fitting = i;
-        if (fitting) {
-          take((size_t)JobKind::Call, *fitting);
-          return true;
-        }
-      }
+      // RedMulE has more to do and would stand still after its job: rather a
+      // call that ends in time.
+      std::optional<size_t> fitting;
+      for (size_t i = 0; i < list.size(); ++i)
+        if (problem.cycles[list[i]] <= slack &&
+            (!fitting || goesLater(list[*fitting], list[i])))
+          fitting = i;
       unsigned gemm = gemms[first((size_t)JobKind::Gemm)];
-      if (policy.patient && goesLater(list[best], gemm))
+      if (fitting)
+        best = *fitting;
+      else if (policy.patient && jobs[list[best]].chain < jobs[gemm].chain)
         return false;
     }
     take((size_t)JobKind::Call, best);
@@ -325,7 +362,7 @@ private:
   std::vector<unsigned> ready[kinds];
   int64_t engineFree[kinds] = {};
   SmallVector<unsigned> outstanding; // issued, not waited for, oldest first
-  unsigned dmaOutstanding = 0;
+  unsigned notWaitedFor[3] = {};     // DMA, uDMA, RedMulE
   int64_t now = 0;
   size_t issued = 0;
   Schedule schedule;
@@ -344,12 +381,12 @@ Schedule sequentialSchedule(const ScheduleProblem &problem) {
     StreamEntry entry;
     entry.jobs.push_back(i);
     schedule.stream.push_back(entry);
-    schedule.makespan += problem.issueCycles + problem.cycles[i];
+    schedule.makespan += problem.cycles[i];
     if (!isAsynchronous(job.kind))
       continue;
     entry.isWait = true;
     schedule.stream.push_back(entry);
-    schedule.makespan += problem.issueCycles;
+    schedule.makespan += problem.issueCycles + problem.waitCycles;
   }
   return schedule;
 }

@@ -14,22 +14,24 @@ struct ScheduleProblem {
   const DependenceGraph &graph;
   /// Predicted cycles of each job, from its start to its end on its engine.
   std::vector<int64_t> cycles;
-  /// Cycles for which issuing a job, or waiting for one that has ended, holds
-  /// up the stream.
-  int64_t issueCycles = 0;
-  /// DMA transfers that may be in flight.
-  unsigned dmaSlots = 1;
+  /// Cycles for which issuing an asynchronous job, and waiting for one that has
+  /// ended, hold up the stream.
+  int64_t issueCycles = 0, waitCycles = 0;
+  /// Transfers that may be issued and not waited for: DMA, uDMA.
+  unsigned dmaSlots = 1, hyperSlots = 1;
+  /// DMA transfers each way that can wait for the one that runs.
+  unsigned dmaQueue = 1;
   /// Bytes for tiles and temporaries in l1 and l2.
   int64_t budget[2] = {0, 0};
 };
 
 /// How the scheduler chooses among jobs that are ready.
 struct SchedulePolicy {
-  /// Jobs with the longest chain of work behind them first; otherwise in the
-  /// plan's order.
-  bool criticalFirst = true;
-  /// Prefer calls that end before RedMulE does when it has more to do.
-  bool besideGemm = true;
+  /// Calls and GEMMs with the longest chain of work behind them first;
+  /// otherwise in the plan's order.
+  bool criticalWork = true;
+  /// The same for copies.
+  bool criticalCopies = false;
   /// Leave the cores idle rather than delay a more critical GEMM.
   bool patient = false;
 };

@@ -79,7 +79,7 @@ tile.program @two_gemms target "t" {
   tile.call @fill(%b : memref<4x4xf32, #l1>) indices [] operator 0
   // expected-note @below {{the job in flight}}
   %0 = redmule.gemm %x, %x, %a operator 0 : memref<4x4xf32, #l1>, memref<4x4xf32, #l1>, memref<4x4xf32, #l1>
-  // expected-error @below {{starts before the engine's last job was waited for}}
+  // expected-error @below {{starts before RedMulE's last job was waited for}}
   %1 = redmule.gemm %x, %x, %b operator 0 : memref<4x4xf32, #l1>, memref<4x4xf32, #l1>, memref<4x4xf32, #l1>
   tile.wait %0, %1 makes %a, %b : memref<4x4xf32, #l1>, memref<4x4xf32, #l1>
 }
