@@ -145,9 +145,11 @@ def plan_operators(plan: ir.Module) -> list[Operator]:
             if stage.name == "tile.stage" and any(op.name == "linalg.matmul" for op in _body(stage)):
                 engines.append(_keyword(stage.attributes["engine"]))
         total, dma, cores, redmule = _integers(group.attributes["predicted"])
+        reduces = len(_integers(group.attributes["reductions"])) > 0
         operators.append(
             Operator(
                 name=ir.StringAttr(group.attributes["name"]).value,
+                operator="gemm" if engines else "reduction" if reduces else "element-wise",
                 engine="+".join(sorted(set(engines), reverse=True)) or "cores",
                 domain=_integers(group.attributes["sizes"]),
                 tile=_integers(group.attributes["tiles"]),

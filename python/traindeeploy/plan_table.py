@@ -12,6 +12,9 @@ class Operator:
     """One operator of the plan: a `tile.group`, and the jobs that it became."""
 
     name: str
+    """Its place in the model, with what is computed on the same tiles."""
+    operator: str
+    """Kind of its main stage: "gemm", "reduction" or "element-wise"."""
     engine: str
     """What executes its main stage: "redmule", "cores" or "redmule+cores"."""
     domain: list[int]

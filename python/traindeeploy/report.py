@@ -61,6 +61,7 @@ def build_report(
         "layers": [
             {
                 "name": operator.name,
+                "operator": operator.operator,
                 "engine": operator.engine,
                 "tile": operator.tile,
                 "transfers": operator.transfers,
