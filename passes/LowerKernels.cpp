@@ -855,6 +855,10 @@ private:
         return value(bitAnd(bits(yes), mask(condition, false)));
       if (matchPattern(yes, m_PosZeroFloat()) || matchPattern(yes, m_Zero()))
         return value(bitAnd(bits(no), mask(condition, true)));
+      // Any NaN is as good as another.
+      if (matchPattern(no, m_NaNFloat()))
+        return value(b.createOrFold<arith::OrIOp>(loc, bits(yes),
+                                                  mask(condition, true)));
       Value difference =
           b.createOrFold<arith::XOrIOp>(loc, bits(yes), bits(no));
       return value(b.createOrFold<arith::XOrIOp>(

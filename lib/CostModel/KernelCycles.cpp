@@ -34,10 +34,11 @@ struct Work {
 };
 
 // What LLVM makes of the code around the loops, in instructions.
-constexpr double entryOfBlocks = 60,
-                 entryOfStreams = 18; // registers saved, arguments, sizes
+constexpr double entryOfBlocks = 85, entryOfStreams = 18, entryOfNests = 58;
+constexpr unsigned constantRegisters = 16;
 constexpr double gridCandidate = 9, shareOfLoop = 10;
-constexpr double loopEntry = 5;
+constexpr double loopEntry = 5, blockEntry = 18, rowEntry = 30,
+                 streamRowEntry = 11;
 
 class Estimate {
 public:
@@ -71,7 +72,10 @@ public:
         }))
       structure = &*plan.rankOne;
     operands = plan.operandsOf(*structure);
-    double entry = plan.main.streamed ? entryOfStreams : entryOfBlocks;
+    double entry = !plan.main.streamed                   ? entryOfBlocks
+                   : plan.main.sharedOuter().has_value() ? entryOfNests
+                                                         : entryOfStreams;
+    bankConflicts = structure->streamed ? 0.75 : structure->rows ? 1 : 0.2;
     return entry + structureCycles(*structure) + barrier;
   }
 
@@ -85,7 +89,8 @@ private:
     double sharing = std::ceil(cores / units) - 1;
     double time = work.issue;
     for (int round = 0; round < 8; ++round) {
-      double meetUnit = sharing * work.floating * work.floating / time;
+      double meetUnit =
+          unitConflicts * sharing * work.floating * work.floating / time;
       double meetBank = work.memory * work.memory / time * (cores - 1) /
                         (2 * banks) * bankConflicts;
       time = work.issue + meetUnit + meetBank;
@@ -156,7 +161,8 @@ private:
     if (!structure.rows)
       return columns(1);
     int64_t rows = counts[*structure.rows];
-    double perRow = 4 + takenBranch;
+    double perRow =
+        (structure.streamed ? streamRowEntry : rowEntry) + takenBranch;
     double cycles = loopEntry;
     if (int64_t full = rows / structure.rowBlock)
       cycles += full * (perRow + columns(structure.rowBlock));
@@ -192,7 +198,7 @@ private:
 
   double blockCycles(const LoopStructure &structure, unsigned height,
                      unsigned width) const {
-    double setup = 0, transfers = 0;
+    double setup = structure.rows ? blockEntry : 2, transfers = 0;
     for (const KernelOperand &operand : operands) {
       if (!operand.isTile() || operand.loops.empty())
         continue;
@@ -209,7 +215,8 @@ private:
       cycles += times * (2 + takenBranch);
     }
     int64_t steps = sizes[structure.reductions.back()];
-    double inner = 2 * loopEntry;
+    double inner = steps < structure.unroll ? 2 : loopEntry;
+    inner += steps % structure.unroll == 0 ? 2 : loopEntry;
     inner += loopCycles(steps / structure.unroll,
                         stepsWork(structure, structure.unroll, height, width));
     if (structure.unroll > 1)
@@ -234,6 +241,17 @@ private:
       work.issue += operand.contiguous(loop) ? each
                     : operand.has(loop)      ? each * steps
                                              : 0;
+    }
+    // If rows step by an addition and columns lie along the reduction, the
+    // first load of a step ends up next to its use.
+    if (structure.rows && structure.cols) {
+      bool rowsStep = false, colsAlong = false;
+      for (const KernelOperand &operand : operands) {
+        rowsStep |= operand.has(*structure.rows) && operand.strided(loop);
+        colsAlong |= operand.has(*structure.cols) && operand.contiguous(loop);
+      }
+      if (rowsStep && colsAlong)
+        work.issue += loadUse * steps;
     }
     if (steps * height * width == 1)
       work.issue += loadUse;
@@ -282,16 +300,23 @@ private:
   //===--- The computation of one element
   //----------------------------------===//
   Work bodyWork(Block &body) const {
+    DenseSet<Attribute> constants;
     Work work;
     for (Operation &op : body.without_terminator())
-      work += operationWork(op);
+      work += operationWork(op, constants);
+    // LLVM makes those anew that have no register, mostly by two instructions.
+    if (constants.size() > constantRegisters)
+      work.issue += 1.5 * (constants.size() - constantRegisters);
     return work;
   }
 
   Work floating(double count) const { return {count, count, 0, 0}; }
   Work integer(double count) const { return {count, 0, 0, 0}; }
 
-  Work operationWork(Operation &op) const {
+  Work operationWork(Operation &op, DenseSet<Attribute> &constants) const {
+    Attribute constant;
+    if (matchPattern(&op, m_Constant(&constant)))
+      constants.insert(constant);
     if (op.hasTrait<OpTrait::ConstantLike>() ||
         isa<arith::BitcastOp, arith::IndexCastOp, arith::IndexCastUIOp,
             linalg::IndexOp, linalg::YieldOp>(op))
@@ -318,12 +343,15 @@ private:
         return Work{2, 1, 0, 0};
       }
     if (auto select = dyn_cast<arith::SelectOp>(op)) {
-      auto zero = [](Value value) {
+      auto simple = [](Value value) {
         return matchPattern(value, m_PosZeroFloat()) ||
                matchPattern(value, m_Zero());
       };
-      return integer(
-          zero(select.getTrueValue()) || zero(select.getFalseValue()) ? 2 : 4);
+      return integer(simple(select.getTrueValue()) ||
+                             simple(select.getFalseValue()) ||
+                             matchPattern(select.getFalseValue(), m_NaNFloat())
+                         ? 2
+                         : 4);
     }
     if (isa<arith::MaximumFOp, arith::MinimumFOp>(op)) {
       bool cut = isa<arith::MaximumFOp>(op) &&
@@ -346,22 +374,22 @@ private:
       Value x = scratch.addArgument(op.getOperand(0).getType(), op.getLoc());
       OpBuilder b(op.getContext());
       b.setInsertionPointToEnd(&scratch);
-      return expandMath(b, &op, x) ? blockWork(scratch) : Work{};
+      expandMath(b, &op, x);
+      Work work;
+      for (Operation &inner : scratch)
+        work += operationWork(inner, constants);
+      return work;
     }
     bool real = llvm::any_of(op.getOperandTypes(),
                              [](Type type) { return isa<FloatType>(type); }) ||
                 isa<FloatType>(op.getResult(0).getType());
     return real ? floating(1) : integer(1);
   }
-  Work blockWork(Block &block) const {
-    Work work;
-    for (Operation &op : block)
-      work += operationWork(op);
-    return work;
-  }
 
   const KernelPlan &plan;
   double cores, units, banks, takenBranch, loadUse, divide, barrier, multiply;
+  /// Uses of a floating-point unit come in bursts.
+  static constexpr double unitConflicts = 1.12;
   /// Accesses meet less often than independent ones would, since the cores fall
   /// in step.
   double bankConflicts = 1;

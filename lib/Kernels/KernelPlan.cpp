@@ -1,5 +1,7 @@
 #include "lib/Kernels/KernelPlan.h"
+#include "lib/Kernels/MathExpansion.h"
 
+#include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Math/IR/Math.h"
 
 using namespace mlir;
@@ -30,11 +32,29 @@ bool canMerge(linalg::LinalgOp op, ArrayRef<AffineMap> maps,
   return true;
 }
 
-/// Operations of the body that cost an instruction each.
+/// Operations that cost an instruction each; of a function of `math`, those of
+/// its expansion.
+unsigned instructions(Operation &op) {
+  if (op.hasTrait<OpTrait::ConstantLike>() || isa<arith::BitcastOp>(op))
+    return 0;
+  if (!isa_and_present<math::MathDialect>(op.getDialect()) ||
+      isMathInstruction(&op))
+    return 1;
+  Block scratch;
+  Value x = scratch.addArgument(op.getOperand(0).getType(), op.getLoc());
+  OpBuilder b(op.getContext());
+  b.setInsertionPointToEnd(&scratch);
+  expandMath(b, &op, x);
+  unsigned count = 0;
+  for (Operation &inner : scratch)
+    count += instructions(inner);
+  return count;
+}
+
 unsigned bodySize(Block &body) {
   unsigned size = 0;
   for (Operation &op : body.without_terminator())
-    size += !op.hasTrait<OpTrait::ConstantLike>();
+    size += instructions(op);
   return size;
 }
 
@@ -48,7 +68,10 @@ void finishStream(const KernelPlan &plan, LoopStructure &stream,
   unsigned streams = 0;
   for (const KernelOperand &operand : plan.operandsOf(stream))
     streams += operand.isTile() && operand.read && operand.has(*stream.cols);
-  stream.unroll = body > 40 ? 1 : body > 12 ? 2 : body > 4 || streams > 2 ? 4 : 8;
+  stream.unroll = body > 40                 ? 1
+                  : body > 12               ? 2
+                  : body > 4 || streams > 2 ? 4
+                                            : 8;
   if (stream.outer.empty() || body > 12)
     return;
   unsigned rows = stream.outer.back();

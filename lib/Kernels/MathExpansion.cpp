@@ -161,8 +161,8 @@ private:
                     real(infinity), result);
     result = select(compare(arith::CmpFPredicate::OEQ, x, real(0.0f)),
                     real(-infinity), result);
-    return allOnesUnless(compare(arith::CmpFPredicate::OGE, x, real(0.0f)),
-                         result);
+    return orNaNUnless(compare(arith::CmpFPredicate::OGE, x, real(0.0f)),
+                       result);
   }
 
   /// t / (t + 2) for t between 0 and 2^64: a reciprocal by two steps of third
@@ -190,12 +190,11 @@ private:
   }
 
   Value orNaN(Value result, Value x) {
-    return allOnesUnless(compare(arith::CmpFPredicate::ORD, x, x), result);
+    return orNaNUnless(compare(arith::CmpFPredicate::ORD, x, x), result);
   }
-  Value allOnesUnless(Value condition, Value result) {
-    Value bit = arith::ExtUIOp::create(b, loc, b.getI32Type(), condition);
-    return asReal(
-        arith::OrIOp::create(b, loc, bits(result), subInt(bit, integer(1))));
+  Value orNaNUnless(Value condition, Value result) {
+    return select(condition, result,
+                  real(std::numeric_limits<float>::quiet_NaN()));
   }
 
   Value real(float value) {

@@ -24,6 +24,7 @@ from traindeeploy.target import load_target
 from traindeeploy.tools import find_program
 
 L1_BASE, L1_SIZE = 0x1000_0000, 0x1_C000  # the rest is stacks
+L2_TILES = 1_500_000  # bytes
 
 MAIN = r"""
 typedef unsigned word;
@@ -162,8 +163,20 @@ def compile_kernels(kernels: Sequence[Kernel], folder: Path) -> Path:
     return folder / "kernels.o"
 
 
-def run_kernels(calls: Sequence[Call], target: str = "pulp-redmule") -> RunResult:
+def run_kernels(calls: Sequence[Call], target: str = "pulp-redmule") -> None:
     """Runs the calls one after the other and fills in their results and cycles."""
+    batch: list[Call] = []
+    for call in calls:
+        # One program's tiles have to fit in L2.
+        if sum(tile.nbytes for other in [*batch, call] for tile in other.tiles) > L2_TILES:
+            run_batch(batch, target)
+            batch = []
+        batch.append(call)
+    run_batch(batch, target)
+
+
+def run_batch(calls: Sequence[Call], target: str) -> RunResult:
+    """The same for calls whose tiles fit in L2 together."""
     with tempfile.TemporaryDirectory(prefix="td-kernels-") as name:
         folder = Path(name)
         kernels = list({call.kernel.name: call.kernel for call in calls}.values())
@@ -185,7 +198,7 @@ def run_kernels(calls: Sequence[Call], target: str = "pulp-redmule") -> RunResul
                 blob.append(np.ascontiguousarray(tile).view(np.uint32).ravel())
                 words += tile.size
                 address += 4 * tile.size
-            assert address <= L1_BASE + L1_SIZE, "tiles exceed L1"
+            assert address <= L1_BASE + L1_SIZE, f"tiles of {call.kernel.name} exceed L1: {arguments}"
             arguments += list(call.indices)
             lines.append(f"word arguments_{index}[] = {{{', '.join(map(str, arguments))}}};")
             lines.append(f"const struct copy copies_{index}[] = {{{', '.join(copies)}}};")

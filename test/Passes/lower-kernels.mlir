@@ -1,0 +1,69 @@
+// RUN: td-opt %s --td-set-target --td-lower-kernels | FileCheck %s
+
+// CHECK: #loop_annotation = #llvm.loop_annotation<vectorize = #loop_vectorize, unroll = #loop_unroll>
+
+#l1 = #tile.memory<l1>
+
+// The table: three addresses, each with its sizes; sizes that are the same
+// dimension's are read once. Four cores in one direction and two in the other is
+// one of the grids.
+// CHECK-LABEL: llvm.func @gemm(%arg0: !llvm.ptr, %arg1: i32)
+// CHECK-SAME: passthrough = ["no-builtins", "nounwind"]
+// CHECK-SAME: tile.kernel
+// CHECK-COUNT-6: llvm.load %{{.*}} : !llvm.ptr -> i32
+// A rank-1 update is a stream, others accumulate a block in registers.
+// CHECK: llvm.intr.fma
+// CHECK: llvm.store
+// CHECK: llvm.cond_br %{{.*}} {loop_annotation = #loop_annotation}
+func.func private @gemm(%a: memref<?x?xf32, #l1>, %b: memref<?x?xf32, #l1>, %c: memref<?x?xf32, #l1>) attributes {tile.kernel} {
+  linalg.matmul ins(%a, %b : memref<?x?xf32, #l1>, memref<?x?xf32, #l1>) outs(%c : memref<?x?xf32, #l1>)
+  return
+}
+
+// Full identity maps are one loop; no selection becomes a branch.
+// CHECK-LABEL: llvm.func @relu
+// CHECK: llvm.fcmp "ole"
+// CHECK: llvm.inline_asm "addi $0, $1, -1"
+// CHECK-NOT: llvm.intr.maximum
+// CHECK: llvm.return
+func.func private @relu(%x: memref<?x?xf32, #l1>, %y: memref<?x?xf32, #l1>) attributes {tile.kernel} {
+  %zero = arith.constant 0.0 : f32
+  linalg.generic {indexing_maps = [affine_map<(i, j) -> (i, j)>, affine_map<(i, j) -> (i, j)>],
+                  iterator_types = ["parallel", "parallel"]}
+      ins(%x : memref<?x?xf32, #l1>) outs(%y : memref<?x?xf32, #l1>) {
+  ^bb0(%a: f32, %b: f32):
+    %r = arith.maximumf %a, %zero : f32
+    linalg.yield %r : f32
+  }
+  return
+}
+
+// The index argument follows the tiles' words.
+// CHECK-LABEL: llvm.func @column
+// CHECK: llvm.getelementptr %arg0[12] : (!llvm.ptr) -> !llvm.ptr, i8
+// CHECK: llvm.sitofp
+func.func private @column(%y: memref<?x?xf32, #l1>) attributes {tile.kernel} {
+  linalg.generic {indexing_maps = [affine_map<(i, j) -> (i, j)>], iterator_types = ["parallel", "parallel"]}
+      outs(%y : memref<?x?xf32, #l1>) {
+  ^bb0(%b: f32):
+    %n = linalg.index 1 : index
+    %w = arith.index_cast %n : index to i32
+    %f = arith.sitofp %w : i32 to f32
+    linalg.yield %f : f32
+  }
+  return
+}
+
+// A sum to a scalar is core 0's.
+// CHECK-LABEL: llvm.func @sum
+// CHECK: %[[FIRST:.*]] = llvm.icmp "eq" %arg1, %{{.*}} : i32
+// CHECK: llvm.cond_br %[[FIRST]]
+func.func private @sum(%x: memref<?xf32, #l1>, %y: memref<f32, #l1>) attributes {tile.kernel} {
+  linalg.generic {indexing_maps = [affine_map<(i) -> (i)>, affine_map<(i) -> ()>], iterator_types = ["reduction"]}
+      ins(%x : memref<?xf32, #l1>) outs(%y : memref<f32, #l1>) {
+  ^bb0(%a: f32, %b: f32):
+    %r = arith.addf %b, %a : f32
+    linalg.yield %r : f32
+  }
+  return
+}

@@ -1,0 +1,141 @@
+"""td-expand-math: every binade against float64 on the host, and the cores bit for bit with the host."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import subprocess
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from mlir.execution_engine import ExecutionEngine
+from mlir.ir import Context, Module
+from mlir.runtime import get_ranked_memref_descriptor
+
+from kernel_tools import Call, generic, run_kernels
+from traindeeploy.tools import find_program
+
+F32 = np.float32
+
+# Name, float64 reference, largest error in units in the last place.
+FUNCTIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
+    "exp": (np.exp, 1.0),
+    "expm1": (np.expm1, 1.5),
+    "log": (np.log, 1.0),
+    "log1p": (np.log1p, 1.5),
+    "tanh": (np.tanh, 1.6),
+    "rsqrt": (lambda x: 1 / np.sqrt(x), 1.5),
+    "erf": (np.vectorize(math.erf, otypes=[np.float64]), 1.5),
+}
+
+HOST = """
+func.func @apply(%x: memref<?xf32>, %y: memref<?xf32>) attributes {llvm.emit_c_interface} {
+  %zero = arith.constant 0 : index
+  %one = arith.constant 1 : index
+  %n = memref.dim %x, %zero : memref<?xf32>
+  scf.for %i = %zero to %n step %one {
+    %a = memref.load %x[%i] : memref<?xf32>
+    %b = math.FUNCTION %a : f32
+    memref.store %b, %y[%i] : memref<?xf32>
+  }
+  return
+}
+"""
+
+
+def on_host(name: str, x: np.ndarray) -> np.ndarray:
+    """The expansion of a function, by the host's JIT."""
+    # fmt: off
+    passes = [
+        "--td-expand-math", "--convert-scf-to-cf", "--expand-strided-metadata", "--convert-to-llvm",
+        "--reconcile-unrealized-casts",
+    ]
+    # fmt: on
+    text = HOST.replace("FUNCTION", name)
+    done = subprocess.run([str(find_program("td-opt")), *passes], input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with Context():
+        engine = ExecutionEngine(Module.parse(done.stdout), opt_level=2)
+        y = np.empty_like(x)
+        arrays = [ctypes.pointer(ctypes.pointer(get_ranked_memref_descriptor(array))) for array in (x, y)]
+        engine.invoke("apply", *arrays)
+    return y
+
+
+def sample(per_binade: int) -> np.ndarray:
+    """Every binade of either sign with random mantissas, its ends, subnormals, zeros, infinities and NaN."""
+    rng = np.random.default_rng(3)
+    exponent = np.arange(255, dtype=np.uint32)[:, None] << 23
+    mantissa = rng.integers(0, 1 << 23, (255, per_binade), dtype=np.uint32)
+    mantissa[:, 0], mantissa[:, 1] = 0, (1 << 23) - 1
+    positive = (exponent | mantissa).ravel()
+    special = np.array([0x7F800000, 0x7FC00000, 0, 1, 0x7F7FFFFF], np.uint32)
+    bits = np.concatenate([positive, special])
+    return np.concatenate([bits, bits | np.uint32(0x80000000)]).view(F32)
+
+
+def dense(name: str, count: int) -> np.ndarray:
+    """Where the function is neither constant nor trivial."""
+    low, high = {"exp": (-105, 90), "expm1": (-20, 90), "log": (0, 4), "log1p": (-1, 4), "rsqrt": (0, 4)}.get(
+        name, (-10, 10)
+    )
+    return np.random.default_rng(4).uniform(low, high, count).astype(F32)
+
+
+def errors(x: np.ndarray, y: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """In units of the last place of the exact result; zero where both are the same infinity or NaN."""
+    with np.errstate(all="ignore"):
+        rounded = reference.astype(F32)
+        finite = np.isfinite(rounded) & np.isfinite(y)
+        ulp = np.spacing(np.abs(np.where(finite, rounded, 1)).astype(F32)).astype(np.float64)
+        error = np.where(finite, np.abs(y.astype(np.float64) - reference) / ulp, 0)
+        # Beside the overflow threshold either rounding is within the error.
+        largest = np.finfo(F32).max
+        near = (np.abs(np.where(np.isfinite(rounded), rounded, y)) == largest) & (
+            np.isinf(y) != np.isinf(rounded)
+        )
+        wrong = ~finite & ~near & (np.isnan(y) != np.isnan(rounded))
+        wrong |= ~finite & ~near & ~np.isnan(rounded) & (y != rounded)
+    return np.where(wrong, np.inf, error)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_error_over_every_binade(name):
+    reference, limit = FUNCTIONS[name]
+    count = 200 if name == "erf" else 2000
+    x = np.concatenate([sample(count), dense(name, 500 * count)])
+    y = on_host(name, x)
+    with np.errstate(all="ignore"):
+        exact = reference(x.astype(np.float64))
+    error = errors(x, y, exact)
+    worst = int(np.argmax(error))
+    print(f"{name}: {error[worst]:.3f} ulp at {x[worst]!r} of {x.size} points")
+    assert error[worst] <= limit, (
+        f"{name}({x[worst]!r}) = {y[worst]!r}, exactly {exact[worst]!r}: {error[worst]} ulp"
+    )
+
+
+@pytest.mark.parametrize("name", ["expm1", "log1p", "tanh", "erf", "rsqrt"])
+def test_sign_of_zero(name):
+    y = on_host(name, np.array([0.0, -0.0], F32))
+    expected = np.array([np.inf, -np.inf] if name == "rsqrt" else [0.0, -0.0], F32)
+    assert np.array_equal(y.view(np.uint32), expected.view(np.uint32))
+
+
+def test_cores_compute_what_the_host_computes():
+    x = sample(7)
+    calls = []
+    for name in FUNCTIONS:
+        body = f"  %r = math.{name} %a0 : f32\n  linalg.yield %r : f32"
+        calls.append(Call(generic(name, ["(i)->(i)", "(i)->(i)"], "p", 1, body), [x, np.zeros_like(x)]))
+    run_kernels(calls)
+    for call in calls:
+        host, cores = on_host(call.kernel.name, x), call.results[1]
+        numbers = ~np.isnan(host)
+        assert np.array_equal(np.isnan(cores), ~numbers), call.kernel.name
+        assert np.array_equal(host[numbers].view(np.uint32), cores[numbers].view(np.uint32)), call.kernel.name
+        predicted = call.kernel.predicted([tile.shape for tile in call.tiles])
+        assert abs(predicted - call.cycles) <= 0.15 * call.cycles, (
+            f"{call.kernel.name}: {call.cycles}, {predicted}"
+        )
