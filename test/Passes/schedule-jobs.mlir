@@ -13,7 +13,7 @@
 // CHECK: tile.call
 // CHECK: tile.wait {{.*}}%[[G]]
 // The stream ends with the stores that nothing else waits for.
-// CHECK: tile.wait %{{.*}}, %{{.*}} makes
+// CHECK: tile.wait %{{[0-9]+}}, %{{[0-9]+}}, %{{[0-9]+}}, %{{[0-9]+}}, 
 // CHECK-NEXT: }
 
 // ADDRESSES-COUNT-7: tile.buffer {{.*}} at {{[0-9]+}}
