@@ -140,8 +140,8 @@ private:
     LLVM::StoreOp::create(b, loc, value, offset(address, bytes));
   }
 
-  /// The table holds, per tile, its address and its sizes; then the index of
-  /// the tile's first element along each dimension that linalg.index uses.
+  /// The table holds, per tile, its address and its sizes; then the kernel's
+  /// index arguments.
   void loadArguments(Value table) {
     auto wordAt = [&](unsigned word) -> Value {
       return LLVM::LoadOp::create(b, loc, b.getI32Type(),
@@ -152,7 +152,13 @@ private:
     unsigned words = 0;
     for (BlockArgument argument : op->getBlock()->getArguments()) {
       firstWord.push_back(words);
-      words += 1 + cast<MemRefType>(argument.getType()).getRank();
+      // Last come plain indices, where a tile starts in its array.
+      auto tile = dyn_cast<MemRefType>(argument.getType());
+      words += tile ? 1 + tile.getRank() : 1;
+      if (!tile)
+        constants.map(argument,
+                      arith::IndexCastOp::create(b, loc, b.getIndexType(),
+                                                 wordAt(firstWord.back())));
     }
     SmallVector<Value> dimensionSizes(op.getNumLoops());
     SmallVector<AffineMap> maps = op.getIndexingMapsArray();
@@ -179,7 +185,7 @@ private:
     }
     for (auto [loop, indexed] : llvm::enumerate(plan.indexed))
       if (indexed)
-        start.indices[loop] = wordAt(words++);
+        start.indices[loop] = constant(0);
     // Distances in bytes, from the innermost dimension out.
     for (const KernelOperand &operand : plan.operands) {
       strides.emplace_back(plan.loops.size());

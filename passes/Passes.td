@@ -265,9 +265,8 @@ def LowerKernels : Pass<"td-lower-kernels", "::mlir::ModuleOp"> {
     target description.
 
     Guarantees: each is an `llvm.func @name(!llvm.ptr, i32)` in the LLVM dialect
-    that takes a table of words (per tile its address and sizes, then the index
-    of the tile's first element along each dimension that `linalg.index` uses)
-    and the number of the core, and does that core's share. All results are
+    that takes a table of words (per tile its address and sizes, then the
+    function's index arguments: where a tile starts in its array) and the number of the core, and does that core's share. All results are
     written when all cores have returned. Reductions run in ascending order into
     the outputs; a matmul is a fused multiply-add per step.
   }];

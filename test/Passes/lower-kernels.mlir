@@ -42,12 +42,13 @@ func.func private @relu(%x: memref<?x?xf32, #l1>, %y: memref<?x?xf32, #l1>) attr
 // CHECK-LABEL: llvm.func @column
 // CHECK: llvm.getelementptr %arg0[12] : (!llvm.ptr) -> !llvm.ptr, i8
 // CHECK: llvm.sitofp
-func.func private @column(%y: memref<?x?xf32, #l1>) attributes {tile.kernel} {
+func.func private @column(%y: memref<?x?xf32, #l1>, %first: index) attributes {tile.kernel} {
   linalg.generic {indexing_maps = [affine_map<(i, j) -> (i, j)>], iterator_types = ["parallel", "parallel"]}
       outs(%y : memref<?x?xf32, #l1>) {
   ^bb0(%b: f32):
     %n = linalg.index 1 : index
-    %w = arith.index_cast %n : index to i32
+    %m = arith.addi %n, %first : index
+    %w = arith.index_cast %m : index to i32
     %f = arith.sitofp %w : i32 to f32
     linalg.yield %f : f32
   }

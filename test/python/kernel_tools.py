@@ -98,6 +98,8 @@ class Kernel:
             types.append(f"memref<{''.join(size + 'x' for size in sizes)}f32, #tile.memory<l1>>")
         arguments = ", ".join(f"%t{i}: {type}" for i, type in enumerate(types))
         body = self.body
+        if "%first" in body:
+            arguments += ", %first: index"
         for i, type in reversed(list(enumerate(types))):
             body = body.replace(f"!t{i}", type)
         head = f"func.func private @{self.name}({arguments}) attributes {{tile.kernel}}"
@@ -121,7 +123,7 @@ class Call:
     kernel: Kernel
     tiles: Sequence[np.ndarray]
     indices: Sequence[int] = ()
-    """Index of the tile's first element along each dimension that linalg.index uses."""
+    """The kernel's index arguments."""
     results: list[np.ndarray] = field(default_factory=list)
     """The tiles after the call."""
     cycles: int = 0

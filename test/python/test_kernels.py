@@ -187,7 +187,8 @@ ONE_HOT = generic(
     1,
     block(
         "%n = linalg.index 1 : index",
-        "%w = arith.index_cast %n : index to i32",
+        "%m = arith.addi %n, %first : index",
+        "%w = arith.index_cast %m : index to i32",
         "%f = arith.sitofp %w : i32 to f32",
         "%c = arith.cmpf oeq, %f, %a0 : f32",
         "%r = arith.select %c, %one, %zero : f32",
