@@ -152,7 +152,8 @@ private:
     unsigned words = 0;
     for (BlockArgument argument : op->getBlock()->getArguments()) {
       firstWord.push_back(words);
-      words += 1 + cast<MemRefType>(argument.getType()).getRank();
+      if (auto type = dyn_cast<MemRefType>(argument.getType()))
+        words += 1 + type.getRank(); // indices come after all tiles
     }
     SmallVector<Value> dimensionSizes(op.getNumLoops());
     SmallVector<AffineMap> maps = op.getIndexingMapsArray();
