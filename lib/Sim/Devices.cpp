@@ -249,8 +249,10 @@ void Machine::putCharacter(uint32_t offset, char c) {
   std::string &line = outputLines[channel];
   line += c;
   if (c == '\n' || line.size() >= 1024) {
-    emit(line);
-    line.clear();
+    // Cleared first: the receiver may throw, and must not get it again.
+    std::string text;
+    text.swap(line);
+    emit(text);
   }
 }
 

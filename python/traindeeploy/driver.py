@@ -429,12 +429,14 @@ class Program:
                 yield {**arrays, "lr": np.asarray(lr, np.float32)}
 
         outcome = execute(self.elf, self.target, values, feeds(), simulator=simulator, finished=finished)
-        params = {
-            name: outcome.values[name] for name, trained in self.manifest["parameters"].items() if trained
-        }
+        # In the model's order, which `initial` has.
+        trained = self.manifest["parameters"]
+        params = {name: outcome.values[name] for name in self.initial if trained.get(name)}
+        momenta = {parameter: name for name, parameter in self.manifest["states"].items()}
         state: dict[str, Array] = {
-            f"{STATE_PREFIX}{parameter}/momentum": outcome.values[name]
-            for name, parameter in self.manifest["states"].items()
+            f"{STATE_PREFIX}{name}/momentum": outcome.values[momenta[name]]
+            for name in params
+            if name in momenta
         }
         state[SAMPLES_KEY] = np.asarray(samples + steps * batch, np.int64)
         report = build_report(

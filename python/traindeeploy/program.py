@@ -26,7 +26,7 @@ Array = npt.NDArray[np.generic]
 
 _FEED_MAGIC = b"TDF1"
 _RESULT_MAGIC = b"TDR1"
-_DTYPES = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "i32": np.dtype("<i4")}
+_DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "i32": np.dtype("<i4")}
 _COUNTERS = 3
 """Words that the device counts per operator (lib/Runtime/jobs.h): in its jobs, in kernels, in GEMM jobs."""
 _EXIT_LOSS = 3
