@@ -172,9 +172,10 @@ class _Console:
         self.steps = 0
         self.messages: list[str] = []
         self._line = ""
+        self._ended = False
 
     def take(self, text: str) -> None:
-        """Takes text as it comes."""
+        """Takes text as it comes; after `finished` has raised, what is still printed does not count."""
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
             kind, _, bits = line.partition(" ")
@@ -182,9 +183,11 @@ class _Console:
                 self.messages.append(line)
                 continue
             step, self.steps = self.steps, self.steps + 1
-            if self.finished:
+            if self.finished and not self._ended:
                 (loss,) = struct.unpack("<f", struct.pack("<I", int(bits, 16)))
+                self._ended = True
                 self.finished(step, loss)
+                self._ended = False
 
 
 def _read_results(data: bytes, manifest: Mapping[str, Any], steps: int, result: Any) -> Outcome:

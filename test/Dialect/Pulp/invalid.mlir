@@ -32,8 +32,8 @@ pulp.dma_start slot 0 load true l1 268451840 l2 4294963200 bytes 128 line 64 str
 pulp.dma_start slot 2 continued load true l1 268451840 l2 469827584 bytes 4 operator 0
 
 // -----
-// expected-error @below {{slot -1 is not one of 0 to 14}}
-pulp.dma_wait slot -1 operator 0
+// expected-error @below {{slot 16 is not one of 0 to 14}}
+pulp.dma_wait slot 16 operator 0
 
 // -----
 // expected-error @below {{slot 8 is not one of 0 to 7}}
