@@ -73,19 +73,22 @@ static void registerTilePipeline() {
 }
 
 static void registerClusterPipeline() {
-  PassPipelineRegistration<>(
-      "td-cluster", "Jobs to records, kernels to SPMD loops",
-      [](OpPassManager &manager) {
-        // First, while kernels still say what they read and write.
-        manager.addPass(td::createLowerJobs());
-        manager.addPass(td::createExpandMath());
-        manager.addPass(td::createLowerKernels());
-      });
+  PassPipelineRegistration<>("td-cluster",
+                             "Jobs to records, kernels to SPMD loops",
+                             [](OpPassManager &manager) {
+                               // First, while kernels still say what they read
+                               // and write.
+                               manager.addPass(td::createLowerJobs());
+                               manager.addPass(td::createExpandMath());
+                               manager.addPass(td::createLowerKernels());
+                             });
 }
 
 static void registerLLVMPipeline() {
-  PassPipelineRegistration<>("td-llvm", "Job records and kernels to the LLVM dialect: tables as constants",
-                             [](OpPassManager &manager) { manager.addPass(td::createLowerTable()); });
+  PassPipelineRegistration<>(
+      "td-llvm",
+      "Job records and kernels to the LLVM dialect: tables as constants",
+      [](OpPassManager &manager) { manager.addPass(td::createLowerTable()); });
 }
 
 void td::registerAllPasses() {

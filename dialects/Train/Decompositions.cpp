@@ -405,11 +405,12 @@ Values SGDOp::decomposeOperation(OpBuilder &builder) {
         if (hasState) {
           Value momentum =
               scalar(b, l, element, getMomentum().convertToDouble());
-          velocity = arith::AddFOp::create(
-              b, l, arith::MulFOp::create(b, l, momentum, v[3]), v[0]);
+          velocity = math::FmaOp::create(b, l, momentum, v[3], v[0]);
         }
-        Value weight = arith::SubFOp::create(
-            b, l, v[2], arith::MulFOp::create(b, l, v[1], velocity));
+        // One rounding: half the work of the cores' shared FPUs, and closer to
+        // the exact update than two.
+        Value weight = math::FmaOp::create(
+            b, l, arith::NegFOp::create(b, l, v[1]), velocity, v[2]);
         SmallVector<Value> results = {weight};
         if (hasState)
           results.push_back(velocity);

@@ -88,15 +88,6 @@ private:
     return implementations[isSecond(member)];
   }
 
-  /// When a stage of the member runs. The second chain's sums are whole in each
-  /// tile, so all of it runs for every tile.
-  tile::Phase phaseOf(const GroupMember &member, tile::Phase phase) const {
-    return isSecond(member) ||
-                   (phase == tile::Phase::Finish && group.reductions.empty())
-               ? tile::Phase::Main
-               : phase;
-  }
-
   /// The projection of the group's domain by which a member indexes an operand.
   AffineMap groupMap(const GroupMember &member, AffineMap map) {
     SmallVector<AffineExpr> results;
@@ -442,7 +433,7 @@ private:
     linalg::MatmulOp::create(inside, location, ValueRange{x.memref, w.memref},
                              ValueRange{z.memref});
     if (Tile stored = finalTiles.lookup(source->getResult(0)); stored.memref)
-      emitMove(phaseOf(member, tile::Phase::Finish), z, stored, location);
+      emitMove(tile::Phase::Finish, z, stored, location);
   }
 
   /// The operand in the layout `map`: as it is, or transposed by the cores.

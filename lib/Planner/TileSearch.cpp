@@ -44,16 +44,12 @@ struct StageInfo {
 struct GroupCostModel::Impl {
   Target target;
   SmallVector<int64_t> sizes;
-  SmallVector<bool> reduction;
   SmallVector<TileInfo> tiles;
   SmallVector<StageInfo> stages;
   bool hasRedmule = false;
 
   Impl(const Target &target, tile::GroupOp group)
       : target(target), sizes(group.getSizes()) {
-    reduction.assign(sizes.size(), false);
-    for (int64_t dim : group.getReductions())
-      reduction[dim] = true;
     DenseMap<Value, unsigned> tileOf;
     Block &block = group.getBody().front();
     unsigned inputs = group.getIns().size();
@@ -280,21 +276,17 @@ struct GroupCostModel::Impl {
 
     // Work of the engines, and what of it cannot overlap: the first tile's
     // preparation and the last one's epilogue beside an idle accelerator.
-    SmallVector<bool> all(sizes.size(), true), parallel(sizes.size());
-    for (unsigned dim = 0; dim < sizes.size(); ++dim)
-      parallel[dim] = !reduction[dim];
+    SmallVector<bool> all(sizes.size(), true);
     int64_t exposedCores = 0, exposedJob = 0;
     for (StageInfo &stage : stages) {
       int64_t cycles = 0, times = 1;
       SmallVector<bool> walked = all;
-      if (stage.phase == tile::Phase::Init ||
-          stage.phase == tile::Phase::Finish)
-        walked = parallel;
-      if (stage.phase == tile::Phase::Prepare) {
-        AffineMap map = tiles[stage.operands.back()].map;
-        walked = dimsOf(map);
-        times = refetches(map, tileSizes, order);
-      }
+      // All but the main stages run once for each tile that they write.
+      AffineMap written = tiles[stage.operands.back()].map;
+      if (stage.phase != tile::Phase::Main)
+        walked = dimsOf(written);
+      if (stage.phase == tile::Phase::Prepare)
+        times = refetches(written, tileSizes, order);
       forEachKind(tileSizes, walked,
                   [&](ArrayRef<int64_t> extent, int64_t count) {
                     cycles += stageCycles(stage, extent) * count;
