@@ -41,7 +41,8 @@ public:
     search.emplace(target, budget(), exhaustive);
     if (failed(planGroups()))
       return failure();
-    countWork();
+    if (Attribute flop = step->getAttr("train.flop"))
+      program->setAttr("tile.flop", flop);
     return success();
   }
 
@@ -341,19 +342,6 @@ private:
   int64_t budget() const {
     RuntimeLayout layout(target, groups.size());
     return layout.l1End() - layout.l1Begin();
-  }
-
-  /// FLOP of the step: 2 a multiply-accumulate of every matmul.
-  void countWork() {
-    int64_t flop = 0;
-    for (auto matmul : step.getOps<linalg::MatmulOp>()) {
-      int64_t macs = 1;
-      for (int64_t size :
-           cast<linalg::LinalgOp>(matmul.getOperation()).getStaticLoopRanges())
-        macs *= size;
-      flop += 2 * macs;
-    }
-    program->setAttr("flop", builder.getI64IntegerAttr(flop));
   }
 
   func::FuncOp step;

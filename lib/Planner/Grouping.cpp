@@ -272,11 +272,14 @@ FailureOr<std::vector<OperatorGroup>> formGroups(func::FuncOp step) {
 
 std::optional<OperatorGroup> mergeSiblings(const OperatorGroup &first,
                                            const OperatorGroup &second) {
+  // The second is a matmul, or at batch 1 an outer product.
   auto isMatmul = [](const OperatorGroup &group) {
-    return isa<linalg::MatmulOp>(group.members.front().op);
+    return isa<linalg::MatmulOp>(group.members.front().op) &&
+           group.sizes.size() == 3;
   };
-  if (!isMatmul(first) || !isMatmul(second) || first.secondChain ||
-      second.secondChain || first.sizes.size() != 3 || second.sizes.size() != 3)
+  bool isElementwise = second.reductions.empty() && second.sizes.size() == 2;
+  if (first.secondChain || second.secondChain || !isMatmul(first) ||
+      !(isMatmul(second) || isElementwise))
     return std::nullopt;
   // Within a tile the second may not wait for a sum of the first.
   for (const GroupMember &member : second.members)
@@ -299,13 +302,13 @@ std::optional<OperatorGroup> mergeSiblings(const OperatorGroup &first,
             continue;
           AffineMap from = updating.getIndexingMapMatchingResult(result);
           AffineMap to = reading.getMatchingIndexingMap(operand);
-          SmallVector<unsigned> dimOf(3, 3);
+          SmallVector<unsigned> dimOf(second.sizes.size(), 3);
           for (unsigned i = 0; i < 2; ++i)
             dimOf[member.dims[from.getDimPosition(i)]] = to.getDimPosition(i);
           unsigned batch = 3 - to.getDimPosition(0) - to.getDimPosition(1);
           for (unsigned &dim : dimOf)
             dim = dim == 3 ? batch : dim;
-          for (unsigned dim = 0; dim < 3; ++dim)
+          for (unsigned dim = 0; dim < second.sizes.size(); ++dim)
             if (second.sizes[dim] != first.sizes[dimOf[dim]])
               return std::nullopt;
           OperatorGroup merged = first;

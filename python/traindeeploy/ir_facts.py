@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from math import isqrt, prod
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from mlir import ir
@@ -64,17 +64,10 @@ def location_name(location: ir.Location) -> str:
 
 def flop(graph: ir.Module) -> int:
     """Floating-point operations of a step, 2 per multiply-accumulate of each GEMM of the training graph."""
-    total = 0
-
-    def visit(op: ir.Operation) -> ir.WalkResult:
-        nonlocal total
-        if op.name == "linalg.matmul":
-            # M N, N K and M K elements, whichever operand is transposed.
-            total += 2 * isqrt(prod(prod(ir.ShapedType(value.type).shape) for value in op.operands))
-        return ir.WalkResult.ADVANCE
-
-    graph.operation.walk(visit)
-    return total
+    for op in _body(graph.operation):
+        if "train.flop" in op.attributes:
+            return ir.IntegerAttr(op.attributes["train.flop"]).value
+    return 0
 
 
 def parameters(graph: ir.Module) -> tuple[dict[str, bool], dict[str, str]]:

@@ -3,7 +3,7 @@
 
 // The update is part of the group that makes the gradient, in place: the weight
 // is in ins and outs, and no buffer holds the gradient.
-// CHECK: tile.program @step target "pulp-redmule" attributes {flop = 6324 : i64}
+// CHECK: tile.program @step target "pulp-redmule" attributes {tile.flop = 6324 : i64}
 // CHECK-DAG: %[[X:.*]] = tile.buffer input "input" : memref<3x17xf32, #tile.memory<l2>>
 // CHECK-DAG: %[[W:.*]] = tile.buffer parameter "w" {trainable} : memref<31x17xf32, #tile.memory<l2>>
 // CHECK-DAG: %[[B:.*]] = tile.buffer parameter "b" : memref<31xf32, #tile.memory<l2>>
@@ -32,7 +32,7 @@
 module {
   train.parameter @w trainable : tensor<31x17xf32>
   train.parameter @b : tensor<31xf32>
-  func.func @step(%x: tensor<3x17xf32> {train.name = "input"}, %t: tensor<3x31xf32> {train.name = "target"}, %lr: tensor<f32> {train.name = "lr"}) -> tensor<f32> {
+  func.func @step(%x: tensor<3x17xf32> {train.name = "input"}, %t: tensor<3x31xf32> {train.name = "target"}, %lr: tensor<f32> {train.name = "lr"}) -> tensor<f32> attributes {train.flop = 6324 : i64} {
     %zero = arith.constant 0.0 : f32
     %scale = arith.constant 0.5 : f32
     %w = train.read @w : tensor<31x17xf32>
