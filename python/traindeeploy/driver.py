@@ -104,6 +104,39 @@ def _fields(
     return fields
 
 
+def _lower(
+    graph: str, context: Any, machine: Target, lowering: _Lowering
+) -> tuple[bytes, list[Operator], dict[str, Any]]:
+    """From a decomposed training step to an ELF, the operators of its plan, and the memory that it takes.
+
+    Raises ProgramTooLarge when code and job tables exceed what the target reserves for them.
+    """
+    from mlir import ir
+    from mlir.dialects.llvm import translate_module_to_llvmir
+
+    from . import ir_facts
+    from .target_attribute import mlir_attribute
+    from .toolchain import build_elf
+
+    with context:
+        module = lowering.module = ir.Module.parse(graph)
+        module.operation.attributes["tile.target"] = ir.Attribute.parse(
+            mlir_attribute(dict(machine.description))
+        )
+        lowering.run("plan")
+        operators = ir_facts.plan_operators(module)
+        lowering.run("tile")
+        ir_facts.add_transfers(operators, module)
+        memory = ir_facts.memory(module, machine)
+        lowering.run("cluster")
+        lowering.run("llvm")
+        llvm_ir = translate_module_to_llvmir(module.operation)
+    if lowering.keep_ir:
+        lowering.texts["program"] = llvm_ir
+    lowering.progress("compiling: machine code")
+    return build_elf(llvm_ir, machine), operators, memory
+
+
 def compile(
     model: Any,
     example_inputs: Sequence[Any] | None = None,
@@ -141,8 +174,7 @@ def compile(
     from .frontend import import_model
     from .recipes import resolve_recipe
     from .target import load_target
-    from .target_attribute import mlir_attribute
-    from .toolchain import build_elf
+    from .toolchain import ProgramTooLarge
 
     if loss not in LOSS_TARGETS:
         raise TrainDeeployError(f"unknown loss '{loss}'; there are: {', '.join(LOSS_TARGETS)}")
@@ -165,9 +197,6 @@ def compile(
             module = ir.Module.parse(imported.module_text)
         except ir.MLIRError as error:
             raise _diagnosed(error) from None
-        module.operation.attributes["tile.target"] = ir.Attribute.parse(
-            mlir_attribute(dict(machine.description))
-        )
         # Marked here and not by an option of the pipeline: names may hold what options cannot.
         for op in module.body.operations:
             if op.operation.name == "train.parameter" and op.attributes["sym_name"].value in set(chosen):
@@ -179,20 +208,17 @@ def compile(
         inputs = ir_facts.step_inputs(module)
         flop = ir_facts.flop(module)
         traffic = ir_facts.parameter_traffic(module)
-        lowering.run("plan")
-        operators = ir_facts.plan_operators(module)
-        lowering.run("tile")
-        ir_facts.add_transfers(operators, module)
-        memory = ir_facts.memory(module, machine)
-        lowering.run("cluster")
-        lowering.run("llvm")
-        from mlir.dialects.llvm import translate_module_to_llvmir
-
-        llvm_ir = translate_module_to_llvmir(module.operation)
-    if keep_ir:
-        lowering.texts["program"] = llvm_ir
-    progress("compiling: machine code")
-    elf = build_elf(llvm_ir, machine)
+        graph = module.operation.get_asm(enable_debug_info=True)
+    # The size of the job tables is known at the link only: a program whose tables exceed what the plan
+    # left for them is planned again with more.
+    for last in (False, False, True):
+        try:
+            elf, operators, memory = _lower(graph, context, machine, lowering)
+            break
+        except ProgramTooLarge as error:
+            if last:
+                raise
+            machine = machine.with_l2_reserved(-(-(error.needed + error.needed // 16) // 4096) * 4096)
     manifest = {
         "format": FORMAT,
         "model": imported.name,

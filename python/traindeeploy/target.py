@@ -127,6 +127,11 @@ class Target:
         """Size in bytes of memory `l1`, `l2` (the shared part) or `l3`."""
         return int(self.description["memory"][level]["size"])
 
+    def with_l2_reserved(self, size: int) -> Target:
+        """The same machine with `size` bytes of L2 for code, constants and job tables."""
+        runtime = {**self.description["runtime"], "l2_reserved": size}
+        return Target(self.name, {**self.description, "runtime": runtime})
+
     @property
     def dma_bytes_per_cycle(self) -> int:
         """What the cluster's DMA moves, each way at once."""
