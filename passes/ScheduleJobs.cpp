@@ -41,8 +41,18 @@ public:
 
   LogicalResult run() {
     td::setAlignments(program, target);
+    // Beside RedMulE, which takes most banks, cores and DMA wait for theirs.
+    llvm::DenseSet<int32_t> accelerated;
     for (td::Job &job : program.jobs)
-      problem.cycles.push_back(cyclesOf(job));
+      if (job.kind == td::JobKind::Gemm)
+        accelerated.insert(job.opIndex);
+    for (td::Job &job : program.jobs) {
+      int64_t cycles = cyclesOf(job);
+      if (accelerated.contains(job.opIndex) &&
+          (job.kind == td::JobKind::Call || td::usesDma(job.kind)))
+        cycles = cycles * target.integer("redmule", "beside_percent") / 100;
+      problem.cycles.push_back(cycles);
+    }
     // A job is programmed by a few writes to device registers; a wait reads the
     // state and clears the event.
     int64_t access = target.integer("cores", "peripheral_access");
@@ -197,6 +207,29 @@ private:
     }
     program.op->setAttr("tile.predicted_cycles",
                         builder.getI64IntegerAttr(schedule.makespan));
+    predictOperators(schedule);
+  }
+
+  /// What an operator takes is known better now than when it was planned alone.
+  void predictOperators(const td::Schedule &schedule) {
+    std::vector<SmallVector<int64_t>> predicted(program.operators.size(),
+                                                {0, 0, 0, 0});
+    for (auto [index, cycles] : llvm::enumerate(schedule.cyclesOf))
+      if (index < predicted.size())
+        predicted[index][0] = cycles;
+    for (auto [job, cycles] : llvm::zip(program.jobs, problem.cycles)) {
+      if ((size_t)job.opIndex >= predicted.size())
+        continue;
+      SmallVector<int64_t> &engines = predicted[job.opIndex];
+      if (td::usesDma(job.kind))
+        engines[1] += cycles;
+      else if (job.kind == td::JobKind::Call)
+        engines[2] += cycles;
+      else if (job.kind == td::JobKind::Gemm)
+        engines[3] += cycles;
+    }
+    for (auto [op, cycles] : llvm::zip(program.operators, predicted))
+      op.setPredicted(cycles);
   }
 
   td::JobProgram &program;

@@ -34,6 +34,7 @@ int64_t redmuleCycles(const Target &target, int64_t m, int64_t n, int64_t k,
   int64_t width = columns * (pipeline + 1);
   int64_t array = width * llvm::divideCeil(n, columns) +
                   target.integer("redmule", "tile_cycles");
+  int64_t percent = target.integer("redmule", "port_percent");
   auto tileCycles = [&](int64_t validRows) {
     // Beats of the port, which serves valid rows only: W a row a step, X a
     // port's width of steps at once, Y in and Z out.
@@ -41,7 +42,7 @@ int64_t redmuleCycles(const Target &target, int64_t m, int64_t n, int64_t k,
     int64_t beats = lineBeats * n +
                     validRows * llvm::divideCeil(n * bytes, port) +
                     2 * validRows * lineBeats;
-    return std::max(array, beats);
+    return std::max(array, percent * beats / 100);
   };
   int64_t perColumn =
       m / rows * tileCycles(rows) + (m % rows ? tileCycles(m % rows) : 0);

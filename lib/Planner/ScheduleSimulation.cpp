@@ -163,7 +163,18 @@ private:
     outstanding.erase(llvm::find(outstanding, job));
     --issuedTo(program.jobs[job].kind);
     now = std::max(now, jobs[job].finish) + problem.waitCycles;
+    account(job);
     complete(job);
+  }
+
+  /// Counts what has passed since the last entry of the stream, idle time
+  /// included, to the operator of the entry that it led to.
+  void account(unsigned job) {
+    size_t index = program.jobs[job].opIndex;
+    if (schedule.cyclesOf.size() <= index)
+      schedule.cyclesOf.resize(index + 1);
+    schedule.cyclesOf[index] += now - accounted;
+    accounted = now;
   }
 
   void complete(unsigned job) {
@@ -220,10 +231,12 @@ private:
     state.issued = true;
     if (kind == JobKind::Call) {
       now += problem.cycles[job];
+      account(job);
       state.finish = now;
       complete(job);
     } else {
       now += problem.issueCycles;
+      account(job);
       int64_t &free = freeAt(kind);
       free = std::max(free, now) + problem.cycles[job];
       state.finish = free;
@@ -363,7 +376,7 @@ private:
   int64_t engineFree[kinds] = {};
   SmallVector<unsigned> outstanding; // issued, not waited for, oldest first
   unsigned notWaitedFor[3] = {};     // DMA, uDMA, RedMulE
-  int64_t now = 0;
+  int64_t now = 0, accounted = 0;
   size_t issued = 0;
   Schedule schedule;
 };
@@ -377,16 +390,21 @@ std::optional<Schedule> simulate(const ScheduleProblem &problem,
 
 Schedule sequentialSchedule(const ScheduleProblem &problem) {
   Schedule schedule;
+  schedule.cyclesOf.resize(problem.program.operators.size());
   for (auto [i, job] : llvm::enumerate(problem.program.jobs)) {
+    int64_t cycles = problem.cycles[i];
+    if (isAsynchronous(job.kind))
+      cycles += problem.issueCycles + problem.waitCycles;
+    schedule.makespan += cycles;
+    if ((size_t)job.opIndex < schedule.cyclesOf.size())
+      schedule.cyclesOf[job.opIndex] += cycles;
     StreamEntry entry;
     entry.jobs.push_back(i);
     schedule.stream.push_back(entry);
-    schedule.makespan += problem.cycles[i];
     if (!isAsynchronous(job.kind))
       continue;
     entry.isWait = true;
     schedule.stream.push_back(entry);
-    schedule.makespan += problem.issueCycles + problem.waitCycles;
   }
   return schedule;
 }

@@ -39,6 +39,9 @@ struct SchedulePolicy {
 struct Schedule {
   std::vector<StreamEntry> stream;
   int64_t makespan = 0;
+  /// Cycles that the stream spends in the jobs of each operator and in waiting
+  /// for them.
+  std::vector<int64_t> cyclesOf;
 };
 
 /// The stream that a policy gives; none if a job's tiles exceed the budget.

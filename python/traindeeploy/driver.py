@@ -126,7 +126,7 @@ def _lower(
         lowering.run("plan")
         operators = ir_facts.plan_operators(module)
         lowering.run("tile")
-        ir_facts.add_transfers(operators, module)
+        ir_facts.add_jobs(operators, module)
         memory = ir_facts.memory(module, machine)
         lowering.run("cluster")
         lowering.run("llvm")

@@ -152,9 +152,16 @@ def plan_operators(plan: ir.Module) -> list[Operator]:
     return operators
 
 
-def add_transfers(operators: list[Operator], jobs: ir.Module) -> None:
-    """Adds to each operator the bytes that its copies move in a step, from the jobs of level 4."""
+def add_jobs(operators: list[Operator], jobs: ir.Module) -> None:
+    """Adds what is known at level 4: the bytes that each operator's copies move in a step, and the cycles
+    predicted for it in the schedule of all of them."""
+    scheduled = iter(operators)
     for job in _body(_program(jobs)):
+        if job.name == "tile.operator":
+            predicted = _integers(job.attributes["predicted"])
+            next(scheduled).predicted.update(
+                zip(("total", "dma", "cores", "redmule"), predicted, strict=True)
+            )
         if job.name != "tile.copy":
             continue
         array, tile = (value.type for value in job.operands)

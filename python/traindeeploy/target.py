@@ -65,6 +65,8 @@ _INTEGERS: dict[str, dict[str, tuple[int, int]]] = {
         "read_ahead": (0, 4096),
         "job_cycles": (0, 10000),
         "tile_cycles": (0, 1000),
+        "port_percent": (100, 1000),
+        "beside_percent": (100, 1000),
         "code_fp16": (0, _ADDRESS),
         "code_fp32": (0, _ADDRESS),
     },
