@@ -73,12 +73,38 @@ static void follow(uint32_t core) {
   }
 }
 
+// Most jobs are one command, of three words or, in 2D, five.
 static inline void start_dma(const uint32_t *record) {
   uint32_t count = words(record[0]) - 2;
-  slot_ids[record[1]] = dma_take_id();
+  uint32_t id = dma_take_id();
+  const uint32_t *word = record + 2;
   compiler_barrier();
-  for (const uint32_t *word = record + 2; count; --count)
+  for (; count >= 5; count -= 5, word += 5) {
+    uint32_t a = word[0], b = word[1], c = word[2], d = word[3], e = word[4];
+    dma_push(a);
+    dma_push(b);
+    dma_push(c);
+    dma_push(d);
+    dma_push(e);
+  }
+  if (count >= 3) {
+    uint32_t a = word[0], b = word[1], c = word[2];
+    dma_push(a);
+    dma_push(b);
+    dma_push(c);
+    count -= 3;
+    word += 3;
+  }
+  for (; count; --count)
     dma_push(*word++);
+  slot_ids[record[1]] = id;
+}
+
+// The cycles that have passed since `before` belong to an operator.
+static inline uint32_t account(uint32_t op, uint32_t before) {
+  uint32_t now = cycle_count();
+  counters[TD_COUNTERS * op] += now - before;
+  return now;
 }
 
 static void lead(void) {
@@ -88,18 +114,22 @@ static void lead(void) {
   uint32_t next_id = 0, gemm_start = 0;
   if (chunk[0])
     next_id = fetch_chunk(other, (const uint32_t *)chunk[0], chunk[1]);
-  uint32_t before = cycle_count();
-  for (uint32_t *p = chunk + TD_CHUNK_HEADER_WORDS;;) {
+  uint32_t *p = chunk + TD_CHUNK_HEADER_WORDS;
+  uint32_t op = operator_of(*p), before = cycle_count();
+  while (1) {
     uint32_t *record = p, header = *p;
-    uint32_t *counter = counters + TD_COUNTERS * operator_of(header);
     p += words(header);
+    if (operator_of(header) != op) {
+      before = account(op, before);
+      op = operator_of(header);
+    }
     switch (kind(header)) {
     case TD_JOB_CALL: {
       uint32_t begin = cycle_count();
       MARK(MARK_CALL_BEGIN, header);
       ((kernel *)record[1])(record + 2, 0);
       MARK(MARK_CALL_END, header);
-      counter[1] += cycle_count() - begin;
+      counters[TD_COUNTERS * op + 1] += cycle_count() - begin;
       break;
     }
     case TD_JOB_BARRIER:
@@ -118,7 +148,7 @@ static void lead(void) {
       break;
     case TD_JOB_GEMM_WAIT:
       redmule_wait();
-      counter[2] += cycle_count() - gemm_start;
+      counters[TD_COUNTERS * op + 2] += cycle_count() - gemm_start;
       break;
 #endif
     case TD_JOB_L3:
@@ -143,11 +173,9 @@ static void lead(void) {
       break;
     default: // TD_JOB_END
       barrier();
+      account(op, before);
       return;
     }
-    uint32_t now = cycle_count();
-    counter[0] += now - before;
-    before = now;
   }
 }
 
