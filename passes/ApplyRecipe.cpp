@@ -16,7 +16,8 @@ struct ApplyRecipe : td::impl::ApplyRecipeBase<ApplyRecipe> {
   void runOnOperation() override {
     auto parameters = getOperation().getOps<td::train::ParameterOp>();
     if (trainable.empty()) {
-      // Names may hold what the option's syntax cannot: then the marks are there.
+      // Names may hold what the option's syntax cannot: then the marks are
+      // there.
       if (llvm::any_of(parameters, [](auto op) { return op.getTrainable(); }))
         return;
       getOperation().emitError("the recipe trains nothing");

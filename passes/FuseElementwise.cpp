@@ -67,8 +67,8 @@ struct OuterProduct : OpRewritePattern<linalg::MatmulOp> {
           ArrayRef<ReassociationIndices>{{0, 1}}));
       for (unsigned i = 0; i < 2; ++i)
         if (resultMap.getDimPosition(i) == walked)
-          maps.push_back(AffineMap::get(
-              2, 0, {rewriter.getAffineDimExpr(i)}, rewriter.getContext()));
+          maps.push_back(AffineMap::get(2, 0, {rewriter.getAffineDimExpr(i)},
+                                        rewriter.getContext()));
     }
     if (maps.size() != 2)
       return failure();

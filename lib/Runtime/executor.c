@@ -8,14 +8,17 @@ typedef void kernel(const uint32_t *arguments, uint32_t core);
 static uint32_t *const slot_ids = (uint32_t *)L1_STATE;
 static uint32_t *const counters = (uint32_t *)L1_COUNTERS;
 
-static uint32_t *chunk_buffer(unsigned i) { return (uint32_t *)(L1_CHUNKS + i * TD_CHUNK_BYTES); }
+static uint32_t *chunk_buffer(unsigned i) {
+  return (uint32_t *)(L1_CHUNKS + i * TD_CHUNK_BYTES);
+}
 
 static inline uint32_t kind(uint32_t header) { return header & 0xFF; }
 static inline uint32_t words(uint32_t header) { return header >> 8 & 0xFF; }
 static inline uint32_t operator_of(uint32_t header) { return header >> 16; }
 
 // Starts the copy of a chunk to L1 and returns the transfer's identifier.
-static inline uint32_t fetch_chunk(uint32_t *to, const uint32_t *from, uint32_t bytes) {
+static inline uint32_t fetch_chunk(uint32_t *to, const uint32_t *from,
+                                   uint32_t bytes) {
   uint32_t id = dma_take_id();
   dma_push(bytes | TD_DMA_TO_L1 | TD_DMA_INCREMENT | TD_DMA_EVENT);
   dma_push((uint32_t)to);
@@ -152,7 +155,8 @@ static void lead(void) {
       break;
 #endif
     case TD_JOB_L3:
-      hyper_start(record[1], record[2], record[3], record[4], record[5], record[6], record[7]);
+      hyper_start(record[1], record[2], record[3], record[4], record[5],
+                  record[6], record[7]);
       break;
     case TD_JOB_L3_WAIT:
       hyper_wait(record[1]);
