@@ -79,8 +79,12 @@ public:
 
     std::string text;
     llvm::raw_string_ostream stream(text);
-    function->print(stream,
-                    OpPrintingFlags().printGenericOpForm().useLocalScope());
+    // Where an operator comes from, and what the user wants printed, is no part
+    // of what a kernel does.
+    function->print(
+        stream,
+        OpPrintingFlags().printGenericOpForm().useLocalScope().enableDebugInfo(
+            false));
     auto [entry, isNew] = kernels.try_emplace(text, function);
     if (!isNew) {
       function->destroy();

@@ -207,10 +207,12 @@ struct Chunk {
 std::vector<Chunk> packChunks(ArrayRef<Item> items) {
   std::vector<Chunk> chunks(1);
   chunks.back().words.assign(TD_CHUNK_HEADER_WORDS, 0);
+  uint32_t lastOperator = 0;
   for (const Item &item : items) {
     int64_t used = chunks.back().words.size() - TD_CHUNK_HEADER_WORDS;
     if (used + item.bodyWords() + item.loopWords() > chunkRoom) {
-      chunks.back().words.push_back(header(TD_JOB_NEXT, TD_NEXT_WORDS, 0));
+      chunks.back().words.push_back(
+          header(TD_JOB_NEXT, TD_NEXT_WORDS, lastOperator));
       chunks.emplace_back().words.assign(TD_CHUNK_HEADER_WORDS, 0);
     }
     Chunk &chunk = chunks.back();
@@ -220,15 +222,15 @@ std::vector<Chunk> packChunks(ArrayRef<Item> items) {
         chunk.kernels.push_back({chunk.words.size() + 1, record.kernel});
       chunk.words.append(record.words);
     }
+    lastOperator = item.body.back().words[0] >> 16;
     if (item.runs > 1) {
-      uint32_t opIndex = item.body.back().words[0] >> 16;
-      chunk.words.append({header(TD_JOB_LOOP, item.loopWords(), opIndex), start,
-                          uint32_t(item.runs - 1)});
+      chunk.words.append({header(TD_JOB_LOOP, item.loopWords(), lastOperator),
+                          start, uint32_t(item.runs - 1)});
       for (auto [offset, increment] : item.increments)
         chunk.words.append({start + offset, increment});
     }
   }
-  chunks.back().words.push_back(header(TD_JOB_END, 1, 0));
+  chunks.back().words.push_back(header(TD_JOB_END, 1, lastOperator));
   return chunks;
 }
 

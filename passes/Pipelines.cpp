@@ -14,13 +14,6 @@ namespace td {
 
 using namespace mlir;
 
-static void registerPlanPipeline() {
-  PassPipelineRegistration<>(
-      "td-plan",
-      "A decomposed training step to a plan: tile.buffer and tile.group",
-      [](OpPassManager &manager) { manager.addPass(td::createPlanStep()); });
-}
-
 void td::buildGraphPipeline(OpPassManager &pm, const GraphOptions &options) {
   pm.addPass(createAttachLoss({options.loss}));
   // Without the option, the parameters carry their marks already.
@@ -61,45 +54,57 @@ void td::buildHostPipeline(OpPassManager &pm) {
   (void)parsed;
 }
 
-static void registerTilePipeline() {
-  PassPipelineRegistration<>(
-      "td-tile", "A plan to a stream of jobs with addresses, verified",
-      [](OpPassManager &manager) {
-        manager.addPass(td::createExpandGroups());
-        manager.addPass(td::createScheduleJobs());
-        manager.addPass(td::createAssignAddresses());
-        manager.addPass(td::createVerifyJobs());
-      });
+static void buildPlanPipeline(OpPassManager &pm) {
+  pm.addPass(td::createPlanStep());
 }
 
-static void registerClusterPipeline() {
-  PassPipelineRegistration<>("td-cluster",
-                             "Jobs to records, kernels to SPMD loops",
-                             [](OpPassManager &manager) {
-                               // First, while kernels still say what they read
-                               // and write.
-                               manager.addPass(td::createLowerJobs());
-                               manager.addPass(td::createExpandMath());
-                               manager.addPass(td::createLowerKernels());
-                             });
+static void buildTilePipeline(OpPassManager &pm) {
+  pm.addPass(td::createExpandGroups());
+  pm.addPass(td::createScheduleJobs());
+  pm.addPass(td::createAssignAddresses());
+  pm.addPass(td::createVerifyJobs());
 }
 
-static void registerLLVMPipeline() {
-  PassPipelineRegistration<>(
-      "td-llvm",
-      "Job records and kernels to the LLVM dialect: tables as constants",
-      [](OpPassManager &manager) { manager.addPass(td::createLowerTable()); });
+static void buildClusterPipeline(OpPassManager &pm) {
+  // First, while kernels still say what they read and write.
+  pm.addPass(td::createLowerJobs());
+  pm.addPass(td::createExpandMath());
+  pm.addPass(td::createLowerKernels());
+}
+
+static void buildLLVMPipeline(OpPassManager &pm) {
+  pm.addPass(td::createLowerTable());
 }
 
 void td::registerAllPasses() {
   registerTrainDeeployPasses();
-  registerPlanPipeline();
-  registerTilePipeline();
-  registerClusterPipeline();
-  registerLLVMPipeline();
   PassPipelineRegistration<GraphOptions>(
       "td-graph", "A forward model to a decomposed training step",
       buildGraphPipeline);
+  PassPipelineRegistration<>(
+      "td-plan",
+      "A decomposed training step to a plan: tile.buffer and tile.group",
+      buildPlanPipeline);
+  PassPipelineRegistration<>(
+      "td-tile", "A plan to a stream of jobs with addresses, verified",
+      buildTilePipeline);
+  PassPipelineRegistration<>("td-cluster",
+                             "Jobs to records, kernels to SPMD loops",
+                             buildClusterPipeline);
+  PassPipelineRegistration<>(
+      "td-llvm",
+      "Job records and kernels to the LLVM dialect: tables as constants",
+      buildLLVMPipeline);
+  PassPipelineRegistration<GraphOptions>(
+      "td-compile",
+      "All borders: a forward model with a target to the LLVM dialect",
+      [](OpPassManager &pm, const GraphOptions &options) {
+        buildGraphPipeline(pm, options);
+        buildPlanPipeline(pm);
+        buildTilePipeline(pm);
+        buildClusterPipeline(pm);
+        buildLLVMPipeline(pm);
+      });
   PassPipelineRegistration<>(
       "td-host",
       "A decomposed training step to the LLVM dialect, for the host's JIT",

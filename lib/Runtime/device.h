@@ -11,8 +11,12 @@
 // Nothing may move across the trigger of a device or the wait for one.
 static inline void compiler_barrier(void) { asm volatile("" ::: "memory"); }
 
-static inline uint32_t read_register(uint32_t address) { return *(volatile uint32_t *)address; }
-static inline void write_register(uint32_t address, uint32_t value) { *(volatile uint32_t *)address = value; }
+static inline uint32_t read_register(uint32_t address) {
+  return *(volatile uint32_t *)address;
+}
+static inline void write_register(uint32_t address, uint32_t value) {
+  *(volatile uint32_t *)address = value;
+}
 
 static inline uint32_t hart_id(void) {
   uint32_t id;
@@ -28,7 +32,8 @@ static inline uint32_t cycle_count(void) {
 }
 
 // A hint without effect that simulators may note with its time.
-#define MARK(kind, value) asm volatile("slti x0, %0, %1" ::"r"(value), "i"(kind) : "memory")
+#define MARK(kind, value)                                                      \
+  asm volatile("slti x0, %0, %1" ::"r"(value), "i"(kind) : "memory")
 #define MARK_STEP_BEGIN 1
 #define MARK_STEP_END 2
 #define MARK_CALL_BEGIN 3
@@ -54,11 +59,16 @@ static inline uint32_t cycle_count(void) {
 // p.elw: a load that puts the core to sleep until an event of its mask arrives.
 static inline void sleep_on(uint32_t address) {
   uint32_t events;
-  asm volatile(".insn i 0x03, 6, %0, 0(%1)" : "=r"(events) : "r"(address) : "memory");
+  asm volatile(".insn i 0x03, 6, %0, 0(%1)"
+               : "=r"(events)
+               : "r"(address)
+               : "memory");
   (void)events;
 }
 
-static inline void set_event_mask(uint32_t mask) { write_register(TARGET_EVENT_UNIT + EVENT_MASK, mask); }
+static inline void set_event_mask(uint32_t mask) {
+  write_register(TARGET_EVENT_UNIT + EVENT_MASK, mask);
+}
 
 // The mask is that of barriers but for the time of a wait.
 static inline void wait_event(unsigned event) {
@@ -68,16 +78,21 @@ static inline void wait_event(unsigned event) {
 }
 
 static inline void setup_barrier(void) {
-  write_register(TARGET_EVENT_UNIT + EVENT_BARRIERS + BARRIER_TRIGGER_MASK, (1u << TARGET_CORES) - 1);
-  write_register(TARGET_EVENT_UNIT + EVENT_BARRIERS + BARRIER_TARGET_MASK, (1u << TARGET_CORES) - 1);
+  write_register(TARGET_EVENT_UNIT + EVENT_BARRIERS + BARRIER_TRIGGER_MASK,
+                 (1u << TARGET_CORES) - 1);
+  write_register(TARGET_EVENT_UNIT + EVENT_BARRIERS + BARRIER_TARGET_MASK,
+                 (1u << TARGET_CORES) - 1);
 }
 
-static inline void barrier(void) { sleep_on(TARGET_EVENT_UNIT + EVENT_BARRIERS + BARRIER_WAIT_CLEAR); }
+static inline void barrier(void) {
+  sleep_on(TARGET_EVENT_UNIT + EVENT_BARRIERS + BARRIER_WAIT_CLEAR);
+}
 
 // From the host: software event 0 to core 0.
 static inline void wake_cluster(void) {
   compiler_barrier();
-  write_register(TARGET_EVENT_UNIT_HOST + EVENT_HOST_SOFTWARE + 4 * EVENT_SOFTWARE, 1);
+  write_register(
+      TARGET_EVENT_UNIT_HOST + EVENT_HOST_SOFTWARE + 4 * EVENT_SOFTWARE, 1);
 }
 
 // --- Cluster DMA (MCHAN) ----------------------------------------------------
@@ -129,15 +144,18 @@ static inline void redmule_wait(void) {
 #define HYPER_READ 4
 
 static inline void hyper_enable(void) {
-  write_register(TARGET_UDMA_CLOCK_GATE, read_register(TARGET_UDMA_CLOCK_GATE) | 1u << HYPER_CLOCK_BIT);
+  write_register(TARGET_UDMA_CLOCK_GATE,
+                 read_register(TARGET_UDMA_CLOCK_GATE) | 1u << HYPER_CLOCK_BIT);
 }
 
 // A transfer on channel `slot`; with a line of 0 bytes, of one line.
-static inline void hyper_start(uint32_t slot, uint32_t to_l3, uint32_t l3, uint32_t l2, uint32_t bytes,
-                               uint32_t line, uint32_t stride) {
+static inline void hyper_start(uint32_t slot, uint32_t to_l3, uint32_t l3,
+                               uint32_t l2, uint32_t bytes, uint32_t line,
+                               uint32_t stride) {
   uint32_t channel = TARGET_HYPERRAM + slot * HYPER_CHANNEL_STRIDE;
   uint32_t side = channel + (to_l3 ? HYPER_TX : HYPER_RX);
-  write_register(channel + HYPER_COMMAND, (to_l3 ? 0 : HYPER_READ) | HYPER_LINEAR);
+  write_register(channel + HYPER_COMMAND,
+                 (to_l3 ? 0 : HYPER_READ) | HYPER_LINEAR);
   write_register(channel + HYPER_EXTERNAL_ADDRESS, l3);
   write_register(channel + HYPER_2D, line != 0);
   if (line) {
@@ -153,14 +171,17 @@ static inline void hyper_start(uint32_t slot, uint32_t to_l3, uint32_t l3, uint3
 // Time passes in few instructions.
 static inline void pause(void) {
   uint32_t quotient;
-  asm volatile("div %0, %1, %1\n\tdiv %0, %1, %1\n\tdiv %0, %1, %1\n\tdiv %0, %1, %1"
-               : "=&r"(quotient)
-               : "r"(1)
-               : "memory");
+  asm volatile(
+      "div %0, %1, %1\n\tdiv %0, %1, %1\n\tdiv %0, %1, %1\n\tdiv %0, %1, %1"
+      : "=&r"(quotient)
+      : "r"(1)
+      : "memory");
 }
 
 static inline void hyper_wait(uint32_t slot) {
-  while (read_register(TARGET_HYPERRAM + slot * HYPER_CHANNEL_STRIDE + HYPER_STATUS) & 1)
+  while (read_register(TARGET_HYPERRAM + slot * HYPER_CHANNEL_STRIDE +
+                       HYPER_STATUS) &
+         1)
     asm volatile("nop");
   compiler_barrier();
 }
@@ -181,7 +202,8 @@ static inline void start_cluster(uint32_t entry) {
 
 static inline void put_character(char c) {
   uint32_t hart = hart_id();
-  write_register(TARGET_STANDARD_OUTPUT + (hart >> 5) * 0x80 + (hart & 31) * 8, (uint32_t)c);
+  write_register(TARGET_STANDARD_OUTPUT + (hart >> 5) * 0x80 + (hart & 31) * 8,
+                 (uint32_t)c);
 }
 
 static inline __attribute__((noreturn)) void exit_program(uint32_t code) {

@@ -8,14 +8,17 @@ typedef void kernel(const uint32_t *arguments, uint32_t core);
 static uint32_t *const slot_ids = (uint32_t *)L1_STATE;
 static uint32_t *const counters = (uint32_t *)L1_COUNTERS;
 
-static uint32_t *chunk_buffer(unsigned i) { return (uint32_t *)(L1_CHUNKS + i * TD_CHUNK_BYTES); }
+static uint32_t *chunk_buffer(unsigned i) {
+  return (uint32_t *)(L1_CHUNKS + i * TD_CHUNK_BYTES);
+}
 
 static inline uint32_t kind(uint32_t header) { return header & 0xFF; }
 static inline uint32_t words(uint32_t header) { return header >> 8 & 0xFF; }
 static inline uint32_t operator_of(uint32_t header) { return header >> 16; }
 
 // Starts the copy of a chunk to L1 and returns the transfer's identifier.
-static inline uint32_t fetch_chunk(uint32_t *to, const uint32_t *from, uint32_t bytes) {
+static inline uint32_t fetch_chunk(uint32_t *to, const uint32_t *from,
+                                   uint32_t bytes) {
   uint32_t id = dma_take_id();
   dma_push(bytes | TD_DMA_TO_L1 | TD_DMA_INCREMENT | TD_DMA_EVENT);
   dma_push((uint32_t)to);
@@ -73,12 +76,38 @@ static void follow(uint32_t core) {
   }
 }
 
+// Most jobs are one command, of three words or, in 2D, five.
 static inline void start_dma(const uint32_t *record) {
   uint32_t count = words(record[0]) - 2;
-  slot_ids[record[1]] = dma_take_id();
+  uint32_t id = dma_take_id();
+  const uint32_t *word = record + 2;
   compiler_barrier();
-  for (const uint32_t *word = record + 2; count; --count)
+  for (; count >= 5; count -= 5, word += 5) {
+    uint32_t a = word[0], b = word[1], c = word[2], d = word[3], e = word[4];
+    dma_push(a);
+    dma_push(b);
+    dma_push(c);
+    dma_push(d);
+    dma_push(e);
+  }
+  if (count >= 3) {
+    uint32_t a = word[0], b = word[1], c = word[2];
+    dma_push(a);
+    dma_push(b);
+    dma_push(c);
+    count -= 3;
+    word += 3;
+  }
+  for (; count; --count)
     dma_push(*word++);
+  slot_ids[record[1]] = id;
+}
+
+// The cycles that have passed since `before` belong to an operator.
+static inline uint32_t account(uint32_t op, uint32_t before) {
+  uint32_t now = cycle_count();
+  counters[TD_COUNTERS * op] += now - before;
+  return now;
 }
 
 static void lead(void) {
@@ -88,18 +117,22 @@ static void lead(void) {
   uint32_t next_id = 0, gemm_start = 0;
   if (chunk[0])
     next_id = fetch_chunk(other, (const uint32_t *)chunk[0], chunk[1]);
-  uint32_t before = cycle_count();
-  for (uint32_t *p = chunk + TD_CHUNK_HEADER_WORDS;;) {
+  uint32_t *p = chunk + TD_CHUNK_HEADER_WORDS;
+  uint32_t op = operator_of(*p), before = cycle_count();
+  while (1) {
     uint32_t *record = p, header = *p;
-    uint32_t *counter = counters + TD_COUNTERS * operator_of(header);
     p += words(header);
+    if (operator_of(header) != op) {
+      before = account(op, before);
+      op = operator_of(header);
+    }
     switch (kind(header)) {
     case TD_JOB_CALL: {
       uint32_t begin = cycle_count();
       MARK(MARK_CALL_BEGIN, header);
       ((kernel *)record[1])(record + 2, 0);
       MARK(MARK_CALL_END, header);
-      counter[1] += cycle_count() - begin;
+      counters[TD_COUNTERS * op + 1] += cycle_count() - begin;
       break;
     }
     case TD_JOB_BARRIER:
@@ -118,11 +151,12 @@ static void lead(void) {
       break;
     case TD_JOB_GEMM_WAIT:
       redmule_wait();
-      counter[2] += cycle_count() - gemm_start;
+      counters[TD_COUNTERS * op + 2] += cycle_count() - gemm_start;
       break;
 #endif
     case TD_JOB_L3:
-      hyper_start(record[1], record[2], record[3], record[4], record[5], record[6], record[7]);
+      hyper_start(record[1], record[2], record[3], record[4], record[5],
+                  record[6], record[7]);
       break;
     case TD_JOB_L3_WAIT:
       hyper_wait(record[1]);
@@ -143,11 +177,9 @@ static void lead(void) {
       break;
     default: // TD_JOB_END
       barrier();
+      account(op, before);
       return;
     }
-    uint32_t now = cycle_count();
-    counter[0] += now - before;
-    before = now;
   }
 }
 

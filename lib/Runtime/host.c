@@ -117,10 +117,12 @@ static void hyper_copy(uint32_t to_l3, uint32_t l3, uint32_t bytes) {
   hyper_wait(0);
 }
 
-// Moves a buffer that lies in L3 through the window, a piece at a time: from the
-// feed, from `content`, or to the result.
-static void move_l3(const struct buffer *buffer, const uint32_t *content, uint32_t store) {
-  uint32_t room = (uint32_t)(td_window_end - td_window), bytes = padded(buffer->bytes);
+// Moves a buffer that lies in L3 through the window, a piece at a time: from
+// the feed, from `content`, or to the result.
+static void move_l3(const struct buffer *buffer, const uint32_t *content,
+                    uint32_t store) {
+  uint32_t room = (uint32_t)(td_window_end - td_window),
+           bytes = padded(buffer->bytes);
   for (uint32_t done = 0; done < bytes;) {
     uint32_t piece = bytes - done < room ? bytes - done : room;
     if (store) {

@@ -5,20 +5,25 @@
 
 // First word of a record: kind | words << 8 | operator << 16.
 // The words that follow are listed behind each kind.
-#define TD_JOB_CALL 0      // function, arguments
-#define TD_JOB_BARRIER 1   //
-#define TD_JOB_DMA 2       // slot, then per command: command, L1, L2 and, for 2D, line and stride bytes
+#define TD_JOB_CALL 0    // function, arguments
+#define TD_JOB_BARRIER 1 //
+#define TD_JOB_DMA                                                             \
+  2 // slot, then per command: command, L1, L2 and, for 2D, line and stride
+    // bytes
 #define TD_JOB_DMA_WAIT 3  // slot
 #define TD_JOB_GEMM 4      // X, W, Z, K << 16 | M, N, arithmetic
 #define TD_JOB_GEMM_WAIT 5 //
-#define TD_JOB_L3 6        // slot, to L3, L3, L2, bytes, line and stride bytes (0, 0: one line)
-#define TD_JOB_L3_WAIT 7   // slot
-#define TD_JOB_NEXT 8      // ends a chunk; the jobs go on in the next one
-#define TD_JOB_LOOP 9      // runs left, then pairs: word offset in the chunk, increment
-#define TD_JOB_END 10      // ends the step
+#define TD_JOB_L3                                                              \
+  6 // slot, to L3, L3, L2, bytes, line and stride bytes (0, 0: one line)
+#define TD_JOB_L3_WAIT 7 // slot
+#define TD_JOB_NEXT 8    // ends a chunk; the jobs go on in the next one
+#define TD_JOB_LOOP                                                            \
+  9 // runs left, then pairs: word offset in the chunk, increment
+#define TD_JOB_END 10 // ends the step
 
 // A chunk begins with two words, the address and the bytes of the next chunk
-// (0 after the last), and is copied to L1 as a whole. There are two chunks in L1.
+// (0 after the last), and is copied to L1 as a whole. There are two chunks in
+// L1.
 #define TD_CHUNK_BYTES 1024
 #define TD_CHUNK_WORDS (TD_CHUNK_BYTES / 4)
 #define TD_CHUNK_HEADER_WORDS 2

@@ -17,7 +17,8 @@ extern const struct program {
   const struct buffer *buffers;
 } td_program;
 
-// L1: stacks, two chunks, state, counters (td::RuntimeLayout, lib/Runtime/Layout.h).
+// L1: stacks, two chunks, state, counters (td::RuntimeLayout,
+// lib/Runtime/Layout.h).
 #define L1_CHUNKS (TARGET_L1_BASE + TARGET_CORES * TARGET_CORE_STACK)
 #define L1_STATE (L1_CHUNKS + 2 * TD_CHUNK_BYTES)
 #define L1_COUNTERS (L1_STATE + 4 * TD_STATE_WORDS)

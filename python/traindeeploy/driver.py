@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of what Program.write writes; Program.load refuses others."""
 
-BORDERS = ("graph", "plan", "tile", "cluster", "llvm")
 LOSS_TARGETS = {"mse": ("target", "labels"), "cross-entropy": ("labels", "target")}
 """Arrays that may feed the loss, by loss; the first one is looked for first."""
 
@@ -84,7 +83,7 @@ class _Lowering:
     def keep(self, border: str) -> None:
         """Keeps the text of the module under the name of the border that it has crossed."""
         if self.keep_ir:
-            self.texts[border] = str(self.module)
+            self.texts[border] = self.module.operation.get_asm(enable_debug_info=True)
 
 
 def _fields(

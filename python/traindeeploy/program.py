@@ -51,7 +51,7 @@ class Outcome:
     """Busy cycles of `cores`, `dma`, `redmule`, `hyperram`; `dma_hidden`: of the DMA's, those beside work."""
     operators: list[dict[str, int]]
     """Per operator of the plan: cycles `total` (of the steps, spent in its jobs), and the busy cycles for
-    it of `cores`, `dma` and `redmule`."""
+    it of `cores`, `dma`, `redmule` and `hyperram`."""
 
 
 @dataclass(frozen=True)
@@ -228,11 +228,11 @@ def _read_results(data: bytes, manifest: Mapping[str, Any], steps: int, result: 
 def _busy_by_operator(
     manifest: Mapping[str, Any], steps: int, result: Any
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """Busy cycles of DMA and RedMulE for each operator, from the simulator's log.
+    """Busy cycles of DMA, RedMulE and HyperRAM for each operator, from the simulator's log.
 
     Each engine works its commands off in the order of the table, so the n-th one of a step belongs to
     the operator that the manifest says. The copies of the table itself, to the runtime's part of L1,
-    belong to none.
+    belong to none. A step that the log has not in full (it has a limit) counts as zero.
     """
     markers = result.markers
     begins, ends = (markers["cycle"][markers["kind"] == kind] for kind in (STEP_BEGIN, STEP_END))
@@ -253,8 +253,9 @@ def _busy_by_operator(
     for to_l1, name in ((1, "dma_load"), (0, "dma_store")):
         rows = np.sort(dma[dma["to_l1"] == to_l1], order="start", kind="stable")
         total += account(rows["start"], rows["end"] - rows["start"], jobs[name])
-    redmule = result.redmule
+    redmule, hyperram = result.redmule, np.sort(result.hyperram, order="start", kind="stable")
     return {
         "dma": total,
         "redmule": account(redmule["trigger"], redmule["end"] - redmule["start"], jobs["redmule"]),
+        "hyperram": account(hyperram["start"], hyperram["end"] - hyperram["start"], jobs["hyperram"]),
     }

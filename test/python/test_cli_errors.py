@@ -212,7 +212,8 @@ def test_an_interrupt_in_the_middle(
     time.sleep(seconds)
     process.send_signal(signum)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == (130 if signum == signal.SIGINT else 143), errors
+    # Python may end itself by the signal after all is cleaned up; shells call both 130.
+    assert process.returncode in ((130, -signal.SIGINT) if signum == signal.SIGINT else (143,)), errors
     assert (
         errors.strip().splitlines()[-1].startswith("traindeeploy: interrupted") and "Traceback" not in errors
     )

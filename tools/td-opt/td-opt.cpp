@@ -13,5 +13,6 @@ int main(int argc, char **argv) {
   mlir::registerAllPasses();
   td::registerAllDialects(registry);
   td::registerAllPasses();
-  return mlir::asMainReturnCode(mlir::MlirOptMain(argc, argv, "TrainDeeploy optimizer driver\n", registry));
+  return mlir::asMainReturnCode(mlir::MlirOptMain(
+      argc, argv, "TrainDeeploy optimizer driver\n", registry));
 }
