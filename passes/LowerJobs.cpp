@@ -215,7 +215,6 @@ private:
   std::vector<Job> jobs;
   SmallVector<size_t> inFlight; // indices of jobs, in the order of their start
   llvm::SmallBitVector dmaSlots{TD_DMA_SLOTS}, hyperSlots{TD_L3_SLOTS};
-  int64_t lastHyperSlot = TD_L3_SLOTS - 1;
   llvm::StringMap<SmallVector<bool>> writes; // per kernel and argument
   // Since the last barrier: what kernels touched, and what core 0 waited for.
   SmallVector<Access> called, waited;
@@ -315,13 +314,7 @@ int64_t Lowering::takeSlot(Location loc, Engine engine) {
         waitSlot(loc, jobs[index], jobs[index].slots.front());
         break;
       }
-  // The HyperRAM controller serves its channels in turn: taking them in turn,
-  // too, keeps transfers in the order of the stream.
-  int64_t slot = engine == Engine::Hyper ? taken.find_next_unset(lastHyperSlot) : -1;
-  if (slot < 0)
-    slot = taken.find_first_unset();
-  if (engine == Engine::Hyper)
-    lastHyperSlot = slot;
+  int64_t slot = taken.find_first_unset();
   taken.set(slot);
   return slot;
 }

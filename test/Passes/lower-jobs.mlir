@@ -123,12 +123,6 @@ tile.program @l3 target "pulp-redmule" {
   // CHECK-NEXT: pulp.hyper_wait slot 1
   %0 = tile.copy %big [0, 100] [1000, 300], %near load true operator 0 : memref<1000x400xf32, #l3>, memref<1000x300xf32, #l2>
   tile.wait %0
-  // Slots are taken in turn.
-  // CHECK-NEXT: pulp.hyper_start slot 2 load false
-  // CHECK-NEXT: pulp.hyper_start slot 3 load false
-  // CHECK-NEXT: pulp.hyper_wait slot 2
-  // CHECK-NEXT: pulp.hyper_wait slot 3
-  %1 = tile.copy %big [0, 100] [1000, 300], %near load false operator 0 : memref<1000x400xf32, #l3>, memref<1000x300xf32, #l2>
 }
 
 // -----
