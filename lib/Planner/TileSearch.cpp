@@ -394,19 +394,26 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
     return std::make_tuple(a.total, a.cores + a.redmule + a.dma, a.l1Bytes) <
            std::make_tuple(b.total, b.cores + b.redmule + b.dma, b.l1Bytes);
   };
+  // Keeps the current tile sizes if an order makes them the best so far.
+  auto consider = [&] {
+    bool improved = false;
+    for (ArrayRef<int64_t> order : orders) {
+      GroupCost cost = model.evaluate(tiles, order, budget, best.cost.total);
+      ++evaluated;
+      result.smallest = std::min(result.smallest, cost.minBytes);
+      if (cost.total < unknown &&
+          (best.tiles.empty() || better(cost, best.cost))) {
+        best.tiles = tiles;
+        best.order.assign(order.begin(), order.end());
+        best.cost = cost;
+        improved = true;
+      }
+    }
+    return improved;
+  };
   auto recurse = [&](auto &&self, unsigned dim) -> void {
     if (dim == sizes.size()) {
-      for (ArrayRef<int64_t> order : orders) {
-        GroupCost cost = model.evaluate(tiles, order, budget, best.cost.total);
-        ++evaluated;
-        result.smallest = std::min(result.smallest, cost.minBytes);
-        if (cost.total < unknown &&
-            (best.tiles.empty() || better(cost, best.cost))) {
-          best.tiles = tiles;
-          best.order.assign(order.begin(), order.end());
-          best.cost = cost;
-        }
-      }
+      consider();
       return;
     }
     for (int64_t tile : candidates[dim]) {
@@ -415,6 +422,20 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
     }
   };
   recurse(recurse, 0);
+  // The candidates are coarse: descend from the best one in small steps.
+  for (bool improved = !best.tiles.empty(); improved;) {
+    improved = false;
+    for (unsigned dim = 0; dim < sizes.size(); ++dim) {
+      SmallVector<int64_t> start = best.tiles;
+      for (int64_t step : {-4, -3, -2, -1, 1, 2, 3, 4}) {
+        tiles = start;
+        tiles[dim] += step;
+        if (candidates[dim].size() > 1 && tiles[dim] >= 1 &&
+            tiles[dim] <= sizes[dim])
+          improved |= consider();
+      }
+    }
+  }
   if (!best.tiles.empty())
     result.choice = std::move(best);
   return result;
