@@ -16,11 +16,9 @@ using namespace mlir;
 
 void td::buildGraphPipeline(OpPassManager &pm, const GraphOptions &options) {
   pm.addPass(createAttachLoss({options.loss}));
-  // Without the option, the parameters carry their marks already.
   ApplyRecipeOptions recipe;
   recipe.trainable.assign(options.trainable.begin(), options.trainable.end());
-  if (!recipe.trainable.empty())
-    pm.addPass(createApplyRecipe(recipe));
+  pm.addPass(createApplyRecipe(recipe));
   pm.addPass(createDifferentiate());
   pm.addPass(createInsertUpdates({options.optimizer, options.momentum}));
   OpPassManager &function = pm.nest<func::FuncOp>();

@@ -73,3 +73,14 @@ module {
     return %x : tensor<7x5xf32>
   }
 }
+
+// -----
+
+// expected-error@+1 {{no parameter is marked trainable}}
+module {
+  train.parameter @w : tensor<f32>
+  func.func @step() -> tensor<f32> {
+    %w = train.read @w : tensor<f32>
+    return %w : tensor<f32>
+  }
+}

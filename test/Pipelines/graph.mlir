@@ -4,7 +4,7 @@
 // RUN: td-opt %s --td-graph="trainable=fc1.weight,fc1.bias,fc2.weight momentum=0.9" | td-opt --td-host | FileCheck %s --check-prefix=HOST
 // RUN: not td-opt %s --td-graph 2>&1 | FileCheck %s --check-prefix=NOTHING
 
-// NOTHING: error: no parameter is marked trainable
+// NOTHING: error: the recipe trains nothing
 
 train.parameter @fc1.weight : tensor<7x5xf32>
 train.parameter @fc1.bias : tensor<7xf32>
