@@ -58,7 +58,7 @@ def main() -> int:
     python = [sys.executable, "-m"]
     cxx = listed("*.cpp", "*.h", "*.c")
     checks = [
-        ("ruff check", [*python, "ruff", "check", "."]),
+        ("ruff check", [*python, "ruff", "check", "--no-cache", "."]),
         ("ruff format", [*python, "ruff", "format", "--check", "."]),
         ("mypy", [*python, "mypy"]),
         ("clang-format", ["clang-format", "--dry-run", "--Werror", *cxx]),

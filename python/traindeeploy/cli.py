@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from . import __version__
 from .errors import TrainDeeployError, UsageError
+from .interrupts import interrupts_held
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
@@ -158,7 +159,8 @@ class _Progress:
 
 
 def _compiled(options: argparse.Namespace, progress: _Progress) -> Any:
-    from .driver import compile as compile_model
+    with interrupts_held():
+        from .driver import compile as compile_model
 
     return compile_model(
         options.model,
@@ -178,7 +180,8 @@ def _compiled(options: argparse.Namespace, progress: _Progress) -> Any:
 
 def _loaded(options: argparse.Namespace) -> dict[str, Any]:
     """The files of a run. They are read first: what is wrong with them is said before long work."""
-    from .data import load_npz
+    with interrupts_held():
+        from .data import load_npz
 
     return {
         "data": load_npz(options.data, "data"),
@@ -223,7 +226,8 @@ def _compile(options: argparse.Namespace, progress: _Progress) -> None:
 
 
 def _run(options: argparse.Namespace, progress: _Progress) -> None:
-    from .driver import Program
+    with interrupts_held():
+        from .driver import Program
     from .output import output_folder
 
     program = Program.load(options.program)
@@ -237,7 +241,8 @@ def _run(options: argparse.Namespace, progress: _Progress) -> None:
 
 
 def _inspect(options: argparse.Namespace, progress: _Progress) -> None:
-    from .driver import inspect
+    with interrupts_held():
+        from .driver import inspect
 
     text = inspect(
         options.model,

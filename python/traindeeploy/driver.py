@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from .data import DataSet, Field, load_npz
 from .errors import TrainDeeployError
+from .interrupts import interrupts_held, let_interrupts_arrive
 from .output import MANIFEST, explained, output_folder
 from .plan_table import Operator, plan_table
 from .report import build_report, lower_bound, summary
@@ -79,6 +80,7 @@ class _Lowering:
         except MLIRError as error:
             raise _diagnosed(error) from None
         self.keep(border)
+        let_interrupts_arrive()
 
     def keep(self, border: str) -> None:
         """Keeps the text of the module under the name of the border that it has crossed."""
@@ -117,7 +119,7 @@ def _lower(
     from .target_attribute import mlir_attribute
     from .toolchain import build_elf
 
-    with context:
+    with interrupts_held(), context:
         module = lowering.module = ir.Module.parse(graph)
         module.operation.attributes["tile.target"] = ir.Attribute.parse(
             mlir_attribute(dict(machine.description))
@@ -167,13 +169,14 @@ def compile(
 
     Raises TrainDeeployError for whatever cannot be compiled, with the place in the model.
     """
-    from mlir import ir
+    with interrupts_held():
+        from mlir import ir
 
-    from . import _td, ir_facts
-    from .frontend import import_model
-    from .recipes import resolve_recipe
-    from .target import load_target
-    from .toolchain import ProgramTooLarge
+        from . import _td, ir_facts
+        from .frontend import import_model
+        from .recipes import resolve_recipe
+        from .target import load_target
+        from .toolchain import ProgramTooLarge
 
     if loss not in LOSS_TARGETS:
         raise TrainDeeployError(f"unknown loss '{loss}'; there are: {', '.join(LOSS_TARGETS)}")
@@ -189,9 +192,9 @@ def compile(
     chosen = resolve_recipe(imported, recipe=recipe, trainable=trainable, trainable_file=trainable_file)
 
     context = ir.Context()
-    _td.register_dialects(context)
     context.emit_error_diagnostics = False
-    with context:
+    with interrupts_held(), context:
+        _td.register_dialects(context)
         try:
             module = ir.Module.parse(imported.module_text)
         except ir.MLIRError as error:
@@ -246,9 +249,10 @@ def inspect(
     trainable_file: str | Path | None = None,
 ) -> str:
     """A table of a model's parameters that marks what a recipe trains, after its inputs and output."""
-    from .frontend import import_model
-    from .plan_table import table
-    from .recipes import resolve_recipe
+    with interrupts_held():
+        from .frontend import import_model
+        from .plan_table import table
+        from .recipes import resolve_recipe
 
     imported = import_model(model, None, batch_size)
     chosen = set(resolve_recipe(imported, recipe=recipe, trainable=trainable, trainable_file=trainable_file))
@@ -424,7 +428,8 @@ class Program:
         Raises TrainDeeployError for wrong data, a loss that is not finite (with the step), and a
         program that the simulator stops.
         """
-        from .program import execute
+        with interrupts_held():
+            from .program import execute
 
         if steps < 1:
             raise TrainDeeployError(f"{steps} steps: at least 1 is needed")

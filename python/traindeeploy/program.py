@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import TrainDeeployError
+from .interrupts import interrupts_held
 from .measurements import STEP_BEGIN, STEP_END, engines
 from .output import explained
 from .target import Target
@@ -116,7 +117,8 @@ def execute(
     """
     if simulator != "tdsim":
         raise TrainDeeployError(f"unknown simulator '{simulator}'; there is: tdsim")
-    from .sim import Simulator
+    with interrupts_held():
+        from .sim import Simulator
 
     manifest = Elf(elf).manifest
     with explained("cannot write temporary files for the simulator"):

@@ -4,6 +4,7 @@ import itertools
 import random
 
 import pytest
+
 from traindeeploy._td import place_ranges
 
 Range = tuple[int, int, int, int]  # bytes, alignment, begin, end

@@ -192,7 +192,7 @@ def test_caches_that_cannot_be_written(cli: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("seconds", [0.0, 0.7, 2.0, 6.0])
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.2, 0.3, 0.7, 2.0, 6.0])
 def test_an_interrupt_in_the_middle(
     tmp_path: Path, data: Path, seconds: float, signum: signal.Signals
 ) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
+from traindeeploy.interrupts import interrupts_held
+
 from .builder import PRODUCTS, GraphBuilder, Step, Tensor
 from .model import Argument, BatchSizeError, ImportedModel, Layer, ModelError, TensorSpec, check_values
 from .table import LOSSES, TABLE, TorchOperator, Unknown, supported_operators
@@ -43,6 +45,7 @@ class Naming:
     supported: Sequence[str] = ()
 
 
+@interrupts_held()
 def lower(
     function: Any,
     arguments: Sequence[Argument],

@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from traindeeploy.interrupts import interrupts_held
+
 from .importer import Imported, Naming, check_batch_change, lower
 from .model import Argument, BatchSizeError, ImportedModel, ModelError, UnsupportedOperator
 
@@ -330,6 +332,7 @@ def _set_batch_size(proto: onnx.GraphProto, graph: _Graph, batch_size: int) -> N
                 )
 
 
+@interrupts_held()
 def _to_torch_dialect(model: onnx.ModelProto, naming: Naming):  # type: ignore[no-untyped-def]
     """The model as a module of the torch dialect. torch-mlir's composite operators stay whole."""
     from torch_mlir import ir

@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from traindeeploy.interrupts import interrupts_held
 from traindeeploy.models import BUILT_IN
 
 from .model import ImportedModel, ModelError
@@ -36,7 +37,8 @@ def import_model(model: Any, example_inputs: Any = None, batch_size: int | None 
     if isinstance(model, str | Path):
         return load_model(str(model), batch_size)
     if type(model).__name__ == "ModelProto":
-        from .onnx_route import import_onnx
+        with interrupts_held():
+            from .onnx_route import import_onnx
 
         return import_onnx(model, batch_size)
     if "torch" in sys.modules:
@@ -49,11 +51,13 @@ def load_model(spec: str, batch_size: int | None = None) -> ImportedModel:
     if batch_size is not None and batch_size < 1:
         raise ModelError(f"the batch size must be at least 1, not {batch_size}")
     if spec in BUILT_IN:
-        from .onnx_route import import_onnx
+        with interrupts_held():
+            from .onnx_route import import_onnx
 
         return import_onnx(BUILT_IN[spec](batch_size or 1), batch_size, name=spec)
     if spec.endswith(".onnx"):
-        from .onnx_route import load_onnx_file
+        with interrupts_held():
+            from .onnx_route import load_onnx_file
 
         return load_onnx_file(Path(spec), batch_size)
     module_name, colon, function_name = spec.partition(":")
@@ -73,7 +77,8 @@ def _torch_route() -> Any:
             "a model in Python needs PyTorch, which is not installed: pip install 'traindeeploy[torch]', "
             "or export the model to ONNX"
         )
-    from .torch_route import import_torch
+    with interrupts_held():
+        from .torch_route import import_torch
 
     return import_torch
 

@@ -22,6 +22,8 @@ from torch_mlir import ir as torch_ir
 from torch_mlir.dialects import torch as torch_dialect
 from torch_mlir.extras.fx_importer import FxImporter, GraphNodeImporter
 
+from traindeeploy.interrupts import interrupts_held
+
 from .importer import Imported, Naming, check_batch_change, lower
 from .model import Argument, BatchSizeError, ImportedModel, ModelError, UnsupportedOperator
 from .table import supported_operators
@@ -218,6 +220,7 @@ def _input_names(
     return [*names[: len(args)], *kwargs]
 
 
+@interrupts_held()
 def _import_program(
     program: ExportedProgram,
     aliases: Mapping[str, str],
