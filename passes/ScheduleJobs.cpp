@@ -41,23 +41,36 @@ public:
 
   LogicalResult run() {
     td::setAlignments(program, target);
-    // Beside RedMulE, which takes most banks, cores and DMA wait for theirs.
-    llvm::DenseSet<int32_t> accelerated;
-    for (td::Job &job : program.jobs)
-      if (job.kind == td::JobKind::Gemm)
-        accelerated.insert(job.opIndex);
+    // Beside RedMulE, which takes most banks, cores and DMA wait for theirs:
+    // for the share of an operator's time that RedMulE has work.
+    struct Work {
+      int64_t gemm = 0, call = 0, dma = 0;
+    };
+    std::vector<Work> work(program.operators.size());
     for (td::Job &job : program.jobs) {
       int64_t cycles = cyclesOf(job);
-      if (accelerated.contains(job.opIndex) &&
-          (job.kind == td::JobKind::Call || td::usesDma(job.kind)))
-        cycles = cycles * target.integer("redmule", "beside_percent") / 100;
+      if (job.kind == td::JobKind::Call)
+        cycles += target.integer("runtime", "call_cycles");
       problem.cycles.push_back(cycles);
+      Work &sum = work[job.opIndex];
+      if (job.kind == td::JobKind::Gemm)
+        sum.gemm += cycles;
+      else if (job.kind == td::JobKind::Call)
+        sum.call += cycles;
+      else if (td::usesDma(job.kind))
+        sum.dma += cycles;
     }
-    // A job is programmed by a few writes to device registers; a wait reads the
-    // state and clears the event.
-    int64_t access = target.integer("cores", "peripheral_access");
-    problem.issueCycles = 4 * access;
-    problem.waitCycles = 2 * access;
+    for (auto [job, cycles] : llvm::zip(program.jobs, problem.cycles)) {
+      Work &sum = work[job.opIndex];
+      if (!sum.gemm ||
+          (job.kind != td::JobKind::Call && !td::usesDma(job.kind)))
+        continue;
+      int64_t most = std::max({sum.gemm, sum.call, sum.dma});
+      int64_t slower = target.integer("redmule", "beside_percent") - 100;
+      cycles += cycles * slower * sum.gemm / (100 * most);
+    }
+    problem.issueCycles = target.integer("runtime", "issue_cycles");
+    problem.waitCycles = target.integer("runtime", "wait_cycles");
     problem.dmaSlots = TD_DMA_SLOTS;
     problem.hyperSlots = TD_L3_SLOTS;
     problem.dmaQueue = target.integer("dma", "global_queue");

@@ -385,35 +385,50 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
     llvm::append_range(orders.back(), reductions);
   } while (std::next_permutation(parallel.begin(), parallel.end()));
 
-  TileChoice best;
   constexpr int64_t unknown = std::numeric_limits<int64_t>::max();
-  best.cost.total = unknown;
   result.smallest = unknown;
-  SmallVector<int64_t> tiles(sizes.size());
-  auto better = [](const GroupCost &a, const GroupCost &b) {
-    return std::make_tuple(a.total, a.cores + a.redmule + a.dma, a.l1Bytes) <
-           std::make_tuple(b.total, b.cores + b.redmule + b.dma, b.l1Bytes);
+  auto better = [](const TileChoice &a, const TileChoice &b) {
+    return std::make_tuple(a.cost.total,
+                           a.cost.cores + a.cost.redmule + a.cost.dma,
+                           a.cost.l1Bytes) <
+           std::make_tuple(b.cost.total,
+                           b.cost.cores + b.cost.redmule + b.cost.dma,
+                           b.cost.l1Bytes);
   };
-  // Keeps the current tile sizes if an order makes them the best so far.
-  auto consider = [&] {
-    bool improved = false;
+  // Tile sizes in their best order, if that costs no more than `bound`.
+  auto evaluate = [&](ArrayRef<int64_t> tiles, int64_t bound) {
+    TileChoice best;
     for (ArrayRef<int64_t> order : orders) {
-      GroupCost cost = model.evaluate(tiles, order, budget, best.cost.total);
+      TileChoice choice;
+      choice.cost = model.evaluate(tiles, order, budget, bound);
       ++evaluated;
-      result.smallest = std::min(result.smallest, cost.minBytes);
-      if (cost.total < unknown &&
-          (best.tiles.empty() || better(cost, best.cost))) {
-        best.tiles = tiles;
-        best.order.assign(order.begin(), order.end());
-        best.cost = cost;
-        improved = true;
-      }
+      result.smallest = std::min(result.smallest, choice.cost.minBytes);
+      if (choice.cost.total == unknown ||
+          (!best.tiles.empty() && !better(choice, best)))
+        continue;
+      choice.tiles.assign(tiles.begin(), tiles.end());
+      choice.order.assign(order.begin(), order.end());
+      best = std::move(choice);
+      bound = std::min(bound, best.cost.total);
     }
-    return improved;
+    return best;
   };
+
+  // The best few of a coarse grid, the best one first.
+  constexpr size_t few = 4;
+  SmallVector<TileChoice> starts;
+  SmallVector<int64_t> tiles(sizes.size());
   auto recurse = [&](auto &&self, unsigned dim) -> void {
     if (dim == sizes.size()) {
-      consider();
+      TileChoice choice = evaluate(
+          tiles, starts.size() < few ? unknown : starts.back().cost.total);
+      if (choice.tiles.empty() ||
+          (starts.size() == few && !better(choice, starts.back())))
+        return;
+      if (starts.size() == few)
+        starts.pop_back();
+      starts.insert(llvm::upper_bound(starts, choice, better),
+                    std::move(choice));
       return;
     }
     for (int64_t tile : candidates[dim]) {
@@ -422,22 +437,29 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
     }
   };
   recurse(recurse, 0);
-  // The candidates are coarse: descend from the best one in small steps.
-  for (bool improved = !best.tiles.empty(); improved;) {
-    improved = false;
-    for (unsigned dim = 0; dim < sizes.size(); ++dim) {
-      SmallVector<int64_t> start = best.tiles;
-      for (int64_t step : {-4, -3, -2, -1, 1, 2, 3, 4}) {
-        tiles = start;
-        tiles[dim] += step;
-        if (candidates[dim].size() > 1 && tiles[dim] >= 1 &&
-            tiles[dim] <= sizes[dim])
-          improved |= consider();
+
+  // Descend from each of them in small steps.
+  for (TileChoice &best : starts)
+    for (bool improved = true; improved;) {
+      improved = false;
+      for (unsigned dim = 0; dim < sizes.size(); ++dim) {
+        SmallVector<int64_t> start = best.tiles;
+        for (int64_t step : {-4, -3, -2, -1, 1, 2, 3, 4}) {
+          tiles = start;
+          tiles[dim] += step;
+          if (candidates[dim].size() <= 1 || tiles[dim] < 1 ||
+              tiles[dim] > sizes[dim])
+            continue;
+          TileChoice choice = evaluate(tiles, best.cost.total);
+          if (choice.tiles.empty() || !better(choice, best))
+            continue;
+          best = std::move(choice);
+          improved = true;
+        }
       }
     }
-  }
-  if (!best.tiles.empty())
-    result.choice = std::move(best);
+  if (!starts.empty())
+    result.choice = std::move(*llvm::min_element(starts, better));
   return result;
 }
 

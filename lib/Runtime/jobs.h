@@ -54,7 +54,7 @@
 #define TD_COUNTERS 3
 
 // Words of the executor's own state in L1.
-#define TD_STATE_WORDS 16
+#define TD_STATE_WORDS 32
 
 // Roles of buffers, as in the tile dialect.
 #define TD_ROLE_PARAMETER 0

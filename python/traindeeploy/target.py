@@ -70,7 +70,13 @@ _INTEGERS: dict[str, dict[str, tuple[int, int]]] = {
         "code_fp16": (0, _ADDRESS),
         "code_fp32": (0, _ADDRESS),
     },
-    "runtime": {"core_stack": (64, 1 << 20), "l2_reserved": (0, 1 << 30)},
+    "runtime": {
+        "core_stack": (64, 1 << 20),
+        "l2_reserved": (0, 1 << 30),
+        "issue_cycles": (0, 10000),
+        "wait_cycles": (0, 10000),
+        "call_cycles": (0, 10000),
+    },
     "devices": {
         name: (1, _ADDRESS)
         for name in (

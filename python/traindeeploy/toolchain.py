@@ -27,7 +27,7 @@ from .target import Target
 
 _ARCHITECTURE = ("--target=riscv32-unknown-elf", "-march=rv32imc_zicsr_zfinx_zhinx", "-mabi=ilp32")
 _RUNTIME_SOURCES = ("crt0.S", "executor.c", "host.c")
-_EXECUTOR = ("cluster_main", "lead", "follow")
+_EXECUTOR = ("cluster_main", "lead", "follow", "job_call")
 """Functions of the runtime that can be on a core's stack below a kernel."""
 
 
