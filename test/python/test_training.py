@@ -97,6 +97,28 @@ def test_deep_ae(target: str, batch: int, steps: int, momentum: float) -> None:
     # Weights and their momentum together exceed L2.
     transfers = result.report["transfers"]
     assert (transfers["l3_to_l2"] == transfers["l2_to_l3"] == 0) == (momentum == 0)
+    if momentum == 0:
+        check_predictions(result.report)
+
+
+def check_predictions(report: dict[str, Any]) -> None:
+    """Predicted cycles are within 15% of simulated ones for layers above 2% of a step."""
+    for layer in report["layers"]:
+        predicted, measured = layer["predicted"]["total"], layer["measured"]["total"]
+        if measured > 0.02 * report["cycles"]:
+            assert abs(predicted - measured) <= 0.15 * measured, (layer["name"], predicted, measured)
+
+
+def test_deep_ae_is_fast() -> None:
+    """Simulated cycles: half of the bandwidth bound of L2 at batch 1; engines at work together at batch 16."""
+    model = lambda seed: Mlp(DEEP_AE, seed=seed)  # noqa: E731
+    _, _, one = run_and_compare(model, batch=1)
+    assert one.report["cycles"] <= 2 * 264_192  # twice the bound of L2's bandwidth
+    _, _, many = run_and_compare(model, batch=16)
+    assert many.report["flop_per_cycle"] >= 13.4
+    engines = many.report["engines"]
+    busy = engines["cores"] + engines["dma"] + engines["redmule"]
+    assert many.report["cycles"] <= 0.75 * busy
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
