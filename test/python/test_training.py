@@ -110,7 +110,7 @@ def check_predictions(report: dict[str, Any]) -> None:
 
 
 def test_deep_ae_is_fast() -> None:
-    """Simulated cycles: half of the bandwidth bound of L2 at batch 1; engines at work together at batch 16."""
+    """Simulated cycles: half of the bound of L2 at batch 1; engines at work together at batch 16."""
     model = lambda seed: Mlp(DEEP_AE, seed=seed)  # noqa: E731
     _, _, one = run_and_compare(model, batch=1)
     assert one.report["cycles"] <= 2 * 264_192  # twice the bound of L2's bandwidth
