@@ -160,49 +160,69 @@ private:
                       arith::IndexCastOp::create(b, loc, b.getIndexType(),
                                                  wordAt(firstWord.back())));
     }
-    SmallVector<Value> dimensionSizes(op.getNumLoops());
-    SmallVector<AffineMap> maps = op.getIndexingMapsArray();
-    start.indices.resize(plan.loops.size());
-    for (auto [i, operand] : llvm::enumerate(plan.operands)) {
-      start.addresses.emplace_back();
-      if (!operand.isTile())
-        continue;
-      unsigned word =
-          firstWord[cast<BlockArgument>(op->getOperand(i)).getArgNumber()];
-      start.addresses.back().push_back(LLVM::IntToPtrOp::create(
-          b, loc, LLVM::LLVMPointerType::get(b.getContext()), wordAt(word)));
-      for (unsigned r = 0; r < maps[i].getNumResults(); ++r) {
-        unsigned dim = maps[i].getDimPosition(r);
-        if (!dimensionSizes[dim])
-          dimensionSizes[dim] = wordAt(word + 1 + r);
-      }
-    }
+    // Sizes that the types state are constants. A dimension's size is read
+    // once.
+    auto tileSize = [&](unsigned operand, unsigned r) -> Value {
+      auto type = cast<MemRefType>(op->getOperand(operand).getType());
+      if (!type.isDynamicDim(r))
+        return constant(type.getDimSize(r));
+      auto argument = cast<BlockArgument>(op->getOperand(operand));
+      return wordAt(firstWord[argument.getArgNumber()] + 1 + r);
+    };
+    SmallVector<Value> dimensionSizes;
+    for (auto [operand, r] : plan.sizeOf)
+      dimensionSizes.push_back(tileSize(operand, r));
     for (ArrayRef<unsigned> members : plan.loops) {
       Value size = dimensionSizes[members.front()];
       for (unsigned member : members.drop_front())
         size = mul(size, dimensionSizes[member]);
       sizes.push_back(size);
     }
+    start.indices.resize(plan.loops.size());
     for (auto [loop, indexed] : llvm::enumerate(plan.indexed))
       if (indexed)
         start.indices[loop] = constant(0);
-    // Distances in bytes, from the innermost dimension out.
-    for (const KernelOperand &operand : plan.operands) {
+
+    for (auto [i, operand] : llvm::enumerate(plan.operands)) {
+      start.addresses.emplace_back();
       strides.emplace_back(plan.loops.size());
       if (!operand.isTile())
         continue;
-      Value distance = constant(operand.bytes);
-      for (unsigned loop : llvm::reverse(operand.loops)) {
-        strides.back()[loop] = distance;
-        distance = mul(distance, sizes[loop]);
+      unsigned word =
+          firstWord[cast<BlockArgument>(op->getOperand(i)).getArgNumber()];
+      Value address = LLVM::IntToPtrOp::create(
+          b, loc, LLVM::LLVMPointerType::get(b.getContext()), wordAt(word));
+      // Distances in bytes, from the innermost dimension of the tile out.
+      Value distance = constant(operand.bytes), first = constant(0);
+      ArrayRef<AffineSum> sums = plan.sums[i];
+      for (unsigned r = sums.size(); r-- > 0;) {
+        const AffineSum &sum = sums[r];
+        if (sum.constant != 0)
+          first = add(first, mul(distance, constant(sum.constant)));
+        for (unsigned loop : operand.loops) {
+          int64_t coefficient = sum.coefficients[plan.loops[loop].back()];
+          if (coefficient == 0)
+            continue;
+          Value part = mul(distance, constant(coefficient));
+          Value &stride = strides.back()[loop];
+          stride = stride ? add(stride, part) : part;
+        }
+        if (r > 0) {
+          std::optional<unsigned> dim = sum.dimension();
+          distance = mul(distance, dim ? dimensionSizes[*dim] : tileSize(i, r));
+        }
       }
+      if (!matchPattern(first, m_Zero()))
+        address = offset(address, first);
+      start.addresses.back().push_back(address);
     }
     // Scalars are read once: no kernel writes an operand that it broadcasts.
     for (auto [i, operand] : llvm::enumerate(plan.operands)) {
       scalars.push_back({});
-      if (!operand.isTile())
-        scalars.back() = constants.lookup(op->getOperand(i));
-      else if (operand.loops.empty() && operand.read && !operand.output)
+      if (!operand.isTile()) {
+        if (!isa<ShapedType>(op->getOperand(i).getType()))
+          scalars.back() = constants.lookup(op->getOperand(i));
+      } else if (operand.loops.empty() && operand.read && !operand.output)
         scalars.back() = load(i, start.addresses[i].front(), 0);
     }
   }
@@ -245,6 +265,23 @@ private:
         b, loc, compare(arith::CmpIPredicate::ne, again.back(), constant(0)),
         header, again, after, carried);
     latch.setLoopAnnotationAttr(annotation());
+    b.setInsertionPointToEnd(after);
+    return SmallVector<Value>(after->getArguments());
+  }
+
+  /// `body` on the values if the condition holds.
+  SmallVector<Value> when(Value condition, ValueRange initial,
+                          function_ref<SmallVector<Value>(ValueRange)> body) {
+    SmallVector<Type> types(initial.getTypes());
+    Block *before = b.getInsertionBlock();
+    Block *yes = b.createBlock(exit);
+    Block *after =
+        b.createBlock(exit, types, SmallVector<Location>(types.size(), loc));
+    b.setInsertionPointToEnd(before);
+    LLVM::CondBrOp::create(b, loc, condition, yes, ValueRange(), after,
+                           initial);
+    b.setInsertionPointToEnd(yes);
+    LLVM::BrOp::create(b, loc, body(initial), after);
     b.setInsertionPointToEnd(after);
     return SmallVector<Value>(after->getArguments());
   }
@@ -346,17 +383,29 @@ private:
       return;
     }
     Value innerSize = sizes[*structure.cols];
-    std::optional<unsigned> shared = structure.sharedOuter();
-    Value outerSize = shared ? sizes[*shared] : Value();
-    auto [outerShift, innerShift] =
-        emitGranules(structure, outerSize, innerSize);
+    bool sharesOuter = structure.sharesOuter();
+    // What cores share besides the columns: rows, a loop, or several as one.
+    std::optional<unsigned> shared;
+    if (sharesOuter && !structure.linear())
+      shared = structure.rows ? *structure.rows : structure.outer.front();
+    auto [outerShift, innerShift] = emitGranules(
+        structure, structure.rows ? sizes[*structure.rows] : Value(),
+        innerSize);
     auto granuleCount = [&](Value size, Value shift) {
       Value one = constant(1);
       return shiftRight(add(size, sub(shiftLeft(one, shift), one)), shift);
     };
     Value innerGranules = granuleCount(innerSize, innerShift);
-    Value outerGranules =
-        shared ? granuleCount(outerSize, outerShift) : Value();
+    Value outerSize, outerGranules;
+    if (shared) {
+      outerSize = sizes[*shared];
+      outerGranules = granuleCount(outerSize, outerShift);
+    } else if (sharesOuter) {
+      outerSize = constant(1);
+      for (Value size : nestSizes(structure))
+        outerSize = mul(outerSize, size);
+      outerGranules = outerSize;
+    }
 
     // The grid with the least work for the busiest core.
     Value work, outerShare, innerShare, outerCore, innerCore;
@@ -365,7 +414,7 @@ private:
       Value innerAt =
           b.createOrFold<arith::RemUIOp>(loc, core, constant(grid.inner));
       Value outer, outerAt, total = inner;
-      if (shared) {
+      if (sharesOuter) {
         outer = ceilDiv(outerGranules, grid.outer);
         outerAt =
             b.createOrFold<arith::DivUIOp>(loc, core, constant(grid.inner));
@@ -385,11 +434,9 @@ private:
     }
 
     Position here = start;
-    auto take = [&](unsigned loop, Value size, Value share, Value at,
-                    Value shift) {
+    auto take = [&](Value size, Value share, Value at, Value shift) {
       Value step = shiftLeft(share, shift);
       Value begin = mul(step, at);
-      here = advanced(here, loop, begin);
       Value left = sub(size, begin);
       Value count =
           select(compare(arith::CmpIPredicate::slt, left, step), left, step);
@@ -398,20 +445,36 @@ private:
       b.setInsertionPointToEnd(none);
       LLVM::BrOp::create(b, loc, exit);
       b.setInsertionPointToEnd(some);
-      return count;
+      return std::make_pair(begin, count);
     };
     counts = sizes;
-    counts[*structure.cols] =
-        take(*structure.cols, innerSize, innerShare, innerCore, innerShift);
-    if (shared)
-      counts[*shared] =
-          take(*shared, outerSize, outerShare, outerCore, outerShift);
-    emitOuter(structure, here, structure.outer);
+    auto [column, columns] = take(innerSize, innerShare, innerCore, innerShift);
+    here = advanced(here, *structure.cols, column);
+    counts[*structure.cols] = columns;
+    if (sharesOuter) {
+      auto [begin, count] = take(outerSize, outerShare, outerCore, outerShift);
+      if (shared) {
+        here = advanced(here, *shared, begin);
+        counts[*shared] = count;
+      } else {
+        emitNest(structure, here, begin, count);
+        LLVM::BrOp::create(b, loc, exit);
+        return;
+      }
+    }
+    if (structure.outer.empty())
+      emitRows(structure, here);
+    else
+      walk(structure.outer.front(), counts[structure.outer.front()], 1, here,
+           {}, [&](const Position &inner, ValueRange) {
+             emitRow(structure, inner, 1);
+             return SmallVector<Value>();
+           });
     LLVM::BrOp::create(b, loc, exit);
   }
 
   std::pair<Value, Value> emitGranules(const LoopStructure &structure,
-                                       Value outerSize, Value innerSize) {
+                                       Value rowsSize, Value innerSize) {
     // Follows td::granules().
     auto granule = [&](Value size, unsigned block) {
       Value enough =
@@ -420,38 +483,191 @@ private:
     };
     Value inner = granule(innerSize, structure.streamed ? structure.unroll : 4);
     Value outer = constant(0);
-    if (structure.rows && structure.outer.empty()) {
-      if (structure.streamed)
-        return {granule(outerSize, structure.rowBlock), inner};
-      Value full = compare(arith::CmpIPredicate::uge, outerSize,
-                           constant(structure.rowBlock));
-      outer = select(full, constant(log2OfBlock(structure.rowBlock)), outer);
-      inner = select(full, constant(log2OfBlock(structure.colBlocks.front())),
-                     inner);
+    if (!structure.rows)
+      return {outer, inner};
+    Value full = compare(arith::CmpIPredicate::uge, rowsSize,
+                         constant(structure.rowBlock));
+    Value fullRows =
+        select(full, constant(log2OfBlock(structure.rowBlock)), outer);
+    if (structure.streamed) {
+      if (!structure.linear())
+        outer = structure.transposes ? fullRows
+                                     : granule(rowsSize, structure.rowBlock);
+      return {outer, inner};
     }
+    if (!structure.linear())
+      outer = fullRows;
+    inner =
+        select(full, constant(log2OfBlock(structure.colBlocks.front())), inner);
     return {outer, inner};
   }
 
-  void emitOuter(const LoopStructure &structure, const Position &here,
-                 ArrayRef<unsigned> outer) {
-    if (!outer.empty()) {
-      walk(outer.front(), counts[outer.front()], 1, here, {},
-           [&](const Position &inner, ValueRange) {
-             emitOuter(structure, inner, outer.drop_front());
-             return SmallVector<Value>();
-           });
-      return;
+  /// The loops that cores share as one: the outer ones, then blocks of rows.
+  SmallVector<Value> nestSizes(const LoopStructure &structure) {
+    SmallVector<Value> result;
+    for (unsigned loop : structure.outer)
+      result.push_back(sizes[loop]);
+    if (structure.rows)
+      result.push_back(shiftRight(
+          add(sizes[*structure.rows], constant(structure.rowBlock - 1)),
+          constant(log2OfBlock(structure.rowBlock))));
+    return result;
+  }
+
+  /// `count` iterations of those loops from iteration `begin` on, as one loop
+  /// that steps like an odometer.
+  void emitNest(const LoopStructure &structure, Position here, Value begin,
+                Value count) {
+    SmallVector<unsigned> loops = structure.outer;
+    SmallVector<int64_t> steps(loops.size(), 1);
+    if (structure.rows) {
+      loops.push_back(*structure.rows);
+      steps.push_back(structure.rowBlock);
     }
-    auto emitRows = [&](const Position &at, unsigned height) {
-      if (structure.streamed)
-        emitStream(structure, at, height);
-      else
-        emitColumns(structure, at, height);
+    SmallVector<Value> nest = nestSizes(structure);
+    unsigned depth = loops.size();
+
+    // Where this core begins, and how far each loop is from its end.
+    SmallVector<Value> left(depth);
+    for (unsigned level = depth; level-- > 0;) {
+      Value at = begin;
+      if (level > 0) {
+        begin = b.createOrFold<arith::DivUIOp>(loc, at, nest[level]);
+        at = sub(at, mul(begin, nest[level]));
+        left[level] = sub(nest[level], at);
+      }
+      here = advanced(here, loops[level], mul(at, constant(steps[level])));
+    }
+    // What a step of each loop adds to an address: also back to the start of
+    // the next one in.
+    SmallVector<SmallVector<Value>> distances(depth);
+    for (unsigned level = 0; level < depth; ++level)
+      for (auto [i, operand] : llvm::enumerate(operands)) {
+        Value distance;
+        if (operand.has(loops[level]))
+          distance = mul(strides[i][loops[level]], constant(steps[level]));
+        distances[level].push_back(distance);
+      }
+    SmallVector<SmallVector<Value>> carries = distances;
+    for (unsigned level = 0; level + 1 < depth; ++level)
+      for (auto [i, operand] : llvm::enumerate(operands))
+        if (Value inner = distances[level + 1][i]) {
+          Value &carry = carries[level][i];
+          Value back = mul(inner, nest[level + 1]);
+          carry = sub(carry ? carry : constant(0), back);
+        }
+
+    auto moves = [&](const KernelOperand &operand) {
+      return llvm::any_of(loops,
+                          [&](unsigned loop) { return operand.has(loop); });
     };
-    if (!structure.rows) {
-      emitRows(here, 1);
-      return;
-    }
+    auto pack = [&](const Position &position, ArrayRef<Value> counters) {
+      SmallVector<Value> values;
+      for (auto [operand, addresses] : llvm::zip(operands, position.addresses))
+        if (moves(operand))
+          values.push_back(addresses.front());
+      for (unsigned loop : loops)
+        if (position.indices[loop])
+          values.push_back(position.indices[loop]);
+      llvm::append_range(values, counters.drop_front());
+      return values;
+    };
+    auto unpack = [&](ValueRange values, SmallVector<Value> &counters) {
+      Position position = here;
+      unsigned at = 0;
+      for (auto [operand, addresses] : llvm::zip(operands, position.addresses))
+        if (moves(operand))
+          addresses.front() = values[at++];
+      for (unsigned loop : loops)
+        if (position.indices[loop])
+          position.indices[loop] = values[at++];
+      counters.assign(1, Value());
+      llvm::append_range(counters, values.drop_front(at));
+      return position;
+    };
+    loop(count, pack(here, left), [&](ValueRange carried) {
+      SmallVector<Value> counters;
+      Position position = unpack(carried, counters);
+      if (structure.rows)
+        emitRowBlock(structure, position, counters.back());
+      else
+        emitRow(structure, position, 1);
+      // The innermost loop steps; one at its end starts again, and the next
+      // steps.
+      Block *stepped = nullptr;
+      for (unsigned level = depth; level-- > 0;) {
+        const auto &distance = level + 1 == depth ? distances : carries;
+        for (auto [i, operand] : llvm::enumerate(operands))
+          if (Value bytes = distance[level][i])
+            position.addresses[i].front() =
+                offset(position.addresses[i].front(), bytes);
+        if (Value &index = position.indices[loops[level]])
+          index = add(index, constant(steps[level]));
+        if (level > 0)
+          counters[level] = sub(counters[level], constant(1));
+        SmallVector<Value> values = pack(position, counters);
+        if (!stepped) {
+          Block *from = b.getInsertionBlock();
+          SmallVector<Type> types(ValueRange(values).getTypes());
+          stepped = b.createBlock(exit, types,
+                                  SmallVector<Location>(types.size(), loc));
+          b.setInsertionPointToEnd(from);
+        }
+        if (level == 0) {
+          LLVM::BrOp::create(b, loc, values, stepped);
+          break;
+        }
+        Block *from = b.getInsertionBlock();
+        Block *again = b.createBlock(stepped);
+        b.setInsertionPointToEnd(from);
+        LLVM::CondBrOp::create(
+            b, loc,
+            compare(arith::CmpIPredicate::ne, counters[level], constant(0)),
+            stepped, values, again, ValueRange());
+        b.setInsertionPointToEnd(again);
+        counters[level] = nest[level];
+        if (position.indices[loops[level]])
+          position.indices[loops[level]] = constant(0);
+      }
+      b.setInsertionPointToEnd(stepped);
+      return SmallVector<Value>(stepped->getArguments());
+    });
+  }
+
+  /// A block of rows, or what is left of them in the last block.
+  void emitRowBlock(const LoopStructure &structure, const Position &at,
+                    Value blocksLeft) {
+    unsigned rows = *structure.rows;
+    Value rest = bitAnd(sizes[rows], constant(structure.rowBlock - 1));
+    Value partial =
+        bitAnd(compare(arith::CmpIPredicate::eq, blocksLeft, constant(1)),
+               compare(arith::CmpIPredicate::ne, rest, constant(0)));
+    auto [some, all] = branch(partial);
+    Block *after = b.createBlock(exit);
+    b.setInsertionPointToEnd(some);
+    walk(rows, rest, 1, at, {}, [&](const Position &row, ValueRange) {
+      emitRow(structure, row, 1);
+      return SmallVector<Value>();
+    });
+    LLVM::BrOp::create(b, loc, after);
+    b.setInsertionPointToEnd(all);
+    emitRow(structure, at, structure.rowBlock);
+    LLVM::BrOp::create(b, loc, after);
+    b.setInsertionPointToEnd(after);
+  }
+
+  void emitRow(const LoopStructure &structure, const Position &at,
+               unsigned height) {
+    if (structure.streamed)
+      emitStream(structure, at, height);
+    else
+      emitColumns(structure, at, height);
+  }
+
+  /// This core's rows, if there are any.
+  void emitRows(const LoopStructure &structure, const Position &here) {
+    if (!structure.rows)
+      return emitRow(structure, here, 1);
     unsigned rows = *structure.rows;
     Position rest = here;
     Value left = counts[rows];
@@ -459,7 +675,7 @@ private:
       rest = walk(rows, shiftRight(left, constant(log2OfBlock(height))), height,
                   rest, {},
                   [&](const Position &at, ValueRange) {
-                    emitRows(at, height);
+                    emitRow(structure, at, height);
                     return SmallVector<Value>();
                   })
                  .first;
@@ -517,7 +733,8 @@ private:
 
   /// `height` x `width` neighbouring elements: for each row all loads, then all
   /// computations, then all stores. Cores that walk neighbouring banks in turn
-  /// follow one another without conflicts.
+  /// follow one another without conflicts. A transposition does so for a few
+  /// columns of all rows, loaded column by column.
   Position emitStreamElements(const LoopStructure &structure, Position at,
                               ArrayRef<SmallVector<Value, 1>> invariant,
                               unsigned height, unsigned width) {
@@ -529,65 +746,85 @@ private:
       return structure.cols && operand.strided(*structure.cols);
     };
     // Where each element is: addresses move along a strided operand.
-    SmallVector<SmallVector<std::pair<Value, int64_t>>> places(total);
+    SmallVector<SmallVector<SmallVector<Value, 1>>> addresses(count);
+    for (auto [i, operand] : llvm::enumerate(operands)) {
+      addresses[i].assign(width, at.addresses[i]);
+      for (unsigned u = 1; u < width; ++u)
+        if (stridedCols(operand))
+          for (auto [next, address] :
+               llvm::zip(addresses[i][u], addresses[i][u - 1]))
+            next = advance(address, strides[i][*structure.cols]);
+    }
     SmallVector<SmallVector<Value>> arguments(total);
-    std::map<std::tuple<unsigned, unsigned, unsigned, int64_t>, Value> loaded;
-    auto fetch = [&](unsigned n) {
-      unsigned u = n % width, r = n / width;
+    std::map<std::tuple<unsigned, const void *, int64_t>, Value> loaded;
+    auto element = [&](unsigned i, unsigned r, unsigned u) {
+      Place from = place(structure, i, r, 0, 1);
+      if (structure.cols && operands[i].contiguous(*structure.cols))
+        from.bytes += operands[i].bytes * u;
+      return std::make_pair(addresses[i][u][from.address], from.bytes);
+    };
+    auto fetch = [&](unsigned r, unsigned u) {
       for (auto [i, operand] : llvm::enumerate(operands)) {
-        if (!operand.isTile()) {
-          places[n].emplace_back();
-          arguments[n].push_back(scalars[i]);
-          continue;
-        }
-        Place from = place(structure, i, r, 0, 1);
-        Value &address = at.addresses[i][from.address];
-        if (stridedCols(operand) && u > 0 && (from.address > 0 || r == 0))
-          address = advance(address, strides[i][*structure.cols]);
-        int64_t bytes = from.bytes;
-        if (structure.cols && operand.contiguous(*structure.cols))
-          bytes += operand.bytes * u;
-        places[n].push_back({address, bytes});
         Value argument;
         if (scalars[i])
           argument = scalars[i];
-        else if (operand.read && structure.cols && !walked(operand))
+        else if (operand.isTile() && operand.read && structure.cols &&
+                 !walked(operand))
           argument = invariant[i][r];
-        else if (operand.read) {
-          Value &value =
-              loaded[{i, stridedCols(operand) ? u : 0, from.address, bytes}];
+        else if (operand.isTile() && operand.read) {
+          auto [address, bytes] = element(i, r, u);
+          Value &value = loaded[{i, address.getAsOpaquePointer(), bytes}];
           if (!value)
             value = load(i, address, bytes);
           argument = value;
         }
-        arguments[n].push_back(argument);
+        arguments[r * width + u].push_back(argument);
       }
     };
-    for (unsigned r = 0; r < height; ++r) {
-      for (unsigned u = 0; u < width; ++u)
-        fetch(r * width + u);
-      SmallVector<SmallVector<Value>> results;
-      for (unsigned u = 0; u < width; ++u) {
-        SmallVector<Value> indices = at.indices;
-        auto shift = [&](unsigned loop, unsigned by) {
-          if (indices[loop])
-            indices[loop] = add(indices[loop], constant(by));
-        };
-        if (structure.cols)
-          shift(*structure.cols, u);
-        if (structure.rows)
-          shift(*structure.rows, r);
-        results.push_back(compute(arguments[r * width + u], indices));
+    auto finish = [&](unsigned firstRow, unsigned rows, unsigned firstCol,
+                      unsigned cols) {
+      std::map<std::pair<unsigned, unsigned>, SmallVector<Value>> results;
+      for (unsigned r = firstRow; r < firstRow + rows; ++r)
+        for (unsigned u = firstCol; u < firstCol + cols; ++u) {
+          SmallVector<Value> indices = at.indices;
+          auto shift = [&](unsigned loop, unsigned by) {
+            if (indices[loop])
+              indices[loop] = add(indices[loop], constant(by));
+          };
+          if (structure.cols)
+            shift(*structure.cols, u);
+          if (structure.rows)
+            shift(*structure.rows, r);
+          results[{r, u}] = compute(arguments[r * width + u], indices);
+        }
+      for (unsigned r = firstRow; r < firstRow + rows; ++r)
+        for (unsigned u = firstCol; u < firstCol + cols; ++u) {
+          unsigned result = 0;
+          for (unsigned i = 0; i < count; ++i)
+            if (operands[i].output) {
+              auto [address, bytes] = element(i, r, u);
+              store(results[{r, u}][result++], address, bytes);
+            }
+        }
+    };
+    if (structure.transposes && height > 1) {
+      constexpr unsigned group = 4;
+      for (unsigned first = 0; first < width; first += group) {
+        unsigned cols = std::min(group, width - first);
+        for (unsigned u = first; u < first + cols; ++u)
+          for (unsigned r = 0; r < height; ++r)
+            fetch(r, u);
+        finish(0, height, first, cols);
       }
-      for (unsigned u = 0; u < width; ++u) {
-        unsigned result = 0;
-        for (unsigned i = 0; i < count; ++i)
-          if (operands[i].output) {
-            auto [address, bytes] = places[r * width + u][i];
-            store(results[u][result++], address, bytes);
-          }
+    } else {
+      for (unsigned r = 0; r < height; ++r) {
+        for (unsigned u = 0; u < width; ++u)
+          fetch(r, u);
+        finish(r, 1, 0, width);
       }
     }
+    for (unsigned i = 0; i < count; ++i)
+      at.addresses[i] = addresses[i].back();
     if (!structure.cols)
       return at;
     for (auto [i, operand] : llvm::enumerate(operands))
@@ -664,8 +901,12 @@ private:
           sums.push_back(
               load(output, at.addresses[output][from.address], from.bytes));
         }
+    if (plan.extremum)
+      sums = openExtrema(sums);
     sums = emitReductions(structure, structure.reductions, at, sums, height,
                           width);
+    if (plan.extremum)
+      sums = closeExtrema(sums);
     unsigned sum = 0;
     for (unsigned r = 0; r < height; ++r)
       for (unsigned c = 0; c < width; ++c)
@@ -692,30 +933,32 @@ private:
     Position here = at;
     SmallVector<Value> current(sums);
     Value left = sizes[loopIndex];
-    for (unsigned steps : {structure.unroll, 1u}) {
+    // A loop of unrolled steps, then what is left by halves.
+    for (unsigned steps = structure.unroll; steps >= 1; steps /= 2) {
       SmallVector<Value> initial = changing(here, loopIndex);
       unsigned positions = initial.size();
       llvm::append_range(initial, current);
+      auto body = [&](ValueRange carried) {
+        Position inner =
+            replaced(here, loopIndex, carried.take_front(positions));
+        SmallVector<Value> inFlight(carried.drop_front(positions));
+        emitSteps(structure, loopIndex, inner, inFlight, steps, height, width);
+        if (Value &index = inner.indices[loopIndex])
+          index = add(index, constant(steps));
+        SmallVector<Value> next = changing(inner, loopIndex);
+        llvm::append_range(next, inFlight);
+        return next;
+      };
       SmallVector<Value> results =
-          loop(shiftRight(left, constant(log2OfBlock(steps))), initial,
-               [&](ValueRange carried) {
-                 Position inner =
-                     replaced(here, loopIndex, carried.take_front(positions));
-                 SmallVector<Value> inFlight(carried.drop_front(positions));
-                 emitSteps(structure, loopIndex, inner, inFlight, steps, height,
-                           width);
-                 if (Value &index = inner.indices[loopIndex])
-                   index = add(index, constant(steps));
-                 SmallVector<Value> next = changing(inner, loopIndex);
-                 llvm::append_range(next, inFlight);
-                 return next;
-               });
+          steps == structure.unroll
+              ? loop(shiftRight(left, constant(log2OfBlock(steps))), initial,
+                     body)
+              : when(compare(arith::CmpIPredicate::ne,
+                             bitAnd(left, constant(steps)), constant(0)),
+                     initial, body);
       ValueRange range(results);
       here = replaced(here, loopIndex, range.take_front(positions));
       current = SmallVector<Value>(range.drop_front(positions));
-      if (steps == 1)
-        break;
-      left = bitAnd(left, constant(steps - 1));
     }
     return current;
   }
@@ -729,7 +972,7 @@ private:
                  Position &at, SmallVector<Value> &sums, unsigned steps,
                  unsigned height, unsigned width) {
     unsigned count = operands.size(), elements = height * width;
-    unsigned outputs = sums.size() / elements;
+    unsigned state = sums.size() / elements; // values per result of the block
     // Addresses of each step.
     SmallVector<SmallVector<SmallVector<Value, 1>>> addresses(count);
     for (auto [i, operand] : llvm::enumerate(operands)) {
@@ -774,8 +1017,10 @@ private:
               argument(i, u, element / width, element % width));
       }
       auto [u, element] = stepAndElement(n);
-      for (unsigned o = 0; o < outputs; ++o)
-        arguments[n][count - outputs + o] = sums[element * outputs + o];
+      ArrayRef<Value> before = ArrayRef(sums).slice(element * state, state);
+      if (!plan.extremum)
+        for (unsigned o = 0; o < state; ++o)
+          arguments[n][count - state + o] = before[o];
       SmallVector<Value> indices = at.indices;
       auto shift = [&](unsigned loop, unsigned by) {
         if (indices[loop])
@@ -786,9 +1031,11 @@ private:
         shift(*structure.rows, element / width);
       if (structure.cols)
         shift(*structure.cols, element % width);
-      SmallVector<Value> results = compute(arguments[n], indices);
-      for (unsigned o = 0; o < outputs; ++o)
-        sums[element * outputs + o] = total > 1 ? pin(results[o]) : results[o];
+      SmallVector<Value> results =
+          plan.extremum ? stepExtremum(arguments[n], indices, before)
+                        : compute(arguments[n], indices);
+      for (unsigned o = 0; o < state; ++o)
+        sums[element * state + o] = total > 1 ? pin(results[o]) : results[o];
     }
 
     for (auto [i, operand] : llvm::enumerate(operands)) {
@@ -806,15 +1053,27 @@ private:
   //----------------------------------===//
   SmallVector<Value> compute(ArrayRef<Value> arguments,
                              ArrayRef<Value> indices) {
-    if (plan.fused)
-      return {math::FmaOp::create(b, loc, arguments[0], arguments[1],
-                                  arguments[2])};
+    if (plan.factors)
+      return {math::FmaOp::create(b, loc, arguments[plan.factors->first],
+                                  arguments[plan.factors->second],
+                                  arguments.back())};
+    IRMapping mapping = emitBody(arguments, indices);
+    SmallVector<Value> results;
+    for (Value result : op.getBlock()->getTerminator()->getOperands())
+      results.push_back(mapping.lookupOrDefault(result));
+    return results;
+  }
+
+  /// The body's operations, but not the extremum that steps itself.
+  IRMapping emitBody(ArrayRef<Value> arguments, ArrayRef<Value> indices) {
     Block &body = *op.getBlock();
     IRMapping mapping = constants;
     for (auto [argument, value] : llvm::zip(body.getArguments(), arguments))
       if (value)
         mapping.map(argument, value);
     for (Operation &inner : body.without_terminator()) {
+      if (&inner == plan.extremum)
+        continue;
       if (auto index = dyn_cast<linalg::IndexOp>(inner)) {
         Value value = indices[loopOfDimension(index.getDim())];
         mapping.map(index.getResult(),
@@ -827,10 +1086,50 @@ private:
       else
         b.clone(inner, mapping);
     }
-    SmallVector<Value> results;
-    for (Value result : body.getTerminator()->getOperands())
-      results.push_back(mapping.lookupOrDefault(result));
-    return results;
+    return mapping;
+  }
+
+  //===--- Running extrema
+  //-------------------------------------------------===//
+  // The cores' fmin and fmax pass over NaN. So a reduction carries, beside the
+  // extremum, a word that is 1 as long as there was no NaN.
+  Value isNumber(Value x) {
+    Value ordered =
+        arith::CmpFOp::create(b, loc, arith::CmpFPredicate::ORD, x, x);
+    return arith::ExtUIOp::create(b, loc, b.getI32Type(), ordered);
+  }
+  SmallVector<Value> openExtrema(ArrayRef<Value> values) {
+    SmallVector<Value> state;
+    for (Value value : values)
+      llvm::append_values(state, value, isNumber(value));
+    return state;
+  }
+  SmallVector<Value> stepExtremum(ArrayRef<Value> arguments,
+                                  ArrayRef<Value> indices,
+                                  ArrayRef<Value> before) {
+    IRMapping mapping = emitBody(arguments, indices);
+    BlockArgument output = op.getBlock()->getArguments().back();
+    Value x = plan.extremum->getOperand(0);
+    if (x == output)
+      x = plan.extremum->getOperand(1);
+    x = mapping.lookupOrDefault(x);
+    Value extremum =
+        isa<arith::MaximumFOp>(plan.extremum)
+            ? arith::MaxNumFOp::create(b, loc, before[0], x).getResult()
+            : arith::MinNumFOp::create(b, loc, before[0], x).getResult();
+    return {extremum, bitAnd(before[1], isNumber(x))};
+  }
+  SmallVector<Value> closeExtrema(ArrayRef<Value> state) {
+    SmallVector<Value> values;
+    for (unsigned i = 0; i < state.size(); i += 2) {
+      Value bits = arith::BitcastOp::create(b, loc, b.getI32Type(), state[i]);
+      // All ones are a NaN.
+      bits = b.createOrFold<arith::OrIOp>(loc, bits,
+                                          sub(state[i + 1], constant(1)));
+      values.push_back(
+          arith::BitcastOp::create(b, loc, b.getF32Type(), bits).getResult());
+    }
+    return values;
   }
 
   /// Selections and NaN-propagating extrema without a branch, which would cost

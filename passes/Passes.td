@@ -262,7 +262,8 @@ def LowerKernels : Pass<"td-lower-kernels", "::mlir::ModuleOp"> {
   let summary = "Turn kernels into SPMD loops for the cluster's cores";
   let description = [{
     Requires: functions marked `tile.kernel` whose body is one linalg op on its
-    arguments (packed row-major tiles in L1, sizes dynamic) after constants; no
+    arguments (packed row-major tiles in L1, sizes mostly dynamic; inputs indexed
+    by sums of multiples of dimensions, outputs by projected permutations) after constants; no
     function of `math` but those that are instructions (td-expand-math); a
     target description.
 
@@ -270,7 +271,7 @@ def LowerKernels : Pass<"td-lower-kernels", "::mlir::ModuleOp"> {
     that takes a table of words (per tile its address and sizes, then the
     function's index arguments: where a tile starts in its array) and the number of the core, and does that core's share. All results are
     written when all cores have returned. Reductions run in ascending order into
-    the outputs; a matmul is a fused multiply-add per step.
+    the outputs; a contraction is a fused multiply-add per step.
   }];
   let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::math::MathDialect",
                            "::mlir::LLVM::LLVMDialect", "::td::pulp::PulpDialect"];

@@ -16,12 +16,6 @@ def Pulp_Dialect : Dialect {
 
 class Pulp_Op<string mnemonic, list<Trait> traits = []> : Op<Pulp_Dialect, mnemonic, traits>;
 
-def Pulp_CoreIdOp : Pulp_Op<"core_id", [Pure]> {
-  let summary = "index of the executing cluster core, 0 to cores-1";
-  let results = (outs I32:$id);
-  let assemblyFormat = "attr-dict `:` type($id)";
-}
-
 //===----------------------------------------------------------------------===//
 // Level 5: one op a job record. Addresses are absolute, sizes in bytes.
 //===----------------------------------------------------------------------===//

@@ -37,6 +37,8 @@ struct Work {
 constexpr double entryOfBlocks = 85, entryOfStreams = 18, entryOfNests = 58;
 constexpr unsigned constantRegisters = 16;
 constexpr double gridCandidate = 9, shareOfLoop = 10;
+// Loops that cores share as one.
+constexpr double nestLoopEntry = 12, nestStep = 4;
 constexpr double loopEntry = 5, blockEntry = 18, rowEntry = 30,
                  streamRowEntry = 11;
 
@@ -51,18 +53,18 @@ public:
         loadUse(target.integer("cores", "load_use")),
         divide(target.integer("fpu", "fdiv32")),
         barrier(target.integer("cores", "barrier")),
-        multiply(target.integer("cores", "mul")) {
-    SmallVector<int64_t> dimensions(op.getNumLoops(), 1);
-    for (auto [map, shape] : llvm::zip(op.getIndexingMapsArray(), shapes))
-      for (unsigned i = 0; i < map.getNumResults(); ++i)
-        dimensions[map.getDimPosition(i)] = shape[i];
+        multiply(target.integer("cores", "mul")),
+        divideInteger(target.integer("cores", "div")) {
+    SmallVector<int64_t> dimensions;
+    for (auto [operand, r] : plan.sizeOf)
+      dimensions.push_back(shapes[operand][r]);
     for (ArrayRef<unsigned> members : plan.loops) {
       int64_t size = 1;
       for (unsigned member : members)
         size *= dimensions[member];
       sizes.push_back(size);
     }
-    element = plan.fused ? Work{1, 1, 0, 0} : bodyWork(*op.getBlock());
+    element = plan.factors ? Work{1, 1, 0, 0} : bodyWork(*op.getBlock());
   }
 
   double cycles() {
@@ -72,10 +74,10 @@ public:
         }))
       structure = &*plan.rankOne;
     operands = plan.operandsOf(*structure);
-    double entry = !plan.main.streamed                   ? entryOfBlocks
-                   : plan.main.sharedOuter().has_value() ? entryOfNests
-                                                         : entryOfStreams;
-    bankConflicts = structure->streamed ? 0.75 : structure->rows ? 1 : 0.2;
+    double entry = !plan.main.streamed       ? entryOfBlocks
+                   : plan.main.sharesOuter() ? entryOfNests
+                                             : entryOfStreams;
+    bankConflicts = structure->streamed ? 0.4 : structure->rows ? 1 : 0.2;
     return entry + structureCycles(*structure) + barrier;
   }
 
@@ -113,18 +115,28 @@ private:
       return structure.streamed ? together(streamWork(structure, 1, 1))
                                 : blockCycles(structure, 1, 1);
     }
-    std::optional<unsigned> shared = structure.sharedOuter();
+    bool sharesOuter = structure.sharesOuter();
+    std::optional<unsigned> shared;
+    if (sharesOuter && !structure.linear())
+      shared = structure.rows ? *structure.rows : structure.outer.front();
     int64_t innerSize = sizes[*structure.cols],
-            outerSize = shared ? sizes[*shared] : 1;
-    Granules granule = granules(structure, cores, outerSize, innerSize);
+            rowsSize = structure.rows ? sizes[*structure.rows] : 1;
+    int64_t outerSize = shared ? sizes[*shared] : 1;
+    if (structure.linear()) {
+      for (unsigned loop : structure.outer)
+        outerSize *= sizes[loop];
+      if (structure.rows)
+        outerSize *= llvm::divideCeil(rowsSize, structure.rowBlock);
+    }
+    Granules granule = granules(structure, cores, rowsSize, innerSize);
     auto count = [](int64_t size, unsigned shift) {
       return (size + (int64_t(1) << shift) - 1) >> shift;
     };
     int64_t inner = count(innerSize, granule.innerShift),
-            outer = shared ? count(outerSize, granule.outerShift) : 1;
+            outer = count(outerSize, granule.outerShift);
     int64_t best = -1;
     SmallVector<CoreGrid> grids = coreGrids(structure, cores);
-    int64_t busyInner = 1, busyOuter = 1;
+    int64_t busyInner = 1, busyOuter = 1, outerCount = 1;
     for (CoreGrid grid : grids) {
       int64_t innerShare = llvm::divideCeil(inner, grid.inner),
               outerShare = llvm::divideCeil(outer, grid.outer);
@@ -134,44 +146,72 @@ private:
       counts[*structure.cols] =
           std::min(innerSize, innerShare << granule.innerShift);
       busyInner = llvm::divideCeil(inner, innerShare);
-      if (shared) {
-        counts[*shared] = std::min(outerSize, outerShare << granule.outerShift);
-        busyOuter = llvm::divideCeil(outer, outerShare);
-      }
+      outerCount = std::min(outerSize, outerShare << granule.outerShift);
+      busyOuter = llvm::divideCeil(outer, outerShare);
     }
     double cycles = grids.size() > 1 ? grids.size() * gridCandidate : 0;
-    cycles += (shared ? 2 : 1) * shareOfLoop;
+    cycles += (sharesOuter ? 2 : 1) * shareOfLoop;
     // Cores without a share disturb nobody.
     cores = std::min<double>(cores, busyInner * busyOuter);
-    double times = 1;
-    for (unsigned loop : structure.outer) {
-      cycles += times * loopEntry;
-      times *= counts[loop];
-    }
-    cycles += times * rowsCycles(structure) +
-              (structure.outer.empty() ? 0 : times * (2 + takenBranch));
-    return cycles;
+    if (structure.linear())
+      return cycles + nestCycles(structure, outerCount);
+    if (shared)
+      counts[*shared] = outerCount;
+    if (structure.outer.empty())
+      return cycles + rowsCycles(structure);
+    return cycles + loopEntry +
+           outerCount * (rowCycles(structure, 1) + 2 + takenBranch);
   }
 
-  double rowsCycles(const LoopStructure &structure) {
-    auto columns = [&](unsigned height) {
-      return structure.streamed ? streamCycles(structure, height)
-                                : columnsCycles(structure, height);
-    };
+  /// `count` iterations of several loops run as one.
+  double nestCycles(const LoopStructure &structure, int64_t count) const {
+    unsigned depth = structure.outer.size() + (structure.rows ? 1 : 0);
+    // Where a core begins takes a division a loop.
+    double entry = (depth - 1) * (divideInteger + nestLoopEntry);
+    double moving = 0;
+    for (const KernelOperand &operand : operands)
+      moving += !operand.loops.empty();
+    double step = nestStep + moving + takenBranch;
+    double perBlock = rowCycles(structure, structure.rowBlock);
+    if (structure.rows) {
+      int64_t rows = sizes[*structure.rows],
+              blocks = llvm::divideCeil(rows, structure.rowBlock);
+      double each = structure.streamed ? streamRowEntry : rowEntry;
+      if (int64_t rest = rows % structure.rowBlock) {
+        double partial = rest * (each + takenBranch + rowCycles(structure, 1));
+        // The busiest core has its share of partial blocks, or one.
+        double partials = std::max<double>(1, double(count) / blocks);
+        if (blocks == 1)
+          perBlock = partial;
+        else
+          perBlock += std::max(0.0, partial - perBlock) * partials / count -
+                      std::max(0.0, perBlock - partial) / blocks;
+      }
+      step += each;
+    }
+    return entry + count * (perBlock + step);
+  }
+
+  double rowCycles(const LoopStructure &structure, unsigned height) const {
+    return structure.streamed ? streamCycles(structure, height)
+                              : columnsCycles(structure, height);
+  }
+
+  double rowsCycles(const LoopStructure &structure) const {
     if (!structure.rows)
-      return columns(1);
+      return rowCycles(structure, 1);
     int64_t rows = counts[*structure.rows];
     double perRow =
         (structure.streamed ? streamRowEntry : rowEntry) + takenBranch;
     double cycles = loopEntry;
     if (int64_t full = rows / structure.rowBlock)
-      cycles += full * (perRow + columns(structure.rowBlock));
+      cycles += full * (perRow + rowCycles(structure, structure.rowBlock));
     if (int64_t rest = rows % structure.rowBlock)
-      cycles += rest * (perRow + columns(1));
+      cycles += rest * (perRow + rowCycles(structure, 1));
     return cycles;
   }
 
-  double columnsCycles(const LoopStructure &structure, unsigned height) {
+  double columnsCycles(const LoopStructure &structure, unsigned height) const {
     int64_t left = counts[*structure.cols];
     double cycles = 0;
     for (unsigned width : structure.widths(height)) {
@@ -216,12 +256,12 @@ private:
     }
     int64_t steps = sizes[structure.reductions.back()];
     double inner = steps < structure.unroll ? 2 : loopEntry;
-    inner += steps % structure.unroll == 0 ? 2 : loopEntry;
     inner += loopCycles(steps / structure.unroll,
                         stepsWork(structure, structure.unroll, height, width));
-    if (structure.unroll > 1)
-      inner += loopCycles(steps % structure.unroll,
-                          stepsWork(structure, 1, height, width));
+    for (unsigned rest = structure.unroll / 2; rest >= 1; rest /= 2)
+      inner += steps & rest
+                   ? 2 + together(stepsWork(structure, rest, height, width))
+                   : 1 + takenBranch;
     return cycles + times * inner;
   }
 
@@ -258,7 +298,7 @@ private:
     return work;
   }
 
-  double streamCycles(const LoopStructure &structure, unsigned height) {
+  double streamCycles(const LoopStructure &structure, unsigned height) const {
     int64_t count = counts[*structure.cols];
     double cycles = 2 * loopEntry;
     for (const KernelOperand &operand : operands)
@@ -303,7 +343,8 @@ private:
     DenseSet<Attribute> constants;
     Work work;
     for (Operation &op : body.without_terminator())
-      work += operationWork(op, constants);
+      work += &op == plan.extremum ? Work{3, 2, 0, 0}
+                                   : operationWork(op, constants);
     // LLVM makes those anew that have no register, mostly by two instructions.
     if (constants.size() > constantRegisters)
       work.issue += 1.5 * (constants.size() - constantRegisters);
@@ -387,7 +428,8 @@ private:
   }
 
   const KernelPlan &plan;
-  double cores, units, banks, takenBranch, loadUse, divide, barrier, multiply;
+  double cores, units, banks, takenBranch, loadUse, divide, barrier, multiply,
+      divideInteger;
   /// Uses of a floating-point unit come in bursts.
   static constexpr double unitConflicts = 1.12;
   /// Accesses meet less often than independent ones would, since the cores fall

@@ -8,25 +8,75 @@ using namespace mlir;
 
 namespace td {
 
+/// Adds `scale` times `expr` to the sum.
+static bool accumulate(AffineExpr expr, int64_t scale, AffineSum &sum) {
+  if (auto dim = dyn_cast<AffineDimExpr>(expr)) {
+    sum.coefficients[dim.getPosition()] += scale;
+    return true;
+  }
+  if (auto constant = dyn_cast<AffineConstantExpr>(expr)) {
+    sum.constant += scale * constant.getValue();
+    return true;
+  }
+  auto binary = dyn_cast<AffineBinaryOpExpr>(expr);
+  if (!binary)
+    return false;
+  if (expr.getKind() == AffineExprKind::Add)
+    return accumulate(binary.getLHS(), scale, sum) &&
+           accumulate(binary.getRHS(), scale, sum);
+  auto factor = dyn_cast<AffineConstantExpr>(binary.getRHS());
+  return expr.getKind() == AffineExprKind::Mul && factor &&
+         accumulate(binary.getLHS(), scale * factor.getValue(), sum);
+}
+
+std::optional<AffineSum> AffineSum::get(AffineExpr expr, unsigned dimensions) {
+  AffineSum sum;
+  sum.coefficients.assign(dimensions, 0);
+  if (!accumulate(expr, 1, sum) || sum.constant < 0 ||
+      llvm::any_of(sum.coefficients, [](int64_t c) { return c < 0; }))
+    return std::nullopt;
+  return sum;
+}
+
+std::optional<unsigned> AffineSum::dimension() const {
+  std::optional<unsigned> found;
+  for (auto [dim, coefficient] : llvm::enumerate(coefficients)) {
+    if (coefficient == 0)
+      continue;
+    if (found || coefficient != 1)
+      return std::nullopt;
+    found = dim;
+  }
+  return constant == 0 ? found : std::nullopt;
+}
+
 namespace {
 
 /// Dimensions d and d+1 of the op can be one loop if every operand walks both,
 /// next to each other, or neither.
-bool canMerge(linalg::LinalgOp op, ArrayRef<AffineMap> maps,
+bool canMerge(const KernelPlan &plan, linalg::LinalgOp op,
               ArrayRef<bool> indexed, unsigned first, unsigned second) {
   auto iterators = op.getIteratorTypesArray();
   if (iterators[first] != iterators[second] || indexed[first] ||
       indexed[second])
     return false;
-  for (AffineMap map : maps) {
-    auto position = [&](unsigned dim) -> int {
-      for (unsigned i = 0; i < map.getNumResults(); ++i)
-        if (map.getDimPosition(i) == dim)
-          return i;
-      return -1;
+  for (auto [operand, sums] : llvm::zip(plan.operands, plan.sums)) {
+    if (!operand.isTile())
+      continue;
+    auto uses = [&](unsigned dim) {
+      return llvm::count_if(
+          sums, [&](const AffineSum &s) { return s.coefficients[dim] != 0; });
     };
-    int a = position(first), b = position(second);
-    if ((a < 0) != (b < 0) || (a >= 0 && b != a + 1))
+    unsigned a = uses(first), b = uses(second);
+    if (a == 0 && b == 0)
+      continue;
+    if (a != 1 || b != 1)
+      return false;
+    // The second has all of its tile's dimension, the first steps over it.
+    const AffineSum *over = llvm::find_if(
+        sums, [&](const AffineSum &s) { return s.coefficients[first] != 0; });
+    if (over->coefficients[first] != 1 || over + 1 == sums.end() ||
+        (over + 1)->dimension() != std::optional<unsigned>(second))
       return false;
   }
   return true;
@@ -58,6 +108,44 @@ unsigned bodySize(Block &body) {
   return size;
 }
 
+/// The factors if the body is `output + factor * factor`.
+std::optional<std::pair<unsigned, unsigned>>
+contractionFactors(linalg::LinalgOp op) {
+  Block &body = *op.getBlock();
+  if (op.getNumDpsInits() != 1 || op.getNumReductionLoops() == 0 ||
+      llvm::range_size(body.without_terminator()) != 2)
+    return std::nullopt;
+  auto product = dyn_cast<arith::MulFOp>(body.front());
+  auto sum = dyn_cast<arith::AddFOp>(*std::next(body.begin()));
+  if (!product || !sum || body.getTerminator()->getOperand(0) != sum)
+    return std::nullopt;
+  BlockArgument output = body.getArguments().back();
+  if (!(sum.getLhs() == output && sum.getRhs() == product) &&
+      !(sum.getRhs() == output && sum.getLhs() == product))
+    return std::nullopt;
+  auto lhs = dyn_cast<BlockArgument>(product.getLhs()),
+       rhs = dyn_cast<BlockArgument>(product.getRhs());
+  if (!lhs || !rhs || lhs.getOwner() != &body || rhs.getOwner() != &body ||
+      lhs == output || rhs == output)
+    return std::nullopt;
+  return std::make_pair(lhs.getArgNumber(), rhs.getArgNumber());
+}
+
+/// The operation if the body is the larger or smaller of something and the
+/// output so far.
+Operation *runningExtremum(linalg::LinalgOp op) {
+  Block &body = *op.getBlock();
+  BlockArgument output = body.getArguments().back();
+  Operation *last = body.getTerminator()->getOperand(0).getDefiningOp();
+  if (op.getNumDpsInits() != 1 || op.getNumReductionLoops() == 0 ||
+      !isa_and_present<arith::MaximumFOp, arith::MinimumFOp>(last) ||
+      !output.getType().isF32() || !output.hasOneUse() ||
+      !llvm::is_contained(last->getOperands(), output) ||
+      !last->getResult(0).hasOneUse())
+    return nullptr;
+  return last;
+}
+
 /// Chooses the unrolling of a stream. It hides the load-use stall and shares
 /// the loop's own instructions and, for two rows, the loads of what they have
 /// in common.
@@ -65,28 +153,40 @@ void finishStream(const KernelPlan &plan, LoopStructure &stream,
                   unsigned body) {
   if (!stream.cols)
     return;
-  unsigned streams = 0;
-  for (const KernelOperand &operand : plan.operandsOf(stream))
-    streams += operand.isTile() && operand.read && operand.has(*stream.cols);
+  unsigned cols = *stream.cols, streams = 0, strided = 0;
+  SmallVector<KernelOperand> operands = plan.operandsOf(stream);
+  for (const KernelOperand &operand : operands) {
+    streams += operand.isTile() && operand.read && operand.has(cols);
+    strided += operand.strided(cols);
+  }
   stream.unroll = body > 40                 ? 1
                   : body > 12               ? 2
                   : body > 4 || streams > 2 ? 4
                                             : 8;
   if (stream.outer.empty() || body > 12)
     return;
-  unsigned rows = stream.outer.back();
-  unsigned strided = 0;
-  bool shares = false;
-  for (const KernelOperand &operand : plan.operandsOf(stream)) {
-    strided += operand.strided(*stream.cols);
-    shares |= operand.isTile() && operand.read && operand.has(*stream.cols) &&
-              !operand.has(rows);
-  }
-  if (!shares || strided > 0)
+  auto takeRows = [&](unsigned rows, unsigned block) {
+    stream.rows = rows;
+    stream.rowBlock = block;
+    llvm::erase(stream.outer, rows);
+  };
+  if (strided > 0) {
+    // A block of rows loads neighbours where a row alone loads from one column
+    // after the other.
+    for (unsigned rows : llvm::reverse(stream.outer))
+      if (body <= 4 && llvm::any_of(operands, [&](const KernelOperand &o) {
+            return o.read && o.strided(cols) && o.contiguous(rows);
+          })) {
+        stream.transposes = true;
+        return takeRows(rows, 4);
+      }
     return;
-  stream.rows = rows;
-  stream.rowBlock = 2;
-  stream.outer.pop_back();
+  }
+  unsigned rows = stream.outer.back();
+  if (llvm::any_of(operands, [&](const KernelOperand &o) {
+        return o.isTile() && o.read && o.has(cols) && !o.has(rows);
+      }))
+    takeRows(rows, 2);
 }
 
 } // namespace
@@ -95,34 +195,25 @@ FailureOr<KernelPlan> KernelPlan::get(linalg::LinalgOp op) {
   SmallVector<AffineMap> maps = op.getIndexingMapsArray();
   auto iterators = op.getIteratorTypesArray();
   unsigned dims = iterators.size();
-  for (AffineMap map : maps)
-    if (!map.isProjectedPermutation())
-      return op->emitOpError("kernels for the cores need indexing maps that "
-                             "are projected permutations");
-
-  SmallVector<bool> indexed(dims, false);
-  op->walk([&](linalg::IndexOp index) { indexed[index.getDim()] = true; });
-
-  KernelPlan plan;
-  SmallVector<unsigned> loopOf(dims);
-  for (unsigned dim = 0; dim < dims; ++dim) {
-    if (dim > 0 && canMerge(op, maps, indexed, dim - 1, dim)) {
-      plan.loops.back().push_back(dim);
-    } else {
-      plan.loops.push_back({dim});
-      plan.reduction.push_back(iterators[dim] ==
-                               utils::IteratorType::reduction);
-      plan.indexed.push_back(indexed[dim]);
-    }
-    loopOf[dim] = plan.loops.size() - 1;
-  }
-  unsigned loops = plan.loops.size();
-
   Block &body = *op.getBlock();
+  KernelPlan plan;
+
   for (OpOperand &operand : op->getOpOperands()) {
     KernelOperand described;
     described.output = op.isDpsInit(&operand);
     described.read = op.payloadUsesValueFromOperand(&operand);
+    AffineMap map = maps[operand.getOperandNumber()];
+    if (described.output && !map.isProjectedPermutation())
+      return op->emitOpError("kernels for the cores need indexing maps of "
+                             "outputs that are projected permutations");
+    SmallVector<AffineSum> sums;
+    for (AffineExpr result : map.getResults()) {
+      std::optional<AffineSum> sum = AffineSum::get(result, dims);
+      if (!sum)
+        return op->emitOpError("kernels for the cores need indexing maps whose "
+                               "results are sums of multiples of dimensions");
+      sums.push_back(*sum);
+    }
     Type type = operand.get().getType();
     if (auto shaped = dyn_cast<ShapedType>(type)) {
       Type element = shaped.getElementType();
@@ -131,15 +222,11 @@ FailureOr<KernelPlan> KernelPlan::get(linalg::LinalgOp op) {
           !element.isSignlessInteger(8))
         return op->emitOpError()
                << "kernels for the cores have no elements of type " << element;
-      described.bytes = element.getIntOrFloatBitWidth() / 8;
-    }
-    AffineMap map = maps[operand.getOperandNumber()];
-    for (unsigned i = 0; i < map.getNumResults(); ++i) {
-      unsigned loop = loopOf[map.getDimPosition(i)];
-      if (described.loops.empty() || described.loops.back() != loop)
-        described.loops.push_back(loop);
+      if (described.read || described.output)
+        described.bytes = element.getIntOrFloatBitWidth() / 8;
     }
     plan.operands.push_back(described);
+    plan.sums.push_back(sums);
   }
   for (Operation &inner : body.without_terminator())
     for (Type type : inner.getResultTypes())
@@ -147,9 +234,39 @@ FailureOr<KernelPlan> KernelPlan::get(linalg::LinalgOp op) {
         return inner.emitOpError() << "has type " << type
                                    << ", which the cores do not compute with";
 
-  plan.fused = isa<linalg::MatmulOp>(op);
-  // A named matmul's own body is a multiplication and an addition.
-  unsigned size = plan.fused ? 1 : bodySize(body);
+  // The size of a dimension is that of a tile which it walks alone.
+  plan.sizeOf.assign(dims, {~0u, 0});
+  for (auto [i, sums] : llvm::enumerate(plan.sums))
+    for (auto [r, sum] : llvm::enumerate(sums))
+      if (std::optional<unsigned> dim = sum.dimension())
+        if (plan.sizeOf[*dim].first == ~0u)
+          plan.sizeOf[*dim] = {static_cast<unsigned>(i),
+                               static_cast<unsigned>(r)};
+  for (unsigned dim = 0; dim < dims; ++dim)
+    if (plan.sizeOf[dim].first == ~0u)
+      return op->emitOpError()
+             << "no operand gives the size of dimension " << dim;
+
+  SmallVector<bool> indexed(dims, false);
+  op->walk([&](linalg::IndexOp index) { indexed[index.getDim()] = true; });
+  for (unsigned dim = 0; dim < dims; ++dim) {
+    if (dim > 0 && canMerge(plan, op, indexed, dim - 1, dim)) {
+      plan.loops.back().push_back(dim);
+      continue;
+    }
+    plan.loops.push_back({dim});
+    plan.reduction.push_back(iterators[dim] == utils::IteratorType::reduction);
+    plan.indexed.push_back(indexed[dim]);
+  }
+  unsigned loops = plan.loops.size();
+  for (auto [operand, sums] : llvm::zip(plan.operands, plan.sums))
+    if (operand.isTile())
+      plan.describeLoops(operand, sums);
+
+  plan.factors = contractionFactors(op);
+  plan.extremum = runningExtremum(op);
+  // A running extremum takes a comparison and two operations on integers.
+  unsigned size = plan.factors ? 1 : bodySize(body);
 
   SmallVector<unsigned> parallel, reductions;
   for (unsigned loop = 0; loop < loops; ++loop)
@@ -176,7 +293,7 @@ FailureOr<KernelPlan> KernelPlan::get(linalg::LinalgOp op) {
   main.streamed = reductions.empty();
   main.reductions = reductions;
   if (!parallel.empty()) {
-    main.cols = firstOutput->loops.back();
+    main.cols = firstOutput->neighbours.front();
     for (unsigned loop : parallel)
       if (loop != *main.cols)
         main.outer.push_back(loop);
@@ -187,28 +304,37 @@ FailureOr<KernelPlan> KernelPlan::get(linalg::LinalgOp op) {
     return plan;
   }
 
-  // Rows: a parallel loop besides the columns that some input does not walk, so
-  // that blocking it saves loads.
-  if (!main.outer.empty() && size <= 2 && plan.operands.size() <= 3) {
-    unsigned loop = main.outer.back();
-    if (llvm::any_of(plan.operands, [&](const KernelOperand &o) {
-          return o.isTile() && !o.has(loop);
-        })) {
-      main.rows = loop;
-      main.outer.pop_back();
-    }
+  unsigned inputs = 0, outputs = 0;
+  bool stridedCols = false;
+  for (const KernelOperand &operand : plan.operands) {
+    inputs += operand.isTile() && !operand.output;
+    outputs += operand.output;
+    stridedCols |= main.cols && !operand.output && operand.strided(*main.cols);
   }
+  // Rows: the last parallel loop besides the columns that some input does not
+  // walk, so that blocking it saves loads.
+  if (size <= 2 && inputs <= 2 && outputs == 1)
+    for (unsigned loop : llvm::reverse(main.outer))
+      if (llvm::any_of(plan.operands, [&](const KernelOperand &o) {
+            return o.isTile() && !o.has(loop);
+          })) {
+        main.rows = loop;
+        llvm::erase(main.outer, loop);
+        break;
+      }
   main.unroll = size <= 4 ? 4 : size <= 12 ? 2 : 1;
   main.rowBlock = main.rows ? 4 : 1;
   if (!main.cols)
     main.colBlocks = {1};
   else if (main.rows)
     main.colBlocks = {2, 1};
+  else if (!stridedCols && outputs == 1 && size <= 4)
+    main.colBlocks = {8, 4, 1};
   else
     main.colBlocks = {4, 1};
   main.singleRowBlocks = {8, 4, 1};
 
-  if (plan.fused) {
+  if (plan.factors && reductions.size() == 1) {
     LoopStructure stream;
     stream.streamed = true;
     stream.outer = main.outer;
@@ -221,13 +347,47 @@ FailureOr<KernelPlan> KernelPlan::get(linalg::LinalgOp op) {
   return plan;
 }
 
+void KernelPlan::describeLoops(KernelOperand &operand,
+                               ArrayRef<AffineSum> sums) const {
+  operand.loops.clear();
+  operand.neighbours.clear();
+  for (auto [loop, members] : llvm::enumerate(loops)) {
+    // One step of the loop is one of its innermost dimension.
+    unsigned dim = members.back();
+    auto walks = [&](const AffineSum &sum) {
+      return sum.coefficients[dim] != 0;
+    };
+    if (llvm::none_of(sums, walks))
+      continue;
+    operand.loops.push_back(loop);
+    if (sums.back().coefficients[dim] == 1 &&
+        llvm::none_of(sums.drop_back(), walks))
+      operand.neighbours.push_back(loop);
+  }
+}
+
 SmallVector<KernelOperand>
 KernelPlan::operandsOf(const LoopStructure &structure) const {
   SmallVector<KernelOperand> result = operands;
-  if (structure.streamed)
-    for (KernelOperand &operand : result)
-      llvm::erase_if(operand.loops,
-                     [&](unsigned loop) { return reduction[loop]; });
+  if (!structure.streamed || main.streamed)
+    return result;
+  for (auto [operand, indexed] : llvm::zip(result, sums)) {
+    if (!operand.isTile())
+      continue;
+    // A dimension of size one separates no neighbours.
+    SmallVector<AffineSum> several = indexed;
+    llvm::erase_if(several, [&](const AffineSum &sum) {
+      std::optional<unsigned> dim = sum.dimension();
+      return dim && llvm::any_of(main.reductions, [&](unsigned loop) {
+               return llvm::is_contained(loops[loop], *dim);
+             });
+    });
+    describeLoops(operand, several);
+    llvm::erase_if(operand.loops,
+                   [&](unsigned loop) { return reduction[loop]; });
+    llvm::erase_if(operand.neighbours,
+                   [&](unsigned loop) { return reduction[loop]; });
+  }
   return result;
 }
 
@@ -247,7 +407,7 @@ SmallVector<CoreGrid> coreGrids(const LoopStructure &structure,
   SmallVector<CoreGrid> grids;
   if (!structure.cols)
     return {CoreGrid{1, 1}};
-  if (!structure.sharedOuter())
+  if (!structure.sharesOuter())
     return {CoreGrid{1, cores}};
   for (unsigned inner = 1; inner <= cores; ++inner)
     if (cores % inner == 0)
@@ -260,19 +420,28 @@ SmallVector<CoreGrid> coreGrids(const LoopStructure &structure,
 }
 
 Granules granules(const LoopStructure &structure, unsigned cores,
-                  int64_t outerSize, int64_t innerSize) {
+                  int64_t rowsSize, int64_t innerSize) {
   auto granule = [&](int64_t size, unsigned block) {
     return size >= static_cast<int64_t>(block * cores) ? log2OfBlock(block) : 0;
   };
   Granules result;
   result.innerShift =
       granule(innerSize, structure.streamed ? structure.unroll : 4);
-  if (structure.rows && structure.outer.empty()) {
-    if (structure.streamed)
-      result.outerShift = granule(outerSize, structure.rowBlock);
-    else if (outerSize >= structure.rowBlock)
-      return {log2OfBlock(structure.rowBlock),
-              log2OfBlock(structure.colBlocks.front())};
+  if (!structure.rows)
+    return result;
+  if (structure.streamed) {
+    if (!structure.linear())
+      result.outerShift = structure.transposes
+                              ? rowsSize >= structure.rowBlock
+                                    ? log2OfBlock(structure.rowBlock)
+                                    : 0
+                              : granule(rowsSize, structure.rowBlock);
+    return result;
+  }
+  if (rowsSize >= structure.rowBlock) {
+    result.innerShift = log2OfBlock(structure.colBlocks.front());
+    if (!structure.linear())
+      result.outerShift = log2OfBlock(structure.rowBlock);
   }
   return result;
 }

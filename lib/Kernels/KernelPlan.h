@@ -9,12 +9,27 @@
 
 namespace td {
 
+/// A result of an indexing map: a sum of multiples of the op's dimensions, and
+/// a constant.
+struct AffineSum {
+  llvm::SmallVector<int64_t> coefficients; ///< per dimension
+  int64_t constant = 0;
+
+  /// None if `expr` is something else, or a coefficient is negative.
+  static std::optional<AffineSum> get(mlir::AffineExpr expr,
+                                      unsigned dimensions);
+  /// The dimension that the sum is, and nothing else.
+  std::optional<unsigned> dimension() const;
+};
+
 /// An operand of a kernel: a packed row-major tile, or a scalar that the kernel
 /// holds as a constant.
 struct KernelOperand {
-  llvm::SmallVector<unsigned> loops; ///< the loop that walks each (collapsed)
-                                     ///< dimension, outermost first
-  unsigned bytes = 0; ///< size of an element; 0 for a scalar constant
+  llvm::SmallVector<unsigned> loops; ///< that walk it, in ascending order
+  llvm::SmallVector<unsigned, 2> neighbours; ///< of these, those that go from
+                                             ///< one element to the next
+  unsigned bytes = 0; ///< size of an element; 0 for a scalar constant and for a
+                      ///< tile of which only the sizes matter
   bool output = false;
   bool read = false; ///< the computation uses the element's value
 
@@ -22,7 +37,7 @@ struct KernelOperand {
   bool has(unsigned loop) const { return llvm::is_contained(loops, loop); }
   /// The loop walks neighbouring elements.
   bool contiguous(unsigned loop) const {
-    return !loops.empty() && loops.back() == loop;
+    return llvm::is_contained(neighbours, loop);
   }
   /// The distance of neighbours along the loop is known at run time only.
   bool strided(unsigned loop) const { return has(loop) && !contiguous(loop); }
@@ -32,11 +47,12 @@ struct KernelOperand {
 ///
 /// - `streamed`: parallel loops one inside the other, the innermost (`cols`)
 ///   unrolled by `unroll`, for `rowBlock` iterations of `rows` together;
-///   outputs are stored once per iteration.
+///   outputs are stored once per iteration. If it `transposes`, rows are where
+///   an input is contiguous that the columns walk with a stride.
 /// - otherwise `blocked`: a block of rows x cols results stays in registers
 ///   while the reductions run, the innermost unrolled by `unroll`.
 struct LoopStructure {
-  bool streamed = false;
+  bool streamed = false, transposes = false;
   llvm::SmallVector<unsigned>
       outer; ///< parallel loops around the rest, outermost first
   std::optional<unsigned> rows, cols;
@@ -48,18 +64,19 @@ struct LoopStructure {
   llvm::SmallVector<unsigned, 3>
       singleRowBlocks; ///< the same for rows one at a time
 
-  /// The loop that cores share besides `cols`: the outermost parallel one.
-  std::optional<unsigned> sharedOuter() const {
-    return outer.empty() ? rows : std::optional<unsigned>(outer.front());
-  }
+  /// Cores share parallel loops besides `cols`.
+  bool sharesOuter() const { return rows || !outer.empty(); }
+  /// These are several: cores share them as one loop over the outer ones and
+  /// blocks of rows, each core from somewhere in the middle.
+  bool linear() const { return outer.size() + (rows ? 1 : 0) > 1; }
   const llvm::SmallVector<unsigned, 3> &widths(unsigned height) const {
     return height == rowBlock ? colBlocks : singleRowBlocks;
   }
 };
 
 /// How the work is cut for the cores: `outer` x `inner` cores, the outer ones
-/// along the outermost parallel loop and the inner ones along `cols`, in
-/// granules of 2^shift iterations.
+/// along the other parallel loops and the inner ones along `cols`, in granules
+/// of 2^shift iterations.
 struct CoreGrid {
   unsigned outer = 1, inner = 1;
 };
@@ -77,7 +94,16 @@ struct KernelPlan {
   llvm::SmallVector<bool>
       indexed; ///< per loop, its index is used by linalg.index
   llvm::SmallVector<KernelOperand> operands; ///< inputs, then outputs
-  bool fused = false;                        ///< a matmul: fused multiply-add
+  /// Per operand that is no scalar, the sums that index it.
+  llvm::SmallVector<llvm::SmallVector<AffineSum>> sums;
+  /// Per dimension of the op, the operand and its dimension that give its size.
+  llvm::SmallVector<std::pair<unsigned, unsigned>> sizeOf;
+  /// The factors of a contraction, an output plus their product: one fused
+  /// multiply-add.
+  std::optional<std::pair<unsigned, unsigned>> factors;
+  /// The one result is the larger or smaller (or NaN) of what the body
+  /// computes, and the result so far.
+  mlir::Operation *extremum = nullptr;
   LoopStructure main;
   /// Taken if every reduction has one step: a rank-1 update is a stream.
   std::optional<LoopStructure> rankOne;
@@ -96,6 +122,10 @@ struct KernelPlan {
   bool resultByResult(const LoopStructure &structure, unsigned height,
                       unsigned width) const;
 
+  /// The loops that walk an operand which these sums index.
+  void describeLoops(KernelOperand &operand,
+                     llvm::ArrayRef<AffineSum> sums) const;
+
   /// Analyses `op`; an error on it if it is no kernel that the cores can run.
   static mlir::FailureOr<KernelPlan> get(mlir::linalg::LinalgOp op);
 };
@@ -105,10 +135,11 @@ struct KernelPlan {
 llvm::SmallVector<CoreGrid> coreGrids(const LoopStructure &structure,
                                       unsigned cores);
 
-/// Granules for loops of these sizes. The emission computes the same at run
-/// time.
+/// Granules for these sizes of `rows` (or what takes its place; any number if
+/// cores share several loops as one) and `cols`. The emission computes the same
+/// at run time.
 Granules granules(const LoopStructure &structure, unsigned cores,
-                  int64_t outerSize, int64_t innerSize);
+                  int64_t rowsSize, int64_t innerSize);
 
 /// Shift of the granule for a loop that is shared out in multiples of `block`
 /// once it has enough of them.

@@ -33,10 +33,36 @@ func.func private @empty(%x: memref<?xf32, #l1>) attributes {tile.kernel} {
 // -----
 
 #l1 = #tile.memory<l1>
-func.func private @diagonal(%x: memref<?x?xf32, #l1>, %y: memref<?xf32, #l1>) attributes {tile.kernel} {
-  // expected-error @+1 {{kernels for the cores need indexing maps that are projected permutations}}
-  linalg.generic {indexing_maps = [affine_map<(i) -> (i, i)>, affine_map<(i) -> (i)>], iterator_types = ["parallel"]}
-      ins(%x : memref<?x?xf32, #l1>) outs(%y : memref<?xf32, #l1>) {
+func.func private @modulo(%x: memref<?xf32, #l1>, %y: memref<?xf32, #l1>) attributes {tile.kernel} {
+  // expected-error @+1 {{kernels for the cores need indexing maps whose results are sums of multiples of dimensions}}
+  linalg.generic {indexing_maps = [affine_map<(i) -> (i mod 2)>, affine_map<(i) -> (i)>], iterator_types = ["parallel"]}
+      ins(%x : memref<?xf32, #l1>) outs(%y : memref<?xf32, #l1>) {
+  ^bb0(%a: f32, %b: f32):
+    linalg.yield %a : f32
+  }
+  return
+}
+
+// -----
+
+#l1 = #tile.memory<l1>
+func.func private @backwards(%x: memref<?xf32, #l1>, %y: memref<?xf32, #l1>) attributes {tile.kernel} {
+  // expected-error @+1 {{kernels for the cores need indexing maps whose results are sums of multiples of dimensions}}
+  linalg.generic {indexing_maps = [affine_map<(i) -> (9 - i)>, affine_map<(i) -> (i)>], iterator_types = ["parallel"]}
+      ins(%x : memref<?xf32, #l1>) outs(%y : memref<?xf32, #l1>) {
+  ^bb0(%a: f32, %b: f32):
+    linalg.yield %a : f32
+  }
+  return
+}
+
+// -----
+
+#l1 = #tile.memory<l1>
+func.func private @strided_output(%x: memref<?xf32, #l1>, %y: memref<?xf32, #l1>) attributes {tile.kernel} {
+  // expected-error @+1 {{kernels for the cores need indexing maps of outputs that are projected permutations}}
+  linalg.generic {indexing_maps = [affine_map<(i) -> (i)>, affine_map<(i) -> (i * 2)>], iterator_types = ["parallel"]}
+      ins(%x : memref<?xf32, #l1>) outs(%y : memref<?xf32, #l1>) {
   ^bb0(%a: f32, %b: f32):
     linalg.yield %a : f32
   }

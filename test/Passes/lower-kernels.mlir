@@ -68,3 +68,22 @@ func.func private @sum(%x: memref<?xf32, #l1>, %y: memref<f32, #l1>) attributes 
   }
   return
 }
+
+// A window: the input's rows are two output rows apart; nothing is loaded from
+// the tile that gives the window's sizes. A maximum carries a word for NaN.
+// CHECK-LABEL: llvm.func @pool
+// CHECK: llvm.intr.maxnum
+// CHECK: llvm.fcmp "ord"
+// CHECK: llvm.and
+func.func private @pool(%x: memref<?x?x?xf32, #l1>, %k: memref<3x3xf32, #l1>, %y: memref<?x?x?xf32, #l1>) attributes {tile.kernel} {
+  linalg.generic {indexing_maps = [affine_map<(h, w, c, y, x) -> (h * 2 + y, w * 2 + x, c)>,
+                                   affine_map<(h, w, c, y, x) -> (y, x)>,
+                                   affine_map<(h, w, c, y, x) -> (h, w, c)>],
+                  iterator_types = ["parallel", "parallel", "parallel", "reduction", "reduction"]}
+      ins(%x, %k : memref<?x?x?xf32, #l1>, memref<3x3xf32, #l1>) outs(%y : memref<?x?x?xf32, #l1>) {
+  ^bb0(%a: f32, %s: f32, %b: f32):
+    %r = arith.maximumf %b, %a : f32
+    linalg.yield %r : f32
+  }
+  return
+}

@@ -89,13 +89,16 @@ class Kernel:
     name: str
     ranks: tuple[int, ...]
     body: str
+    elements: tuple[str, ...] = ()
+    """Element types of the tiles; f32 without."""
 
     def text(self, shapes: Sequence[Sequence[int]] | None = None) -> str:
         """The function, with sizes that are dynamic or these."""
         types = []
         for i, rank in enumerate(self.ranks):
             sizes = ["?"] * rank if shapes is None else [str(size) for size in shapes[i]]
-            types.append(f"memref<{''.join(size + 'x' for size in sizes)}f32, #tile.memory<l1>>")
+            element = self.elements[i] if self.elements else "f32"
+            types.append(f"memref<{''.join(size + 'x' for size in sizes)}{element}, #tile.memory<l1>>")
         arguments = ", ".join(f"%t{i}: {type}" for i, type in enumerate(types))
         body = self.body
         if "%first" in body:
@@ -237,12 +240,19 @@ def run_batch(calls: Sequence[Call], target: str) -> RunResult:
 
 
 def generic(
-    name: str, maps: Sequence[str], iterators: str, outputs: int, body: str, constants: str = ""
+    name: str,
+    maps: Sequence[str],
+    iterators: str,
+    outputs: int,
+    body: str,
+    constants: str = "",
+    elements: Sequence[str] = (),
 ) -> Kernel:
     """A kernel of one linalg.generic: maps like "(i,j)->(i)", iterators a string of p and r.
 
     `body` has the arguments %a0, %a1, ... and yields.
     """
+    elements = tuple(elements) or ("f32",) * len(maps)
     count = len(maps)
     ranks = tuple(len([d for d in m.split("->")[1].strip("() ").split(",") if d]) for m in maps)
     ins = count - outputs
@@ -254,8 +264,8 @@ def generic(
     if ins:
         text += f"ins({', '.join(operands[:ins])} : {', '.join(types[:ins])}) "
     text += f"outs({', '.join(operands[ins:])} : {', '.join(types[ins:])}) {{\n"
-    text += f"  ^bb0({', '.join(f'%a{i}: f32' for i in range(count))}):\n{body}\n  }}"
-    return Kernel(name, ranks, text)
+    text += f"  ^bb0({', '.join(f'%a{i}: {elements[i]}' for i in range(count))}):\n{body}\n  }}"
+    return Kernel(name, ranks, text, elements)
 
 
 def matmul(transpose_a: bool = False, transpose_b: bool = False) -> Kernel:

@@ -255,8 +255,8 @@ def generic_calls() -> list[tuple[Call, list[np.ndarray]]]:
     return calls
 
 
-def test_generics_are_exact(generic_calls):
-    for call, expected in generic_calls:
+def check_results(calls: list[tuple[Call, list[np.ndarray]]]) -> None:
+    for call, expected in calls:
         for result, value in zip(call.results, expected, strict=True):
             numbers = ~np.isnan(value)
             shapes = [tile.shape for tile in call.tiles]
@@ -264,5 +264,309 @@ def test_generics_are_exact(generic_calls):
             assert same(result[numbers], value[numbers]), f"{call.kernel.name} {shapes}"
 
 
+def test_generics_are_exact(generic_calls):
+    check_results(generic_calls)
+
+
 def test_generic_cycles_are_predicted(generic_calls):
     check_prediction([call for call, _ in generic_calls])
+
+
+# Windows, batches and permutations.
+
+MAC = block("%p = arith.mulf %a0, %a1 : f32", "%r = arith.addf %a2, %p : f32", "linalg.yield %r : f32")
+
+
+def convolution(stride: int, dilation: int) -> Kernel:
+    """Y[n,h,w,o] += X[n, h s + y d, w s + x d, c] W[y,x,c,o]"""
+    x = f"(n,h,w,o,y,x,c)->(n,h*{stride}+y*{dilation},w*{stride}+x*{dilation},c)"
+    maps = [x, "(n,h,w,o,y,x,c)->(y,x,c,o)", "(n,h,w,o,y,x,c)->(n,h,w,o)"]
+    return generic(f"convolution_{stride}_{dilation}", maps, "pppprrr", 1, MAC)
+
+
+def depthwise(stride: int) -> Kernel:
+    x = f"(n,h,w,c,y,x)->(n,h*{stride}+y,w*{stride}+x,c)"
+    maps = [x, "(n,h,w,c,y,x)->(y,x,c)", "(n,h,w,c,y,x)->(n,h,w,c)"]
+    return generic(f"depthwise_{stride}", maps, "pppprr", 1, MAC)
+
+
+def filter_gradient(stride: int) -> Kernel:
+    x = f"(y,x,c,o,n,h,w)->(n,h*{stride}+y,w*{stride}+x,c)"
+    maps = [x, "(y,x,c,o,n,h,w)->(n,h,w,o)", "(y,x,c,o,n,h,w)->(y,x,c,o)"]
+    return generic(f"filter_gradient_{stride}", maps, "pppprrr", 1, MAC)
+
+
+INPUT_GRADIENT = generic(
+    "input_gradient",
+    ["(n,h,w,c,y,x,o)->(n,h+y,w+x,o)", "(n,h,w,c,y,x,o)->(y,x,c,o)", "(n,h,w,c,y,x,o)->(n,h,w,c)"],
+    "pppprrr",
+    1,
+    MAC,
+)
+# Channels first: neighbours along the window, too.
+CONVOLUTION_1D = generic(
+    "convolution_1d",
+    ["(n,o,w,c,x)->(n,c,w+x)", "(n,o,w,c,x)->(o,c,x)", "(n,o,w,c,x)->(n,o,w)"],
+    "ppprr",
+    1,
+    MAC,
+)
+
+
+def pooling(name: str, stride: int, combine: str) -> Kernel:
+    """A window of the size of the second operand, which is not read."""
+    x = f"(n,h,w,c,y,x)->(n,h*{stride}+y,w*{stride}+x,c)"
+    maps = [x, "(n,h,w,c,y,x)->(y,x)", "(n,h,w,c,y,x)->(n,h,w,c)"]
+    body = block(f"%r = arith.{combine} %a2, %a0 : f32", "linalg.yield %r : f32")
+    return generic(f"{name}_{stride}", maps, "pppprr", 1, body)
+
+
+ARGMAX_POOLING = generic(
+    "argmax_pooling",
+    [
+        "(n,h,w,c,y,x)->(n,h*2+y,w*2+x,c)",
+        "(n,h,w,c,y,x)->(y,x)",
+        "(n,h,w,c,y,x)->(n,h,w,c)",
+        "(n,h,w,c,y,x)->(n,h,w,c)",
+    ],
+    "pppprr",
+    2,
+    block(
+        "%c = arith.cmpf ogt, %a0, %a2 : f32",
+        "%y = linalg.index 4 : index",
+        "%x = linalg.index 5 : index",
+        "%ten = arith.constant 10 : index",
+        "%m = arith.muli %y, %ten : index",
+        "%s = arith.addi %m, %x : index",
+        "%i = arith.index_cast %s : index to i32",
+        "%v = arith.select %c, %a0, %a2 : f32",
+        "%j = arith.select %c, %i, %a3 : i32",
+        "linalg.yield %v, %j : f32, i32",
+    ),
+    elements=["f32", "f32", "f32", "i32"],
+)
+# The gradient of a gather along rows that are i32 labels.
+SAME_LABEL = generic(
+    "same_label",
+    ["(i,j)->(i)", "(i,j)->(i,j)", "(i,j)->(j)"],
+    "rp",
+    1,
+    block(
+        "%n = linalg.index 0 : index",
+        "%k = arith.index_cast %n : index to i32",
+        "%c = arith.cmpi eq, %a0, %k : i32",
+        "%x = arith.select %c, %a1, %zero : f32",
+        "%r = arith.addf %a2, %x : f32",
+        "linalg.yield %r : f32",
+    ),
+    ZERO,
+    ["i32", "f32", "f32"],
+)
+INTEGER_ROW_SUM = generic(
+    "integer_row_sum",
+    ["(i,j)->(i,j)", "(i,j)->(i)"],
+    "pr",
+    1,
+    block("%r = arith.addi %a1, %a0 : i32", "linalg.yield %r : i32"),
+    elements=["i32", "i32"],
+)
+MOMENTS = generic(
+    "moments",
+    ["(i,j)->(i,j)", "(i,j)->(i)", "(i,j)->(i)"],
+    "pr",
+    2,
+    block(
+        "%s = arith.addf %a1, %a0 : f32",
+        "%q = arith.mulf %a0, %a0 : f32",
+        "%t = arith.addf %a2, %q : f32",
+        "linalg.yield %s, %t : f32, f32",
+    ),
+)
+ROW_PRODUCT = generic(
+    "row_product",
+    ["(i,j)->(i,j)", "(i,j)->(i)"],
+    "pr",
+    1,
+    block("%r = arith.mulf %a0, %a1 : f32", "linalg.yield %r : f32"),
+)
+COLUMN_MIN_OF_SQUARES = generic(
+    "column_min_of_squares",
+    ["(j,i)->(i,j)", "(j,i)->(j)"],
+    "pr",
+    1,
+    block("%q = arith.mulf %a0, %a0 : f32", "%r = arith.minimumf %q, %a1 : f32", "linalg.yield %r : f32"),
+)
+SHIFTED = generic(
+    "shifted",
+    ["(i,j)->(i+1,j*2+3)", "(i,j)->(0,j)", "(i,j)->(i,j)"],
+    "pp",
+    1,
+    block("%r = arith.subf %a0, %a1 : f32", "linalg.yield %r : f32"),
+)
+
+
+def batched(name: str, a: str, b: str) -> Kernel:
+    maps = [f"(h,m,n,k)->({a})", f"(h,m,n,k)->({b})", "(h,m,n,k)->(h,m,n)"]
+    return generic(name, maps, "pppr", 1, MAC)
+
+
+def permutation(order: tuple[int, ...]) -> Kernel:
+    """np.transpose(x, order)"""
+    dims = "ijklm"[: len(order)]
+    source = [dims[order.index(d)] for d in range(len(order))]
+    maps = [f"({','.join(dims)})->({','.join(source)})", f"({','.join(dims)})->({','.join(dims)})"]
+    return generic(
+        "permutation_" + "".join(map(str, order)), maps, "p" * len(order), 1, "linalg.yield %a0 : f32"
+    )
+
+
+def taps(x: np.ndarray, h: int, w: int, y: int, z: int, stride: int, dilation: int = 1) -> np.ndarray:
+    """What tap (y, z) of a window sees, for h x w windows."""
+    rows = y * dilation + stride * np.arange(h)
+    columns = z * dilation + stride * np.arange(w)
+    return x[:, rows[:, None], columns]
+
+
+def larger(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """NaN if one is, and +0 of two zeros."""
+    return np.where((a == 0) & (b == 0), a + b, np.maximum(a, b))
+
+
+def window_calls() -> list[tuple[Call, list[np.ndarray]]]:
+    calls: list[tuple[Call, list[np.ndarray]]] = []
+    # n, h, w, o, window, c, stride, dilation
+    for n, h, w, o, ky, kx, c, s, d in [
+        (1, 1, 1, 1, 1, 1, 1, 1, 1),
+        (1, 8, 32, 16, 3, 3, 3, 1, 1),
+        (2, 3, 5, 7, 3, 2, 5, 2, 1),
+        (1, 4, 8, 16, 3, 3, 16, 2, 1),
+        (1, 5, 7, 3, 2, 3, 4, 1, 2),
+        (3, 1, 9, 2, 1, 5, 1, 3, 1),
+        (1, 13, 4, 8, 3, 3, 8, 1, 1),
+    ]:
+        x = random(n, (h - 1) * s + (ky - 1) * d + 1, (w - 1) * s + (kx - 1) * d + 1, c)
+        f, y = random(ky, kx, c, o), random(n, h, w, o)
+        result = y
+        for a in range(ky):
+            for b in range(kx):
+                for k in range(c):
+                    result = fma(taps(x, h, w, a, b, s, d)[..., k : k + 1], f[a, b, k], result)
+        calls.append((Call(convolution(s, d), [x, f, y]), [x, f, result]))
+        if d == 1:
+            gradient = f
+            for m in range(n):
+                for i in range(h):
+                    for j in range(w):
+                        part = x[m, i * s : i * s + ky, j * s : j * s + kx]
+                        gradient = fma(part[..., None], y[m, i, j], gradient)
+            calls.append((Call(filter_gradient(s), [x, y, f]), [x, y, gradient]))
+            f, y = random(ky, kx, c), random(n, h, w, c)
+            start, result = y, y
+            for a in range(ky):
+                for b in range(kx):
+                    result = fma(taps(x, h, w, a, b, s), f[a, b], result)
+            calls.append((Call(depthwise(s), [x, f, start]), [x, f, result]))
+            bad = x.copy()
+            bad.flat[::7] = 0
+            bad.flat[3::11] = -0.0
+            bad.flat[5::97] = np.nan
+            bad.flat[6::89] = -np.inf
+            bad.flat[9::101] = np.frombuffer(np.uint32(0xFFC00001).tobytes(), F32)[0]
+            shape, low = np.zeros((ky, kx), F32), np.full_like(y, -np.inf)
+            total, extreme = start, low
+            for a in range(ky):
+                for b in range(kx):
+                    total = (total + taps(x, h, w, a, b, s)).astype(F32)
+                    extreme = larger(extreme, taps(bad, h, w, a, b, s))
+            calls.append((Call(pooling("sum", s, "addf"), [x, shape, start]), [x, shape, total]))
+            calls.append((Call(pooling("max", s, "maximumf"), [bad, shape, low]), [bad, shape, extreme]))
+            if s == 2:
+                best, where = low, np.full(low.shape, -1, np.int32)
+                for a in range(ky):
+                    for b in range(kx):
+                        more = taps(x, h, w, a, b, s) > best
+                        where = np.where(more, np.int32(10 * a + b), where)
+                        best = np.where(more, taps(x, h, w, a, b, s), best)
+                tiles = [x, shape, low, np.full(low.shape, -1, np.int32)]
+                calls.append((Call(ARGMAX_POOLING, tiles), [x, shape, best, where]))
+        if s == 1 and d == 1:
+            f, y, dx = random(ky, kx, c, o), random(n, h + ky - 1, w + kx - 1, o), random(n, h, w, c)
+            result = dx
+            for a in range(ky):
+                for b in range(kx):
+                    for k in range(o):
+                        result = fma(taps(y, h, w, a, b, 1)[..., k : k + 1], f[a, b, :, k], result)
+            calls.append((Call(INPUT_GRADIENT, [y, f, dx]), [y, f, result]))
+            x, f, y = random(n, c, w + kx - 1), random(o, c, kx), random(n, o, w)
+            result = y
+            for k in range(c):
+                for b in range(kx):
+                    result = fma(x[:, None, k, b : b + w], f[None, :, k, b, None], result)
+            calls.append((Call(CONVOLUTION_1D, [x, f, y]), [x, f, result]))
+    return calls
+
+
+def shape_calls() -> list[tuple[Call, list[np.ndarray]]]:
+    calls: list[tuple[Call, list[np.ndarray]]] = []
+    for m, n in [(1, 1), (2, 700), (17, 31), (64, 100), (5, 8), (128, 64)]:
+        x, row, column = random(m, n), random(n), random(m)
+        labels = RNG.integers(0, m, m).astype(np.int32)
+        chosen = np.where(labels[:, None] == np.arange(m)[:, None], x, F32(0))
+        calls.append((Call(SAME_LABEL, [labels, x, row]), [labels, x, sum_along(chosen, 0, row)]))
+        counts = RNG.integers(-(2**31), 2**31, (m, n)).astype(np.int32)
+        total = counts.sum(axis=1, dtype=np.int32)
+        calls.append((Call(INTEGER_ROW_SUM, [counts, np.zeros(m, np.int32)]), [counts, total]))
+        moments = [sum_along(x, 1, column), sum_along((x * x).astype(F32), 1, column)]
+        calls.append((Call(MOMENTS, [x, column, column]), [x, *moments]))
+        near = (1 + 0.01 * x).astype(F32)
+        product = column
+        for j in range(n):
+            product = (near[:, j] * product).astype(F32)
+        calls.append((Call(ROW_PRODUCT, [near, column]), [near, product]))
+        least = np.minimum(row, (x * x).astype(F32).min(axis=0))
+        calls.append((Call(COLUMN_MIN_OF_SQUARES, [x, row]), [x, least]))
+        wide = random(m + 1, 2 * n + 3)
+        calls.append(
+            (
+                Call(SHIFTED, [wide, row[None], x]),
+                [wide, row[None], (wide[1:, 3 : 3 + 2 * n : 2] - row).astype(F32)],
+            )
+        )
+    # fmt: off
+    for h, m, n, k in [
+        (1, 1, 1, 1), (2, 16, 32, 24), (3, 5, 7, 11), (8, 1, 13, 16), (2, 3, 2, 1), (11, 9, 1, 6),
+    ]:
+        # fmt: on
+        a, b, c = random(h, m, k), random(h, k, n), random(h, m, n)
+        result = c
+        for i in range(k):
+            result = fma(a[:, :, i, None], b[:, None, i], result)
+        heads = [a.transpose(1, 0, 2).copy(), b.transpose(2, 0, 1).copy()]
+        calls += [
+            (Call(batched("batched", "h,m,k", "h,k,n"), [a, b, c]), [a, b, result]),
+            (Call(batched("heads", "m,h,k", "n,h,k"), [*heads, c]), [*heads, result]),
+        ]
+    # fmt: off
+    for shape, order in [
+        ((64, 128), (1, 0)), ((61, 67), (1, 0)), ((1, 9), (1, 0)), ((3, 2), (1, 0)), ((64, 2, 64), (1, 0, 2)),
+        ((2, 64, 64), (0, 2, 1)), ((5, 3, 7), (2, 1, 0)), ((33, 3, 11), (1, 2, 0)),
+        ((1, 16, 16, 32), (0, 3, 1, 2)), ((2, 31, 5, 7), (0, 2, 1, 3)), ((2, 3, 4, 5), (3, 2, 1, 0)),
+        ((3, 4, 5, 7, 9), (4, 3, 2, 1, 0)),
+        ((3, 4, 5, 7, 9), (2, 0, 4, 1, 3)),
+    ]:
+        # fmt: on
+        x = random(*shape)
+        result = x.transpose(order).copy()
+        calls.append((Call(permutation(order), [x, np.zeros_like(result)]), [x, result]))
+    return calls
+
+
+@pytest.fixture(scope="module")
+def nest_calls() -> list[tuple[Call, list[np.ndarray]]]:
+    calls = window_calls() + shape_calls()
+    run_kernels([call for call, _ in calls])
+    return calls
+
+
+def test_windows_batches_and_permutations_are_exact(nest_calls):
+    check_results(nest_calls)

@@ -129,6 +129,22 @@ def test_one_linear_used_three_times(momentum: float) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_rate_of_zero_changes_no_bit(target: str, momentum: float, batch: int) -> None:
+    mlp = Mlp([17, 31, 13], activation="tanh", seed=3)
+    for value in mlp.params.values():
+        value.flat[::3] = -0.0
+        value.flat[1::3] = 0.0
+    module, inputs = mlp.module(batch)
+    program = traindeeploy.compile(module, inputs, loss=mlp.loss, momentum=momentum, target=target)
+    result = program.run(mlp.data(2 * batch), steps=2, lr=0.0)
+    for name, value in mlp.params.items():
+        before = value.astype(np.float32).view(np.uint32)
+        assert np.array_equal(result.params[name].view(np.uint32), before), name
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_layer_larger_than_l1(target: str) -> None:
     run_and_compare(lambda seed: Mlp([251, 509, 3], seed=seed), batch=5, steps=2, momentum=0.9, target=target)
 
