@@ -31,9 +31,15 @@ static inline uint32_t cycle_count(void) {
   return cycles;
 }
 
-// A hint without effect that simulators may note with its time.
+// What simulators may note with its time: a hint without effect, and, where
+// only accesses can be observed, a software event that no core waits for.
 #define MARK(kind, value)                                                      \
-  asm volatile("slti x0, %0, %1" ::"r"(value), "i"(kind) : "memory")
+  do {                                                                         \
+    asm volatile("slti x0, %0, %1" ::"r"(value), "i"(kind) : "memory");        \
+    write_register(TARGET_EVENT_UNIT + EVENT_SOFTWARE_TRIGGERS +               \
+                       4 * EVENT_MARK,                                         \
+                   (uint32_t)(kind) << 24);                                    \
+  } while (0)
 #define MARK_STEP_BEGIN 1
 #define MARK_STEP_END 2
 #define MARK_CALL_BEGIN 3
@@ -42,6 +48,7 @@ static inline uint32_t cycle_count(void) {
 // --- Event unit: the core's own view ---------------------------------------
 
 #define EVENT_SOFTWARE 0
+#define EVENT_MARK 7
 #define EVENT_DMA 8
 #define EVENT_REDMULE 12
 #define EVENT_BARRIER 16
@@ -49,6 +56,7 @@ static inline uint32_t cycle_count(void) {
 #define EVENT_MASK 0x00
 #define EVENT_BUFFER_CLEAR 0x28
 #define EVENT_WAIT_CLEAR 0x3C
+#define EVENT_SOFTWARE_TRIGGERS 0x100
 #define EVENT_BARRIERS 0x200
 #define BARRIER_TRIGGER_MASK 0x00
 #define BARRIER_TARGET_MASK 0x0C

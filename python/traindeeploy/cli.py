@@ -102,7 +102,15 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="first sample in the order (default: where the run of --init stopped, or 0)",
     )
-    parser.add_argument("--simulator", default="tdsim", choices=["tdsim"])
+    parser.add_argument(
+        "--simulator", default="tdsim", choices=["tdsim", "gvsoc"], help="what to run on (default: tdsim)"
+    )
+    parser.add_argument(
+        "--gvsoc", type=Path, metavar="DIR", help="GVSoC's folder (default: $TRAINDEEPLOY_GVSOC)"
+    )
+    parser.add_argument(
+        "--max-cycles", type=_positive, metavar="N", help="stop with an error after N simulated cycles"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -183,6 +191,11 @@ def _loaded(options: argparse.Namespace) -> dict[str, Any]:
     with interrupts_held():
         from .data import load_npz
 
+    if options.simulator == "gvsoc":
+        with interrupts_held():
+            from .gvsoc import Gvsoc
+
+        Gvsoc(options.gvsoc)
     return {
         "data": load_npz(options.data, "data"),
         "init": None if options.init is None else load_npz(options.init, "--init"),
@@ -197,6 +210,8 @@ def _result(program: Any, files: dict[str, Any], options: argparse.Namespace, pr
         shuffle=options.shuffle,
         start_sample=options.start_sample,
         simulator=options.simulator,
+        gvsoc=options.gvsoc,
+        max_cycles=options.max_cycles,
         progress=progress,
         notice=_notice,
     )

@@ -414,6 +414,8 @@ class Program:
         init: str | Path | Mapping[str, Array] | None = None,
         start_sample: int | None = None,
         simulator: str = "tdsim",
+        gvsoc: str | Path | None = None,
+        max_cycles: int | None = None,
         progress: Message = _silent,
         notice: Message = _silent,
     ) -> Result:
@@ -424,6 +426,8 @@ class Program:
             out; `shuffle`, a seed, permutes each pass.
         init: parameters and optimizer state to start from, as params.npz has them; the run goes on in
             the data where that one has stopped, or at `start_sample`.
+        simulator: "tdsim", or "gvsoc", which `gvsoc` names the folder of (or TRAINDEEPLOY_GVSOC).
+        max_cycles: end with an error after so many simulated cycles.
 
         Raises TrainDeeployError for wrong data, a loss that is not finite (with the step), and a
         program that the simulator stops.
@@ -458,7 +462,16 @@ class Program:
             for arrays in islice(dataset.batches(batch, samples, shuffle), steps):
                 yield {**arrays, "lr": np.asarray(lr, np.float32)}
 
-        outcome = execute(self.elf, self.target, values, feeds(), simulator=simulator, finished=finished)
+        outcome = execute(
+            self.elf,
+            self.target,
+            values,
+            feeds(),
+            simulator=simulator,
+            gvsoc=gvsoc,
+            finished=finished,
+            max_cycles=max_cycles,
+        )
         # In the model's order, which `initial` has.
         trained = self.manifest["parameters"]
         params = {name: outcome.values[name] for name in self.initial if trained.get(name)}

@@ -25,6 +25,11 @@ from .toolchain import Elf
 
 Array = npt.NDArray[np.generic]
 
+SIMULATORS = ("tdsim", "gvsoc")
+
+_STUCK_FACTOR, _STUCK_CYCLES = 100, 10**9
+"""A program on GVSoC that takes this many times its prediction, and these cycles more, is stuck."""
+
 _FEED_MAGIC = b"TDF1"
 _RESULT_MAGIC = b"TDR1"
 _DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "i32": np.dtype("<i4")}
@@ -102,6 +107,7 @@ def execute(
     feeds: Iterable[Mapping[str, Array]],
     *,
     simulator: str = "tdsim",
+    gvsoc: str | Path | None = None,
     finished: Callable[[int, float], None] | None = None,
     max_cycles: int | None = None,
 ) -> Outcome:
@@ -109,17 +115,22 @@ def execute(
 
     values: arrays of all parameters and optimizer states, by symbol.
     feeds: per step, the arrays of its inputs by name.
+    simulator: "tdsim" or "gvsoc".
+    gvsoc: GVSoC's folder; without it, the environment names it (docs/gvsoc.md).
     finished: called after each step with its index and its loss; what it raises ends the run.
-    max_cycles: end the run with an error after so many simulated cycles.
+    max_cycles: end the run with an error after so many simulated cycles. GVSoC, which does not see that
+        a program is stuck, always has a limit.
 
     Raises TrainDeeployError for arrays that do not fit the program, a loss that is not finite (if
     `finished` did not), and whatever stops the simulator.
     """
-    if simulator != "tdsim":
-        raise TrainDeeployError(f"unknown simulator '{simulator}'; there is: tdsim")
+    if simulator not in SIMULATORS:
+        raise TrainDeeployError(f"unknown simulator '{simulator}'; there are: {', '.join(SIMULATORS)}")
     with interrupts_held():
+        from .gvsoc import Gvsoc
         from .sim import Simulator
 
+    installed = Gvsoc(gvsoc) if simulator == "gvsoc" else None
     manifest = Elf(elf).manifest
     with explained("cannot write temporary files for the simulator"):
         temporary = tempfile.TemporaryDirectory(prefix="traindeeploy-", ignore_cleanup_errors=True)
@@ -130,9 +141,17 @@ def execute(
             with (folder / "feed.bin").open("wb") as file:
                 steps = _write_feed(file, manifest, values, feeds)
         console = _Console(finished)
-        result = Simulator(target).run(
-            folder / "program.elf", folder, stdout=console.take, max_cycles=max_cycles
-        )
+        result: Any
+        if installed:
+            predicted = sum(operator["predicted"][0] for operator in manifest["operators"])
+            limit = max_cycles or _STUCK_FACTOR * steps * predicted + _STUCK_CYCLES
+            result = installed.run(
+                target, folder / "program.elf", folder, stdout=console.take, max_cycles=limit
+            )
+        else:
+            result = Simulator(target).run(
+                folder / "program.elf", folder, stdout=console.take, max_cycles=max_cycles
+            )
         if result.exit_code == _EXIT_LOSS:
             raise TrainDeeployError(f"the loss is not finite at step {console.steps} of {steps}")
         if result.exit_code:
