@@ -7,6 +7,7 @@
 
 #include "mlir/Interfaces/DestinationStyleOpInterface.h"
 #include "mlir/Interfaces/ViewLikeInterface.h"
+#include "llvm/ADT/MapVector.h"
 #include "llvm/ADT/SmallBitVector.h"
 #include "llvm/ADT/StringExtras.h"
 
@@ -17,6 +18,7 @@ namespace td {
 
 using namespace mlir;
 using td::tile::Level;
+using td::tile::Role;
 
 namespace {
 
@@ -200,6 +202,11 @@ private:
   void waitSlot(Location loc, Job &job, int64_t slot);
   void wait(Location loc, Job &job);
 
+  /// Notes that a record is the first, or the latest, of those that a job
+  /// needs its arrays for.
+  void use(ArrayRef<Access> accesses, Operation *record);
+  ArrayAttr describeArrays();
+
   LogicalResult lower(td::tile::CopyOp op);
   LogicalResult lower(td::redmule::GemmOp op);
   LogicalResult lower(td::tile::WaitOp op);
@@ -216,6 +223,8 @@ private:
   SmallVector<size_t> inFlight; // indices of jobs, in the order of their start
   llvm::SmallBitVector dmaSlots{TD_DMA_SLOTS}, hyperSlots{TD_L3_SLOTS};
   llvm::StringMap<SmallVector<bool>> writes; // per kernel and argument
+  // Per array or tile, the first and the last record that needs it.
+  llvm::MapVector<Value, std::pair<Operation *, Operation *>> lives;
   // Since the last barrier: what kernels touched, and what core 0 waited for.
   SmallVector<Access> called, waited;
 };
@@ -320,19 +329,21 @@ int64_t Lowering::takeSlot(Location loc, Engine engine) {
 }
 
 void Lowering::waitSlot(Location loc, Job &job, int64_t slot) {
+  Operation *record = nullptr;
   switch (job.engine) {
   case Engine::Dma:
-    td::pulp::DmaWaitOp::create(builder, loc, slot, job.opIndex);
+    record = td::pulp::DmaWaitOp::create(builder, loc, slot, job.opIndex);
     dmaSlots.reset(slot);
     break;
   case Engine::Hyper:
-    td::pulp::HyperWaitOp::create(builder, loc, slot, job.opIndex);
+    record = td::pulp::HyperWaitOp::create(builder, loc, slot, job.opIndex);
     hyperSlots.reset(slot);
     break;
   case Engine::RedMulE:
-    td::redmule::WaitOp::create(builder, loc, job.opIndex);
+    record = td::redmule::WaitOp::create(builder, loc, job.opIndex);
     break;
   }
+  use(job.accesses, record);
   llvm::erase(job.slots, slot);
 }
 
@@ -398,15 +409,17 @@ LogicalResult Lowering::lower(td::tile::CopyOp op) {
       stride = builder.getI64IntegerAttr(c.stride);
     }
     if (hyper) {
-      td::pulp::HyperStartOp::create(
-          builder, op.getLoc(), slot, op.getLoad(), *array + c.arrayOffset,
-          *tile + c.tileOffset, c.bytes, line, stride, opIndex);
+      use(jobs[self].accesses,
+          td::pulp::HyperStartOp::create(
+              builder, op.getLoc(), slot, op.getLoad(), *array + c.arrayOffset,
+              *tile + c.tileOffset, c.bytes, line, stride, opIndex));
       ++hyperTransfers;
     } else {
-      td::pulp::DmaStartOp::create(builder, op.getLoc(), slot, continued,
-                                   op.getLoad(), *tile + c.tileOffset,
-                                   *array + c.arrayOffset, c.bytes, line,
-                                   stride, opIndex);
+      use(jobs[self].accesses,
+          td::pulp::DmaStartOp::create(builder, op.getLoc(), slot, continued,
+                                       op.getLoad(), *tile + c.tileOffset,
+                                       *array + c.arrayOffset, c.bytes, line,
+                                       stride, opIndex));
       ++dmaCommands;
     }
   }
@@ -436,10 +449,10 @@ LogicalResult Lowering::lower(td::redmule::GemmOp op) {
   barrierIf(findConflict(called, accesses), op.getLoc(), opIndex);
   auto xType = cast<MemRefType>(op.getX().getType()),
        zType = cast<MemRefType>(op.getZ().getType());
-  td::redmule::StartOp::create(builder, op.getLoc(), *x, *w, *z,
-                               xType.getDimSize(0), xType.getDimSize(1),
-                               zType.getDimSize(1), zType.getElementType(),
-                               opIndex);
+  use(accesses, td::redmule::StartOp::create(
+                    builder, op.getLoc(), *x, *w, *z, xType.getDimSize(0),
+                    xType.getDimSize(1), zType.getDimSize(1),
+                    zType.getElementType(), opIndex));
   newJob(op.getToken(), Engine::RedMulE, std::move(accesses), opIndex)
       .slots.push_back(0);
   ++gemms;
@@ -489,11 +502,57 @@ LogicalResult Lowering::lower(td::tile::CallOp op) {
   uint32_t opIndex = op.getOpIndex();
   barrierIf(findConflict(called, accesses) || findConflict(waited, accesses),
             op.getLoc(), opIndex);
-  td::pulp::CallOp::create(builder, op.getLoc(), op.getKernel(), words,
-                           opIndex);
+  use(accesses, td::pulp::CallOp::create(builder, op.getLoc(), op.getKernel(),
+                                         words, opIndex));
   ++calls;
   llvm::append_range(called, accesses);
   return success();
+}
+
+void Lowering::use(ArrayRef<Access> accesses, Operation *record) {
+  for (const Access &access : accesses) {
+    Value array = td::reshapeSource(access.buffer);
+    while (auto view = array.getDefiningOp<td::tile::ViewOp>())
+      array = td::reshapeSource(view.getSource());
+    lives.try_emplace(array, record, record).first->second.second = record;
+  }
+}
+
+/// Where arrays and tiles lie, and the records between which they live, counted
+/// from the program's start.
+ArrayAttr Lowering::describeArrays() {
+  DenseMap<Operation *, int64_t> positions;
+  for (Operation &op : program.getBody().front())
+    if (isa<td::pulp::CallOp, td::pulp::BarrierOp, td::pulp::DmaStartOp,
+            td::pulp::DmaWaitOp, td::pulp::HyperStartOp, td::pulp::HyperWaitOp,
+            td::redmule::StartOp, td::redmule::WaitOp>(op))
+      positions.insert({&op, positions.size()});
+  SmallVector<Attribute> arrays;
+  for (auto [array, life] : lives) {
+    auto alloc = array.getDefiningOp<td::tile::AllocOp>();
+    auto buffer = array.getDefiningOp<td::tile::BufferOp>();
+    auto type = cast<MemRefType>(array.getType());
+    auto level = cast<td::tile::MemoryAttr>(type.getMemorySpace()).getLevel();
+    auto number = [&](int64_t value) {
+      return builder.getI64IntegerAttr(value);
+    };
+    arrays.push_back(builder.getDictionaryAttr({
+        builder.getNamedAttr("name", alloc ? alloc.getSymbolAttr()
+                                           : buffer.getSymbolAttr()),
+        builder.getNamedAttr("role",
+                             builder.getStringAttr(td::tile::stringifyRole(
+                                 alloc ? Role::Temporary : buffer.getRole()))),
+        builder.getNamedAttr("level", number(int64_t(level))),
+        builder.getNamedAttr("address", number(alloc ? *alloc.getAddress()
+                                                     : *buffer.getAddress())),
+        builder.getNamedAttr(
+            "bytes",
+            number(type.getNumElements() * type.getElementTypeBitWidth() / 8)),
+        builder.getNamedAttr("first", number(positions.lookup(life.first))),
+        builder.getNamedAttr("last", number(positions.lookup(life.second))),
+    }));
+  }
+  return builder.getArrayAttr(arrays);
 }
 
 LogicalResult Lowering::run() {
@@ -521,6 +580,7 @@ LogicalResult Lowering::run() {
   builder.setInsertionPointToEnd(&program.getBody().front());
   while (!inFlight.empty())
     wait(program.getLoc(), jobs[inFlight.front()]);
+  program->setAttr("tile.arrays", describeArrays());
   for (Operation *op : llvm::reverse(lowered))
     op->erase();
   return success();

@@ -4,6 +4,7 @@
 #include "passes/Passes.h"
 
 #include "mlir/IR/BuiltinAttributes.h"
+#include "llvm/ADT/MapVector.h"
 #include "llvm/Support/JSON.h"
 
 namespace td {
@@ -305,6 +306,55 @@ Level levelOf(td::tile::BufferOp buffer) {
       .getLevel();
 }
 
+/// The stream of records, the arguments of kernels, and where arrays and tiles
+/// lie between which records: what it takes to follow a run.
+void describeStream(llvm::json::OStream &json, td::tile::ProgramOp program) {
+  std::vector<std::pair<uint32_t, std::string>> runs;
+  llvm::MapVector<StringRef, size_t> kernels;
+  for (Operation &op : program.getBody().front()) {
+    if (isa<td::tile::BufferOp, td::tile::OperatorOp>(op))
+      continue;
+    char kind = '.';
+    if (auto call = dyn_cast<td::pulp::CallOp>(op)) {
+      kind = 'C';
+      size_t &words = kernels[call.getKernel()];
+      words = std::max(words, call.getArgs().size());
+    } else if (auto dma = dyn_cast<td::pulp::DmaStartOp>(op)) {
+      kind = dma.getLoad() ? 'L' : 'S';
+    } else if (isa<td::pulp::HyperStartOp>(op)) {
+      kind = 'H';
+    } else if (isa<td::redmule::StartOp>(op)) {
+      kind = 'G';
+    }
+    uint32_t opIndex = op.getAttrOfType<IntegerAttr>("op_index").getInt();
+    if (runs.empty() || runs.back().first != opIndex)
+      runs.push_back({opIndex, ""});
+    runs.back().second += kind;
+  }
+  json.attributeArray("stream", [&] {
+    for (auto &[opIndex, kinds] : runs) {
+      json.value(opIndex);
+      json.value(kinds);
+    }
+  });
+  json.attributeObject("kernels", [&] {
+    for (auto [name, words] : kernels)
+      json.attribute(name, (int64_t)words);
+  });
+  auto arrays = program->getAttrOfType<ArrayAttr>("tile.arrays");
+  if (!arrays)
+    return;
+  json.attributeArray("arrays", [&] {
+    for (auto array : arrays.getAsRange<DictionaryAttr>())
+      json.array([&] {
+        for (StringRef key : {"name", "role"})
+          json.value(cast<StringAttr>(array.get(key)).getValue());
+        for (StringRef key : {"level", "address", "bytes", "first", "last"})
+          json.value(cast<IntegerAttr>(array.get(key)).getInt());
+      });
+  });
+}
+
 /// What tools need to know of the program, as JSON; docs/runtime.md lists it.
 std::string describe(td::tile::ProgramOp program, const td::Target &target) {
   std::string text;
@@ -313,9 +363,9 @@ std::string describe(td::tile::ProgramOp program, const td::Target &target) {
   json.object([&] {
     json.attribute("program", program.getSymName());
     json.attribute("target", target.name());
-    json.attribute(
-        "l1_begin",
-        td::RuntimeLayout(target, td::countOperators(program)).l1Begin());
+    td::RuntimeLayout layout(target, td::countOperators(program));
+    json.attribute("l1_begin", layout.l1Begin());
+    json.attribute("l2_begin", layout.l2Begin());
     json.attributeArray("operators", [&] {
       for (auto op : program.getBody().getOps<td::tile::OperatorOp>())
         json.object([&] {
@@ -363,6 +413,7 @@ std::string describe(td::tile::ProgramOp program, const td::Target &target) {
         return start ? std::optional(start.getOpIndex()) : std::nullopt;
       });
     });
+    describeStream(json, program);
     json.attributeArray("buffers", [&] {
       for (auto op : program.getBody().getOps<td::tile::BufferOp>()) {
         auto type = cast<MemRefType>(op.getMemref().getType());

@@ -137,7 +137,9 @@ def LowerJobs : Pass<"td-lower-jobs", "::mlir::ModuleOp"> {
     and, for its jobs, `pulp` and `redmule` ops with absolute addresses, in the
     order of the stream; slots of DMA and uDMA are free when taken; one RedMulE
     job at a time; every job is waited for before the end; a barrier stands
-    exactly where a job depends on another core's work since the last one.
+    exactly where a job depends on another core's work since the last one;
+    `tile.arrays` of the program says where arrays and tiles lie and between
+    which records they live.
     A job that touches bytes of one in flight, and a buffer outside of what the
     runtime leaves free, are errors.
   }];

@@ -1,5 +1,6 @@
 """Fixtures that the Python tests share."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,9 @@ import pytest
 # Started in the background of a script, everything ignores Ctrl-C, and so would the programs under test.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Programs run under checked execution, those of the command in a process of its own, too.
+os.environ.setdefault("TRAINDEEPLOY_CHECK", "1")
 
 sys.path.insert(0, str(Path(__file__).parent / "python"))
 

@@ -1,6 +1,7 @@
 //===- EventUnit.cpp - Events, barriers, sleeping cores -------------------===//
 #include "Machine.h"
 #include "Registers.h"
+#include <string>
 
 namespace tdsim {
 
@@ -186,6 +187,8 @@ void Machine::checkEvents(unsigned index, uint64_t time) {
   uint32_t arrived = unit.buffer & unit.mask;
   if (!arrived)
     return;
+  if (checker)
+    seeEvents(core, arrived);
   unit.buffer &= ~unit.clearOnWake;
   unit.clearOnWake = 0;
   wake(core, arrived, time);
@@ -199,8 +202,12 @@ Machine::Outcome Machine::waitForEvents(Core &core, bool clear, uint32_t &value,
     unit.clearOnWake = clear ? unit.mask : 0;
     core.state = Core::State::Asleep;
     core.sleepStart = time;
+    if (checker)
+      checkWaits();
     return Outcome::Sleeps;
   }
+  if (checker)
+    seeEvents(core, arrived);
   // The core goes through its sleep even when the event is already there.
   if (clear)
     unit.buffer &= ~unit.mask;
@@ -208,6 +215,122 @@ Machine::Outcome Machine::waitForEvents(Core &core, bool clear, uint32_t &value,
   time += config.wakeUp - 1;
   core.counters.asleep += config.wakeUp - 1;
   return Outcome::Done;
+}
+
+// --- Checked execution ------------------------------------------------------
+
+/// A wait of a core is over by these events.
+void Machine::seeEvents(const Core &core, uint32_t arrived) {
+  if (arrived != 1u << RedmuleEvent)
+    return;
+  uint64_t &seen = redmuleSeen[core.index];
+  if (seen == redmuleStarted)
+    stopAt(core, "a wait for RedMulE ends by an old event: no job has been "
+                 "started since the last wait");
+  seen = redmuleEnded;
+  if (!rm.busy)
+    checker->retire(Checker::Engine::Redmule, 0);
+}
+
+void Machine::checkWaits() {
+  // Who can still do something: cores that run, and those that they, or an
+  // engine at work, can wake.
+  const unsigned count = config.clusterCores;
+  std::vector<bool> alive(count + 1, false);
+  auto canWake = [&](unsigned index) {
+    const Core &core = cores[index];
+    switch (core.state) {
+    case Core::State::Off:
+      return false;
+    case Core::State::Running:
+      return true;
+    case Core::State::Blocked:
+      if (dma[0].active || dma[1].active)
+        return true;
+      break;
+    case Core::State::Asleep: {
+      if (core.host) {
+        if (interruptMask >> interrupts::DmaLine & 1)
+          for (uint32_t pending : dmaPending)
+            if (pending)
+              return true;
+        if (!interruptMask)
+          return false;
+        break;
+      }
+      uint32_t mask =
+          core.waitsForInterrupt ? events[index].irqMask : events[index].mask;
+      if (mask >> RedmuleEvent & 1 &&
+          (rm.busy || (times[redmuleActor] != Never)))
+        return true;
+      if (mask >> DmaEvent & 1) {
+        auto answers = [&](const DmaCommand &command) {
+          return (command.channel == index ||
+                  command.words[0] & mchan::Broadcast) &&
+                 command.words[0] & mchan::Event;
+        };
+        for (const DmaDirection &direction : dma) {
+          if (direction.active && answers(direction.current))
+            return true;
+          for (const DmaCommand &command : direction.queue)
+            if (answers(command))
+              return true;
+        }
+        for (const DmaChannel &channel : dmaChannels)
+          for (const DmaCommand &command : channel.queue)
+            if (answers(command))
+              return true;
+      }
+      bool others = mask & ((1u << SoftwareEvents) - 1);
+      if (mask >> BarrierEvent & 1)
+        for (const Barrier &barrier : barriers) {
+          if (!(barrier.status >> index & 1))
+            continue;
+          // One that is not set up yet, another core may set up.
+          others |= (barrier.status & ~barrier.triggerMask) != 0;
+          uint32_t missing = barrier.triggerMask & ~barrier.status;
+          bool comes = !(barrier.status & ~barrier.triggerMask) &&
+                       (!barrier.targetMask || barrier.targetMask >> index & 1);
+          for (unsigned i = 0; i < count && comes; ++i)
+            comes = !(missing >> i & 1) || alive[i];
+          if (comes)
+            return true;
+        }
+      if (!others)
+        return false;
+      break;
+    }
+    }
+    // Any other core can raise a software event or free an identifier.
+    for (unsigned i = 0; i <= count; ++i)
+      if (i != index && alive[i])
+        return true;
+    return false;
+  };
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (unsigned i = 0; i <= count; ++i)
+      if (!alive[i] && canWake(i))
+        alive[i] = changed = true;
+  }
+  for (unsigned i = 0; i < count; ++i) {
+    const Core &core = cores[i];
+    // A core that nothing is left for may sleep in wfi.
+    if (alive[i] || core.waitsForInterrupt ||
+        (core.state != Core::State::Asleep &&
+         core.state != Core::State::Blocked))
+      continue;
+    uint32_t mask = events[i].mask;
+    bool atBarrier = false;
+    for (const Barrier &barrier : barriers)
+      atBarrier |= barrier.status >> i & 1;
+    std::string what = core.state == Core::State::Blocked ? "for the DMA"
+                       : atBarrier                        ? "at a barrier"
+                       : mask == 1u << DmaEvent           ? "for the DMA"
+                       : mask == 1u << RedmuleEvent       ? "for RedMulE"
+                                                          : "for an event";
+    stopAt(core, "a core waits " + what + ", and nothing will end the wait");
+  }
 }
 
 } // namespace tdsim

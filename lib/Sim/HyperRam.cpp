@@ -30,6 +30,8 @@ void Machine::hyperRegister(Core &core, uint32_t offset, bool write,
   if (reg / 4 >= RegisterCount)
     badRegister(core, config.udma + offset, write, "uDMA HyperRAM");
   if (!write) {
+    if (checker && reg == Status && !channel.busy)
+      checker->retire(Checker::Engine::HyperRam, index);
     value = reg == Status ? uint32_t(channel.busy) : channel.registers[reg / 4];
     return;
   }
@@ -86,6 +88,26 @@ void Machine::hyperTrigger(Core &core, unsigned index, bool toL3,
                   "0x%08x leaves %s",
                   lines.size, l2Address, l3Address, l2Fits ? "L3" : "L2");
     stopAt(core, text);
+  }
+  if (checker) {
+    // A channel that is used again is waited for.
+    checker->retire(Checker::Engine::HyperRam, index);
+    uint32_t rest = lines.size - (lines.count() - 1) * lines.line;
+    std::vector<Checker::Region> regions;
+    auto add = [&](unsigned level, uint32_t address, uint32_t stride,
+                   bool writes, const char *what) {
+      uint32_t whole = rest < lines.line ? lines.count() - 1 : lines.count();
+      if (whole)
+        regions.push_back(
+            {level, address, lines.line, stride, whole, writes, what});
+      if (whole < lines.count())
+        regions.push_back(
+            {level, address + whole * stride, rest, rest, 1, writes, what});
+    };
+    add(2, l2Address, lines.l2Stride, !toL3, "L2 side");
+    add(3, l3Address, lines.l3Stride, toL3, "L3 side");
+    requireRight(core, checker->start(Checker::Engine::HyperRam, index, 'H',
+                                      std::move(regions), time));
   }
   channel.busy = true;
   channel.toL3 = toL3;

@@ -55,13 +55,13 @@ Machine::Machine(const Config &config, bool portable)
   for (auto *end :
        {l1Code.get() + config.l1.size / 2, l2Code.get() + config.l2.size / 2})
     end[0].op = end[1].op = Op::OutOfRegion;
-  runCoreVariant = &Machine::runCore<0>;
+  redmuleSeen.resize(config.clusterCores + 1);
   redmuleTile32Variant = &Machine::redmuleTile32<0>;
   (void)portable;
 #if defined(__x86_64__)
   if (!portable && __builtin_cpu_supports("avx2") &&
       __builtin_cpu_supports("fma")) {
-    runCoreVariant = &Machine::runCore<1>;
+    fusedHost = true;
     redmuleTile32Variant = &Machine::redmuleTile32<1>;
   }
 #endif
@@ -91,9 +91,35 @@ int Machine::run(const RunOptions &options) {
   logLimit = options.logLimit;
   progress = options.progress;
   standardOutput = options.standardOutput;
+  if (options.check) {
+    checker = std::make_unique<Checker>(
+        config, *options.check,
+        [this](uint32_t address) {
+          for (const auto &segment : elf.segments)
+            if (address - segment.address < segment.bytes.size())
+              return elf.locate(address);
+          return std::string();
+        },
+        [this](uint32_t address) {
+          uint32_t word = 0;
+          if (isMemory(address, 4))
+            std::memcpy(&word, memoryAt(address, 4), 4);
+          return word;
+        });
+    for (const auto &segment : elf.segments)
+      checker->define(segment.address - config.l1.base < config.l1.size ? 1 : 2,
+                      segment.address, uint32_t(segment.bytes.size()));
+  }
+  runCoreVariant =
+      checker ? &Machine::runCore<0, true> : &Machine::runCore<0, false>;
+#if defined(__x86_64__)
+  if (fusedHost)
+    runCoreVariant =
+        checker ? &Machine::runCore<1, true> : &Machine::runCore<1, false>;
+#endif
   semihosting = std::make_unique<Semihosting>(
       options.workdir,
-      [this](uint32_t address, uint32_t size) {
+      [this](uint32_t address, uint32_t size, bool write) {
         if (!isMemory(address, size)) {
           char text[80];
           std::snprintf(text, sizeof text,
@@ -101,6 +127,8 @@ int Machine::run(const RunOptions &options) {
                         size, address);
           throw Semihosting::Error(text);
         }
+        if (checker && !checker->access(semihostingCore, address, size, write))
+          throw Semihosting::Error("semihosting: " + checker->wrong);
         return memoryAt(address, size);
       },
       [this](const std::string &text) { emit(text); });
@@ -325,6 +353,10 @@ void Machine::mark(const Core &core, uint32_t kind, uint32_t value,
     markedRegion = true;
   else if (kind == 2)
     markedRegion = false;
+  if (checker && kind == 1)
+    checker->beginStep();
+  else if (checker && kind == 2)
+    checker->endStep();
   if (markers.size() < logLimit)
     markers.push_back({time, core.index, kind, value});
   else

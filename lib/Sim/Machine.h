@@ -12,6 +12,7 @@
 #ifndef TDSIM_MACHINE_H
 #define TDSIM_MACHINE_H
 
+#include "Check.h"
 #include "Config.h"
 #include "Decode.h"
 #include "Elf.h"
@@ -22,6 +23,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -147,6 +149,8 @@ struct RunOptions {
   uint64_t maxCycles = Never;
   LogPolicy log = LogPolicy::All;
   uint64_t logLimit = 1u << 20; // jobs of each engine
+  /// Stops at the first access that is not right; see Check.h.
+  std::optional<CheckPlan> check;
   std::string workdir;
   std::function<void(const std::string &)> standardOutput;
   std::function<void(uint64_t)> progress; // called a few times a second
@@ -190,10 +194,15 @@ private:
   void schedule();
   [[noreturn]] void deadlock();
   [[noreturn]] void stopAt(const Core &core, const std::string &what);
+  void requireRight(const Core &core, const std::string &wrong) {
+    if (!wrong.empty())
+      stopAt(core, wrong);
+  }
   void poll();
 
   // --- Cores (CoreLoop.inc, once for each instruction set of the host)
-  template <int Variant>
+  // Variant 0 runs on any host, variant 1 on x86 with fused multiply-add.
+  template <int Variant, bool Checked>
   void runCore(Core &core, uint64_t limit, uint64_t syncLimit);
   void (Machine::*runCoreVariant)(Core &, uint64_t, uint64_t) = nullptr;
   Insn *fetch(uint32_t pc);
@@ -250,6 +259,10 @@ private:
   void checkBarrier(unsigned barrier, uint64_t time);
   Outcome waitForEvents(Core &core, bool clear, uint32_t &value,
                         uint64_t &time);
+
+  /// Stops when a core sleeps that nothing can wake.
+  void checkWaits();
+  void seeEvents(const Core &core, uint32_t arrived);
 
   // --- Cluster DMA (Mchan.cpp)
   struct DmaCommand {
@@ -354,6 +367,13 @@ private:
 
   std::vector<std::string> outputLines;
   std::unique_ptr<Semihosting> semihosting;
+  unsigned semihostingCore = 0;
+
+  bool fusedHost = false; // variant 1 of what exists twice
+  std::unique_ptr<Checker> checker;
+  // RedMulE jobs that were started, that ended, and that a core saw the end of.
+  uint64_t redmuleStarted = 0, redmuleEnded = 0;
+  std::vector<uint64_t> redmuleSeen;
 
   std::vector<CoreEvents> events;
   std::array<Barrier, 16> barriers{};
@@ -396,9 +416,6 @@ private:
   uint64_t lastPoll = 0;
 };
 
-// Variant 0 runs on any host, variant 1 on x86 with fused multiply-add.
-template <> void Machine::runCore<0>(Core &, uint64_t, uint64_t);
-template <> void Machine::runCore<1>(Core &, uint64_t, uint64_t);
 template <> void Machine::redmuleTile32<0>(uint32_t, uint32_t);
 template <> void Machine::redmuleTile32<1>(uint32_t, uint32_t);
 

@@ -25,6 +25,18 @@ Machine::Outcome Machine::mchan(Core &core, unsigned index, uint32_t offset,
   };
   if (offset == mchan::Status) {
     if (write) { // frees ids
+      if (checker)
+        for (unsigned id = 0; id < mchan::Ids; ++id)
+          if ((value >> id) & 1) {
+            bool taken = !((dmaFreeIds >> id) & 1);
+            if (!taken || dmaPending[id])
+              stopAt(core, "DMA identifier " + std::to_string(id) +
+                               (taken ? " is freed, and its transfer is in "
+                                        "flight"
+                                      : " is waited for and freed, and no "
+                                        "transfer has it"));
+            checker->retire(Checker::Engine::Dma, id);
+          }
       dmaFreeIds |= value & 0xFFFF;
       unblock(time);
       return Outcome::Done;
@@ -78,6 +90,22 @@ Machine::Outcome Machine::mchan(Core &core, unsigned index, uint32_t offset,
                   "DMA of %u bytes between L1 0x%08x and L2 0x%08x leaves %s",
                   length, a, channel.words[2], fits ? "L2" : "L1");
     stopAt(core, text);
+  }
+  if (checker) {
+    bool toL1 = command & mchan::ToL1;
+    Checker::Region near = {1, a, length, length, 1, toL1, "L1 side"};
+    Checker::Region far = {2,     channel.words[2], line, stride, lines,
+                           !toL1, "L2 side"};
+    std::vector<Checker::Region> regions = {near, far};
+    // The last line may be shorter.
+    if (uint32_t rest = length - (lines - 1) * line; lines > 1 && rest < line) {
+      regions[1].lines = lines - 1;
+      regions.push_back({2, channel.words[2] + (lines - 1) * stride, rest, rest,
+                         1, !toL1, "L2 side"});
+    }
+    requireRight(core,
+                 checker->start(Checker::Engine::Dma, channel.id,
+                                toL1 ? 'L' : 'S', std::move(regions), time));
   }
   DmaCommand queued{};
   std::copy(std::begin(channel.words), std::end(channel.words), queued.words);
@@ -221,6 +249,8 @@ void Machine::dmaFinish(DmaDirection &direction, bool toL1) {
   if (!direction.queue.empty())
     dmaBegin(direction, toL1);
   dmaMoveQueues(now);
+  if (checker)
+    checkWaits();
 }
 
 } // namespace tdsim

@@ -8,6 +8,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 #include <optional>
 
 namespace nb = nanobind;
@@ -97,6 +98,30 @@ Config configFrom(const nb::dict &values) {
   return config;
 }
 
+/// What Python knows of the program: traindeeploy.memory_map.MemoryMap.
+CheckPlan planFrom(const nb::handle &map) {
+  CheckPlan plan;
+  auto number = [](nb::handle v) { return nb::cast<uint32_t>(v); };
+  for (nb::handle row : map.attr("planned")) {
+    unsigned level = number(row[0]);
+    plan.planned.at(level) = {number(row[1]), number(row[2])};
+  }
+  for (nb::handle row : map.attr("arrays"))
+    plan.arrays.push_back(
+        {nb::cast<std::string>(row.attr("name")), number(row.attr("level")),
+         number(row.attr("address")), number(row.attr("bytes")),
+         number(row.attr("first")), number(row.attr("last")),
+         nb::cast<bool>(row.attr("host")), nb::cast<bool>(row.attr("output"))});
+  plan.kinds = nb::cast<std::string>(map.attr("kinds"));
+  plan.operatorOf = nb::cast<std::vector<uint32_t>>(map.attr("operator_of"));
+  plan.operators = nb::cast<std::vector<std::string>>(map.attr("operators"));
+  for (nb::handle row : map.attr("kernels"))
+    plan.kernels[number(row[0])] = number(row[1]);
+  for (nb::handle row : map.attr("stacks"))
+    plan.stacks.push_back({number(row[0]), number(row[1])});
+  return plan;
+}
+
 template <class T> nb::bytes rawBytes(const std::vector<T> &jobs) {
   return nb::bytes(jobs.data(), jobs.size() * sizeof(T));
 }
@@ -124,7 +149,7 @@ nb::dict countersOf(const Machine &machine, unsigned core) {
 nb::dict simulate(const nb::dict &numbers, const std::string &elf,
                   const std::string &workdir, std::optional<uint64_t> maxCycles,
                   const std::string &log, uint64_t logLimit, nb::object output,
-                  nb::object progress, bool portable) {
+                  nb::object progress, bool portable, nb::object check) {
   RunOptions options;
   options.workdir = workdir;
   options.maxCycles = maxCycles.value_or(Never);
@@ -132,6 +157,8 @@ nb::dict simulate(const nb::dict &numbers, const std::string &elf,
                 : log == "marked" ? LogPolicy::Marked
                                   : LogPolicy::All;
   options.logLimit = logLimit;
+  if (!check.is_none())
+    options.check = planFrom(check);
   options.standardOutput = [&](const std::string &text) {
     nb::gil_scoped_acquire gil;
     output(nb::bytes(text.data(), text.size()));
@@ -186,5 +213,5 @@ NB_MODULE(_tdsim, m) {
   m.def("simulate", &simulate, nb::arg("config"), nb::arg("elf"),
         nb::arg("workdir"), nb::arg("max_cycles").none(), nb::arg("log"),
         nb::arg("log_limit"), nb::arg("output"), nb::arg("progress").none(),
-        nb::arg("portable"));
+        nb::arg("portable"), nb::arg("check").none());
 }

@@ -28,9 +28,13 @@ void Machine::redmuleRegister(Core &core, uint32_t offset, bool write,
   using namespace redmule;
   if (!write) {
     value = 0;
-    if (offset == Status)
+    if (offset == Status) {
       value = rm.busy;
-    else if (offset != Trigger && (offset < XAddress || offset > Arithmetic))
+      if (checker && !rm.busy) {
+        redmuleSeen[core.index] = redmuleEnded;
+        checker->retire(Checker::Engine::Redmule, 0);
+      }
+    } else if (offset != Trigger && (offset < XAddress || offset > Arithmetic))
       badRegister(core, config.redmule + offset, write, "RedMulE");
     return;
   }
@@ -107,6 +111,21 @@ void Machine::redmuleTrigger(Core &core, uint64_t time) {
   check("X", rm.x, rm.m, rm.n, portElements);
   check("W", rm.w, rm.n, rm.k, tile);
   check("Y", rm.y, rm.m, rm.k, tile);
+  if (checker) {
+    // An accelerator that is triggered again was idle.
+    checker->retire(Checker::Engine::Redmule, 0);
+    auto operand = [&](uint32_t address, uint32_t rows, uint32_t columns,
+                       bool write, const char *what) {
+      uint32_t size = rows * columns * bytes;
+      return Checker::Region{1, address, size, size, 1, write, what, true};
+    };
+    requireRight(core, checker->start(Checker::Engine::Redmule, 0, 'G',
+                                      {operand(rm.x, rm.m, rm.n, false, "X"),
+                                       operand(rm.w, rm.n, rm.k, false, "W"),
+                                       operand(rm.y, rm.m, rm.k, true, "Y")},
+                                      time));
+  }
+  ++redmuleStarted;
   rm.half = half;
   rm.busy = true;
   rm.trigger = rm.start = time;
@@ -208,12 +227,15 @@ void Machine::runRedmule(uint64_t limit) {
     bool again = rm.phase == State::FirstEvent;
     actorTime = Never;
     if (again) {
+      ++redmuleEnded;
       rm.phase = State::SecondEvent;
       actorTime = now + 1;
       logJob(redmuleJobs, RedmuleJob{rm.trigger, rm.start, now, rm.m, rm.n,
                                      rm.k, rm.half ? 16u : 32u});
     }
     raise(1u << event_unit::RedmuleEvent, 0, now);
+    if (checker && !again)
+      checkWaits();
     return;
   }
   if (rm.ending) {

@@ -34,13 +34,13 @@ Semihosting::Semihosting(std::string workdir, Memory memory, Output output)
 
 uint32_t Semihosting::word(uint32_t address, unsigned index) {
   uint32_t value;
-  std::memcpy(&value, memory(address + 4 * index, 4), 4);
+  std::memcpy(&value, memory(address + 4 * index, 4, false), 4);
   return value;
 }
 
 std::string Semihosting::text(uint32_t address) {
   std::string result;
-  while (char c = char(*memory(address++, 1)))
+  while (char c = char(*memory(address++, 1, false)))
     result += c;
   return result;
 }
@@ -63,7 +63,7 @@ uint32_t Semihosting::open(uint32_t argument) {
       "r", "rb", "r+", "r+b", "w", "wb", "w+", "w+b", "a", "ab", "a+", "a+b"};
   uint32_t mode = word(argument, 1), length = word(argument, 2);
   const char *bytes =
-      reinterpret_cast<const char *>(memory(word(argument, 0), length));
+      reinterpret_cast<const char *>(memory(word(argument, 0), length, false));
   std::string name(bytes, length);
   if (name == ":tt")
     return mode < 4 ? 0 : mode < 8 ? 1 : 2;
@@ -112,14 +112,14 @@ Semihosting::Result Semihosting::call(uint32_t operation, uint32_t argument,
     break;
   }
   case WriteC:
-    output(std::string(1, char(*memory(argument, 1))));
+    output(std::string(1, char(*memory(argument, 1, false))));
     break;
   case Write0:
     output(text(argument));
     break;
   case Write: { // returns the bytes not written
     uint32_t handle = word(argument, 0), size = word(argument, 2);
-    uint8_t *bytes = memory(word(argument, 1), size);
+    uint8_t *bytes = memory(word(argument, 1), size, false);
     if (handle == 1 || handle == 2) {
       output(std::string(reinterpret_cast<char *>(bytes), size));
     } else {
@@ -130,7 +130,7 @@ Semihosting::Result Semihosting::call(uint32_t operation, uint32_t argument,
   }
   case Read: { // returns the bytes not read
     uint32_t handle = word(argument, 0), size = word(argument, 2);
-    uint8_t *bytes = memory(word(argument, 1), size);
+    uint8_t *bytes = memory(word(argument, 1), size, true);
     std::FILE *f = file(handle);
     result.value = f ? size - uint32_t(std::fread(bytes, 1, size, f)) : size;
     break;

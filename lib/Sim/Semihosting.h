@@ -16,8 +16,9 @@ namespace tdsim {
 /// RISC-V (Arm) semihosting calls, with files below one directory only.
 class Semihosting {
 public:
-  /// Gives `size` bytes of simulated memory, or throws.
-  using Memory = std::function<uint8_t *(uint32_t address, uint32_t size)>;
+  /// Gives `size` bytes of simulated memory, to read or to write, or throws.
+  using Memory =
+      std::function<uint8_t *(uint32_t address, uint32_t size, bool write)>;
   using Output = std::function<void(const std::string &)>;
 
   struct Error : std::runtime_error {

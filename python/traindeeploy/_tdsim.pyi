@@ -14,4 +14,5 @@ def simulate(
     output: Callable[[bytes], object],
     progress: Callable[[int], object] | None,
     portable: bool,
+    check: object | None,
 ) -> dict[str, Any]: ...

@@ -111,6 +111,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-cycles", type=_positive, metavar="N", help="stop with an error after N simulated cycles"
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        default=None,
+        help="stop at the first access to memory that is not right (slower)",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -212,6 +218,7 @@ def _result(program: Any, files: dict[str, Any], options: argparse.Namespace, pr
         simulator=options.simulator,
         gvsoc=options.gvsoc,
         max_cycles=options.max_cycles,
+        check=options.check,
         progress=progress,
         notice=_notice,
     )

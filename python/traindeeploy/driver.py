@@ -416,6 +416,7 @@ class Program:
         simulator: str = "tdsim",
         gvsoc: str | Path | None = None,
         max_cycles: int | None = None,
+        check: bool | None = None,
         progress: Message = _silent,
         notice: Message = _silent,
     ) -> Result:
@@ -428,6 +429,8 @@ class Program:
             the data where that one has stopped, or at `start_sample`.
         simulator: "tdsim", or "gvsoc", which `gvsoc` names the folder of (or TRAINDEEPLOY_GVSOC).
         max_cycles: end with an error after so many simulated cycles.
+        check: stop at the first access to memory that is not right (docs/simulator.md); by default, if
+            the variable TRAINDEEPLOY_CHECK is set to something else than 0.
 
         Raises TrainDeeployError for wrong data, a loss that is not finite (with the step), and a
         program that the simulator stops.
@@ -471,6 +474,7 @@ class Program:
             gvsoc=gvsoc,
             finished=finished,
             max_cycles=max_cycles,
+            check=check,
         )
         # In the model's order, which `initial` has.
         trained = self.manifest["parameters"]

@@ -5,6 +5,7 @@ docs/runtime.md has the formats of the two files that the program opens by semih
 
 from __future__ import annotations
 
+import os
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -110,6 +111,7 @@ def execute(
     gvsoc: str | Path | None = None,
     finished: Callable[[int, float], None] | None = None,
     max_cycles: int | None = None,
+    check: bool | None = None,
 ) -> Outcome:
     """Runs a program for as many steps as `feeds` has.
 
@@ -120,6 +122,8 @@ def execute(
     finished: called after each step with its index and its loss; what it raises ends the run.
     max_cycles: end the run with an error after so many simulated cycles. GVSoC, which does not see that
         a program is stuck, always has a limit.
+    check: stop at the first access that is not right (docs/simulator.md); by default, if the variable
+        TRAINDEEPLOY_CHECK is set to something else than 0.
 
     Raises TrainDeeployError for arrays that do not fit the program, a loss that is not finite (if
     `finished` did not), and whatever stops the simulator.
@@ -128,10 +132,16 @@ def execute(
         raise TrainDeeployError(f"unknown simulator '{simulator}'; there are: {', '.join(SIMULATORS)}")
     with interrupts_held():
         from .gvsoc import Gvsoc
+        from .memory_map import memory_map
         from .sim import Simulator
 
     installed = Gvsoc(gvsoc) if simulator == "gvsoc" else None
-    manifest = Elf(elf).manifest
+    if check and installed:
+        raise TrainDeeployError("GVSoC checks no accesses; tdsim does")
+    if check is None:
+        check = os.environ.get("TRAINDEEPLOY_CHECK", "") not in ("", "0")
+    program = Elf(elf)
+    manifest = program.manifest
     with explained("cannot write temporary files for the simulator"):
         temporary = tempfile.TemporaryDirectory(prefix="traindeeploy-", ignore_cleanup_errors=True)
     with temporary as name:
@@ -150,7 +160,11 @@ def execute(
             )
         else:
             result = Simulator(target).run(
-                folder / "program.elf", folder, stdout=console.take, max_cycles=max_cycles
+                folder / "program.elf",
+                folder,
+                stdout=console.take,
+                max_cycles=max_cycles,
+                check=memory_map(program, target) if check else False,
             )
         if result.exit_code == _EXIT_LOSS:
             raise TrainDeeployError(f"the loss is not finite at step {console.steps} of {steps}")

@@ -15,6 +15,7 @@ import numpy as np
 
 from . import _tdsim
 from .errors import TrainDeeployError
+from .memory_map import MemoryMap
 from .target import Target
 
 JobLog = Literal["none", "marked", "all"]
@@ -129,6 +130,7 @@ class Simulator:
         job_log: JobLog = "all",
         job_log_limit: int = 1 << 20,
         portable: bool = False,
+        check: bool | MemoryMap = False,
     ) -> RunResult:
         """Runs a program until it exits.
 
@@ -139,6 +141,8 @@ class Simulator:
         job_log: which jobs of the engines to list: all, only those that end between marker 1
             (`slti x0, x0, 1`) and marker 2 (`slti x0, x0, 2`) in program time, or none.
         job_log_limit: the most entries that a list takes; `RunResult.dropped_jobs` counts the rest.
+        check: stop at the first access that is not right (docs/simulator.md); with a MemoryMap, also at
+            those outside of its arrays and stacks. About three times slower, with the same results.
         portable: use no vector or fused instructions of the host; slower, with the same results.
 
         Raises SimulationError when the program is stopped (an access outside of memory, an illegal
@@ -169,6 +173,7 @@ class Simulator:
                 collect,
                 on_progress,
                 portable,
+                MemoryMap() if check is True else check or None,
             )
         except RuntimeError as error:
             raise TrainDeeployError(str(error)) from None

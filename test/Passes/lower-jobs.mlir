@@ -17,6 +17,10 @@ func.func private @add(%a: memref<?xf32, #l1>, %b: memref<?xf32, #l1>) attribute
 }
 
 // CHECK-LABEL: tile.program @barriers
+// A tile lives from its first job to the wait for its last one.
+// CHECK-SAME: tile.arrays = [
+// CHECK-SAME: {address = 268500000 : i64, bytes = 64 : i64, first = 0 : i64, last = 5 : i64, level = 1 : i64, name = "a", role = "temporary"}
+// CHECK-SAME: {address = 470000000 : i64, bytes = 128 : i64, first = 0 : i64, last = 13 : i64, level = 2 : i64, name = "x", role = "input"}
 tile.program @barriers target "pulp-redmule" {
   // CHECK: tile.operator "o"
   tile.operator "o" predicted [0, 0, 0, 0]

@@ -18,13 +18,16 @@ llvm.func @kernel(!llvm.ptr, i32)
 // CHECK: llvm.mlir.addressof @td_jobs_0
 // CHECK: llvm.mlir.global external constant @td_manifest("{\22program\22:\22step\22,\22target\22:\22pulp-redmule\22
 // CHECK-SAME: \22jobs\22:{\22dma_load\22:[0,2],\22dma_store\22:[],\22hyperram\22:[],\22redmule\22:[0,4]}
+// CHECK-SAME: \22stream\22:[0,\22LL..C.G.G.G.G.\22],\22kernels\22:{\22kernel\22:2},\22arrays\22:
+// CHECK-SAME: [\22p\22,\22parameter\22,2,469958656,4096,0,2]]
 // CHECK-SAME: section = ".traindeeploy"
 
 // Four equal jobs whose addresses grow: one body, three more runs, two
 // increments (1801 = LOOP | 7 words << 8).
 // ROLL: llvm.mlir.global internal constant @td_jobs_0()
 // ROLL: 1796, 268460032, 268464128, 268468224, 458756, 5, 1154, 261, 1801, 20, 3, 21, 80, 23, 112, 266]
-tile.program @step target "pulp-redmule" {
+tile.program @step target "pulp-redmule" attributes {tile.arrays = [
+    {name = "p", role = "parameter", level = 2, address = 469958656, bytes = 4096, first = 0, last = 2}]} {
   tile.operator "o" predicted [1, 2, 3, 4]
   %p = tile.buffer parameter "p" at 469958656 : memref<32x32xf32, #l2>
   %c = tile.buffer constant "c" at 469974016 init dense<[1.0, 2.0, 3.0]> : tensor<3xf32> : memref<3xf32, #l2>

@@ -228,7 +228,7 @@ def run_batch(calls: Sequence[Call], target: str) -> RunResult:
         elf = folder / "program.elf"
         compiler("-T", str(folder / "link.ld"), *inputs, str(objects), "-o", str(elf))
         simulator = Simulator(load_target(target))
-        run = simulator.run(elf, folder, max_cycles=500_000_000)
+        run = simulator.run(elf, folder, max_cycles=500_000_000, check=True)
         data = np.fromfile(folder / "out.bin", np.uint32)
         at = len(calls)
         for index, call in enumerate(calls):

@@ -81,11 +81,12 @@ def run(
     *,
     target: Target | None = None,
     roll: str = "auto",
+    check: bool = True,
 ) -> Outcome:
     """Compiles and runs a program."""
     target = target or load_target("pulp-redmule")
     elf = build_elf(llvm_ir(text, target, roll=roll), target)
-    return execute(elf, target, values or {}, feeds, max_cycles=50_000_000)
+    return execute(elf, target, values or {}, feeds, max_cycles=50_000_000, check=check)
 
 
 def random_array(shape: tuple[int, ...], seed: int) -> Array:
