@@ -90,6 +90,7 @@ int Machine::run(const RunOptions &options) {
   log = options.log;
   logLimit = options.logLimit;
   progress = options.progress;
+  stepEnded = options.stepEnded;
   standardOutput = options.standardOutput;
   if (options.check) {
     checker = std::make_unique<Checker>(
@@ -357,10 +358,24 @@ void Machine::mark(const Core &core, uint32_t kind, uint32_t value,
     checker->beginStep();
   else if (checker && kind == 2)
     checker->endStep();
+  if (kind == 1 && stepEnded)
+    clearLogs();
   if (markers.size() < logLimit)
     markers.push_back({time, core.index, kind, value});
   else
     ++dropped;
+  if (kind == 2 && stepEnded) {
+    fp::FloatEnvironment foreign;
+    stepEnded();
+    clearLogs();
+  }
+}
+
+void Machine::clearLogs() {
+  dmaJobs.clear();
+  hyperJobs.clear();
+  redmuleJobs.clear();
+  markers.clear();
 }
 
 // --- CSRs and counters ------------------------------------------------------

@@ -154,6 +154,9 @@ struct RunOptions {
   std::string workdir;
   std::function<void(const std::string &)> standardOutput;
   std::function<void(uint64_t)> progress; // called a few times a second
+  /// Called when a step ends (marker 2); the logs are those of the step, and
+  /// start anew after it.
+  std::function<void()> stepEnded;
 };
 
 class Machine {
@@ -326,6 +329,7 @@ private:
   void redmuleTile16(uint32_t row, uint32_t column);
   void (Machine::*redmuleTile32Variant)(uint32_t, uint32_t) = nullptr;
 
+  void clearLogs();
   bool logging() const {
     return log == LogPolicy::All || (log == LogPolicy::Marked && markedRegion);
   }
@@ -351,6 +355,7 @@ private:
   bool markedRegion = false;
   uint64_t logLimit = 0, dropped = 0;
   std::function<void(uint64_t)> progress;
+  std::function<void()> stepEnded;
   std::function<void(const std::string &)> standardOutput;
 
   // --- Memory

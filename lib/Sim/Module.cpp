@@ -149,7 +149,8 @@ nb::dict countersOf(const Machine &machine, unsigned core) {
 nb::dict simulate(const nb::dict &numbers, const std::string &elf,
                   const std::string &workdir, std::optional<uint64_t> maxCycles,
                   const std::string &log, uint64_t logLimit, nb::object output,
-                  nb::object progress, bool portable, nb::object check) {
+                  nb::object progress, bool portable, nb::object check,
+                  nb::object step) {
   RunOptions options;
   options.workdir = workdir;
   options.maxCycles = maxCycles.value_or(Never);
@@ -171,6 +172,18 @@ nb::dict simulate(const nb::dict &numbers, const std::string &elf,
       progress(cycle);
   };
   Machine machine(configFrom(numbers), portable);
+  auto logs = [&](nb::dict d) {
+    d["dma"] = rawBytes(machine.dmaJobs);
+    d["hyperram"] = rawBytes(machine.hyperJobs);
+    d["redmule"] = rawBytes(machine.redmuleJobs);
+    d["markers"] = rawBytes(machine.markers);
+    return d;
+  };
+  if (!step.is_none())
+    options.stepEnded = [&] {
+      nb::gil_scoped_acquire gil;
+      step(logs(nb::dict()));
+    };
   machine.load(Elf::read(elf));
   std::string stop;
   int exitCode = 0;
@@ -196,10 +209,7 @@ nb::dict simulate(const nb::dict &numbers, const std::string &elf,
   for (unsigned i = 0; i < machine.coreCount(); ++i)
     cores.append(countersOf(machine, i));
   result["cores"] = cores;
-  result["dma"] = rawBytes(machine.dmaJobs);
-  result["hyperram"] = rawBytes(machine.hyperJobs);
-  result["redmule"] = rawBytes(machine.redmuleJobs);
-  result["markers"] = rawBytes(machine.markers);
+  logs(result);
   result["dropped"] = machine.droppedJobs();
   return result;
 }
@@ -213,5 +223,5 @@ NB_MODULE(_tdsim, m) {
   m.def("simulate", &simulate, nb::arg("config"), nb::arg("elf"),
         nb::arg("workdir"), nb::arg("max_cycles").none(), nb::arg("log"),
         nb::arg("log_limit"), nb::arg("output"), nb::arg("progress").none(),
-        nb::arg("portable"), nb::arg("check").none());
+        nb::arg("portable"), nb::arg("check").none(), nb::arg("step").none());
 }

@@ -15,4 +15,5 @@ def simulate(
     progress: Callable[[int], object] | None,
     portable: bool,
     check: object | None,
+    step: Callable[[dict[str, bytes]], object] | None,
 ) -> dict[str, Any]: ...

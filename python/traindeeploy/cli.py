@@ -1,4 +1,4 @@
-"""The command traindeeploy: train, compile, run, inspect."""
+"""The command traindeeploy: train, compile, run, report, inspect."""
 
 from __future__ import annotations
 
@@ -117,6 +117,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="stop at the first access to memory that is not right (slower)",
     )
+    parser.add_argument(
+        "--timeline", type=Path, metavar="FILE", help="write what each engine did, as a trace for Perfetto"
+    )
+    parser.add_argument(
+        "--timeline-steps", type=_positive, default=1, metavar="N", help="last steps in it (default: 1)"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,6 +146,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_options(run)
     run.add_argument("-o", dest="output", type=Path, metavar="OUT", help="output folder (default: PROGRAM)")
     run.set_defaults(action=_run)
+
+    report = commands.add_parser("report", help="show runs in a browser: one HTML file, runs side by side")
+    report.add_argument("folders", type=Path, nargs="+", metavar="OUT", help="output folders of train or run")
+    report.add_argument(
+        "-o",
+        dest="output",
+        type=Path,
+        metavar="FILE",
+        help="the file (default: report.html in the first OUT)",
+    )
+    report.set_defaults(action=_report)
 
     inspect = commands.add_parser(
         "inspect", help="list a model's inputs and parameters, and what a recipe trains"
@@ -202,6 +219,11 @@ def _loaded(options: argparse.Namespace) -> dict[str, Any]:
             from .gvsoc import Gvsoc
 
         Gvsoc(options.gvsoc)
+    if options.timeline:
+        folder = options.timeline.absolute().parent
+        later = options.output or options.program
+        if not folder.is_dir() and folder != later.absolute():
+            raise TrainDeeployError(f"cannot write {options.timeline}: there is no folder {folder}")
     return {
         "data": load_npz(options.data, "data"),
         "init": None if options.init is None else load_npz(options.init, "--init"),
@@ -219,9 +241,18 @@ def _result(program: Any, files: dict[str, Any], options: argparse.Namespace, pr
         gvsoc=options.gvsoc,
         max_cycles=options.max_cycles,
         check=options.check,
+        timeline_steps=options.timeline_steps,
         progress=progress,
         notice=_notice,
     )
+
+
+def _write_timeline(result: Any, options: argparse.Namespace) -> None:
+    """Writes the file of --timeline; it may be in the output folder."""
+    from .output import write_file
+
+    if options.timeline:
+        write_file(options.timeline, result.trace())
 
 
 def _train(options: argparse.Namespace, progress: _Progress) -> None:
@@ -233,6 +264,7 @@ def _train(options: argparse.Namespace, progress: _Progress) -> None:
         result = _result(program, files, options, progress)
         program.write(folder, dump_ir=options.dump_ir)
         result.write(folder)
+    _write_timeline(result, options)
     progress.clear()
     print(result.summary())
 
@@ -258,8 +290,19 @@ def _run(options: argparse.Namespace, progress: _Progress) -> None:
         result = _result(program, files, options, progress)
         program.write(folder, dump_ir=bool(program.ir))
         result.write(folder)
+    _write_timeline(result, options)
     progress.clear()
     print(result.summary())
+
+
+def _report(options: argparse.Namespace, progress: _Progress) -> None:
+    with interrupts_held():
+        from .output import write_file
+        from .report_page import page
+
+    path = options.output or options.folders[0] / "report.html"
+    write_file(path, page(options.folders))
+    print(path)
 
 
 def _inspect(options: argparse.Namespace, progress: _Progress) -> None:

@@ -23,6 +23,7 @@ from .interrupts import interrupts_held, let_interrupts_arrive
 from .output import MANIFEST, explained, output_folder
 from .plan_table import Operator, plan_table
 from .report import build_report, lower_bound, summary
+from .timeline import Slice, last_step, slices, trace
 
 if TYPE_CHECKING:
     from .target import Target
@@ -282,13 +283,22 @@ class Result:
     """The content of report.json, see docs/report.md."""
     all_params: dict[str, Array]
     """All parameters as the program left them in memory, the frozen ones too."""
+    timeline: list[Slice]
+    """What each part of the SoC did in the last step, or steps."""
 
     def write(self, folder: Path) -> None:
-        """Writes params.npz and report.json into an existing folder."""
+        """Writes params.npz, report.json and timeline.json into an existing folder."""
         with explained(f"cannot write into {folder}"):
             # Some names could be those of savez's own arguments, so no keywords.
             _save_npz(folder / "params.npz", {**self.params, **self.state})
             (folder / "report.json").write_text(_json(self.report))
+            (folder / "timeline.json").write_text(self.trace(last=True))
+
+    def trace(self, *, last: bool = False) -> str:
+        """The timeline as a trace that Perfetto shows; `last`: of the last step alone."""
+        process = f"{self.report['model']}, {self.report['target']} on {self.report['simulator']}"
+        chosen = last_step(self.timeline) if last else self.timeline
+        return trace(chosen, self.report["clock_hz"], process)
 
     def summary(self) -> str:
         """A few lines for a person."""
@@ -417,6 +427,7 @@ class Program:
         gvsoc: str | Path | None = None,
         max_cycles: int | None = None,
         check: bool | None = None,
+        timeline_steps: int = 1,
         progress: Message = _silent,
         notice: Message = _silent,
     ) -> Result:
@@ -431,12 +442,14 @@ class Program:
         max_cycles: end with an error after so many simulated cycles.
         check: stop at the first access to memory that is not right (docs/simulator.md); by default, if
             the variable TRAINDEEPLOY_CHECK is set to something else than 0.
+        timeline_steps: how many steps, the last ones, `Result.timeline` has.
 
         Raises TrainDeeployError for wrong data, a loss that is not finite (with the step), and a
         program that the simulator stops.
         """
         with interrupts_held():
             from .program import execute
+            from .toolchain import Elf
 
         if steps < 1:
             raise TrainDeeployError(f"{steps} steps: at least 1 is needed")
@@ -475,6 +488,7 @@ class Program:
             finished=finished,
             max_cycles=max_cycles,
             check=check,
+            keep_logs=timeline_steps,
         )
         # In the model's order, which `initial` has.
         trained = self.manifest["parameters"]
@@ -490,7 +504,9 @@ class Program:
             self.target, self.manifest, self.operators, self.lower_bound(), simulator, losses, outcome
         )
         everything = {name: outcome.values[name] for name in self.manifest["parameters"]}
-        return Result(params, state, losses, report, everything)
+        first = steps - len(outcome.logs) + 1
+        timeline = slices(Elf(self.elf).manifest, outcome.logs, first)
+        return Result(params, state, losses, report, everything, timeline)
 
 
 def _json(value: Any) -> str:

@@ -1,11 +1,16 @@
-"""Busy cycles of engines and their overlap, from the simulator's logs of jobs and markers."""
+"""Busy cycles of engines, their overlap and their operators, from the logs of a simulator."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from .sim import StepLogs
 
 # What the runtime marks (lib/Runtime/device.h): a step, and kernels on all cores within it.
 STEP_BEGIN, STEP_END, CALL_BEGIN, CALL_END = 1, 2, 3, 4
@@ -34,12 +39,13 @@ def overlap(*sets: Intervals) -> int:
 
 
 def marked(markers: npt.NDArray[Any], begin: int, end: int) -> Intervals:
-    """Intervals between markers of kind `begin` and the next one of kind `end`."""
-    return intervals(markers["cycle"][markers["kind"] == begin], markers["cycle"][markers["kind"] == end])
+    """Intervals between markers of core 0, of kind `begin` and the next one of kind `end`."""
+    mine = markers[markers["core"] == 0]
+    return intervals(mine["cycle"][mine["kind"] == begin], mine["cycle"][mine["kind"] == end])
 
 
 def engines(result: Any) -> dict[str, int]:
-    """Cycles of all steps of a run (`sim.RunResult`) in which each engine was busy.
+    """Cycles of all steps in the logs of a run in which each engine was busy.
 
     `dma_hidden` are those of the DMA in which cores ran a kernel or RedMulE a job.
     """
@@ -55,3 +61,64 @@ def engines(result: Any) -> dict[str, int]:
         "hyperram": overlap(hyperram, steps),
         "dma_hidden": overlap(dma, np.concatenate([cores, redmule]), steps),
     }
+
+
+def steps_of(result: Any) -> Iterator[StepLogs]:
+    """The logs of a run, a step at a time."""
+    from .sim import StepLogs
+
+    for begin, end in marked(result.markers, STEP_BEGIN, STEP_END):
+
+        def within(rows: Any, key: str, begin: int = begin, end: int = end) -> Any:
+            return rows[(rows[key] >= begin) & (rows[key] <= end)]
+
+        yield StepLogs(
+            dma=within(result.dma, "start"),
+            hyperram=within(result.hyperram, "start"),
+            redmule=within(result.redmule, "trigger"),
+            markers=within(result.markers, "cycle"),
+        )
+
+
+def commands(manifest: Mapping[str, Any], logs: Any) -> dict[str, tuple[Any, list[int]]]:
+    """Per engine, the jobs of a step in their order, and the index of the operator of each one.
+
+    Engines: `dma_load`, `dma_store`, `redmule`, `hyperram`. Each works its commands off in the order of
+    the table, so the n-th one of a step belongs to the operator that the manifest says. The copies of
+    the table itself, to the runtime's part of L1, belong to none. An engine
+    whose log is not whole has no jobs.
+    """
+    dma = logs.dma[logs.dma["l1"] >= manifest["l1_begin"]]
+    found = {
+        "dma_load": np.sort(dma[dma["to_l1"] == 1], order="start", kind="stable"),
+        "dma_store": np.sort(dma[dma["to_l1"] == 0], order="start", kind="stable"),
+        "redmule": logs.redmule,
+        "hyperram": np.sort(logs.hyperram, order="start", kind="stable"),
+    }
+    result = {}
+    for name, rows in found.items():
+        runs = manifest["jobs"][name]
+        order = [op for op, count in zip(runs[0::2], runs[1::2], strict=True) for _ in range(count)]
+        result[name] = (rows, order) if len(rows) == len(order) else (rows[:0], [])
+    return result
+
+
+class Accounting:
+    """Sums up the logs of steps, and keeps the last ones."""
+
+    def __init__(self, manifest: Mapping[str, Any], keep: int = 1):
+        self.manifest = manifest
+        self.engines: Counter[str] = Counter()
+        count = len(manifest["operators"])
+        self.operators = {name: np.zeros(count, np.int64) for name in ("dma", "redmule", "hyperram")}
+        """Busy cycles of each operator, by engine."""
+        self.last: deque[StepLogs] = deque(maxlen=keep)
+
+    def add(self, logs: StepLogs) -> None:
+        """Takes the logs of the next step."""
+        for name, busy in engines(logs).items():
+            self.engines[name] += busy
+        for name, (rows, operators) in commands(self.manifest, logs).items():
+            durations = (rows["end"] - rows["start"]).astype(np.int64)
+            np.add.at(self.operators[name.split("_")[0]], operators, durations)
+        self.last.append(logs)

@@ -1,4 +1,4 @@
-"""Output folders that appear whole or not at all."""
+"""Output folders and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -38,6 +38,20 @@ def _check_replaceable(path: Path) -> None:
         raise TrainDeeployError(
             f"output folder {path} holds files that traindeeploy did not write; name another, or empty it"
         )
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes a file that appears whole, or replaces the one that was there, or not at all."""
+    with explained(f"cannot write {path}"):
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
 
 
 @contextmanager

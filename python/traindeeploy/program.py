@@ -9,7 +9,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from .errors import TrainDeeployError
 from .interrupts import interrupts_held
-from .measurements import STEP_BEGIN, STEP_END, engines
+from .measurements import Accounting, steps_of
 from .output import explained
 from .target import Target
 from .toolchain import Elf
@@ -59,6 +59,8 @@ class Outcome:
     operators: list[dict[str, int]]
     """Per operator of the plan: cycles `total` (of the steps, spent in its jobs), and the busy cycles for
     it of `cores`, `dma`, `redmule` and `hyperram`."""
+    logs: list[Any] = field(default_factory=list, repr=False)
+    """What the engines did in the last steps (`sim.StepLogs`)."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def execute(
     finished: Callable[[int, float], None] | None = None,
     max_cycles: int | None = None,
     check: bool | None = None,
+    keep_logs: int = 1,
 ) -> Outcome:
     """Runs a program for as many steps as `feeds` has.
 
@@ -124,6 +127,7 @@ def execute(
         a program is stuck, always has a limit.
     check: stop at the first access that is not right (docs/simulator.md); by default, if the variable
         TRAINDEEPLOY_CHECK is set to something else than 0.
+    keep_logs: the number of steps, the last ones, whose logs are kept.
 
     Raises TrainDeeployError for arrays that do not fit the program, a loss that is not finite (if
     `finished` did not), and whatever stops the simulator.
@@ -151,6 +155,7 @@ def execute(
             with (folder / "feed.bin").open("wb") as file:
                 steps = _write_feed(file, manifest, values, feeds)
         console = _Console(finished)
+        accounting = Accounting(manifest, keep_logs)
         result: Any
         if installed:
             predicted = sum(operator["predicted"][0] for operator in manifest["operators"])
@@ -158,6 +163,8 @@ def execute(
             result = installed.run(
                 target, folder / "program.elf", folder, stdout=console.take, max_cycles=limit
             )
+            for logs in steps_of(result):
+                accounting.add(logs)
         else:
             result = Simulator(target).run(
                 folder / "program.elf",
@@ -165,6 +172,7 @@ def execute(
                 stdout=console.take,
                 max_cycles=max_cycles,
                 check=memory_map(program, target) if check else False,
+                on_step=accounting.add,
             )
         if result.exit_code == _EXIT_LOSS:
             raise TrainDeeployError(f"the loss is not finite at step {console.steps} of {steps}")
@@ -175,7 +183,7 @@ def execute(
             )
         with explained("cannot read the results of the simulator"):
             data = (folder / "result.bin").read_bytes()
-    return _read_results(data, manifest, steps, result)
+    return _read_results(data, manifest, steps, accounting)
 
 
 def _write_feed(
@@ -225,8 +233,8 @@ class _Console:
                 self._ended = False
 
 
-def _read_results(data: bytes, manifest: Mapping[str, Any], steps: int, result: Any) -> Outcome:
-    """Parses the result file and accounts the simulator's log to operators."""
+def _read_results(data: bytes, manifest: Mapping[str, Any], steps: int, accounting: Accounting) -> Outcome:
+    """Parses the result file."""
     if data[:4] != _RESULT_MAGIC:
         raise TrainDeeployError("the results of the program are damaged")
     at = 4
@@ -248,49 +256,12 @@ def _read_results(data: bytes, manifest: Mapping[str, Any], steps: int, result: 
         outputs.append({b.name: b.decode(take(b.padded_bytes)) for b in _buffers(manifest, "output")})
         counters += np.frombuffer(take(4 * operators * _COUNTERS), "<u4").reshape(operators, _COUNTERS)
     values = {b.name: b.decode(take(b.padded_bytes)) for b in _buffers(manifest, "parameter", "state")}
-    busy = _busy_by_operator(manifest, steps, result)
     measured = [
         {
             "total": int(counters[i, 0]),
             "cores": int(counters[i, 1]),
-            **{k: int(v[i]) for k, v in busy.items()},
+            **{name: int(busy[i]) for name, busy in accounting.operators.items()},
         }
         for i in range(operators)
     ]
-    return Outcome(values, outputs, cycles, engines(result), measured)
-
-
-def _busy_by_operator(
-    manifest: Mapping[str, Any], steps: int, result: Any
-) -> dict[str, npt.NDArray[np.int64]]:
-    """Busy cycles of DMA, RedMulE and HyperRAM for each operator, from the simulator's log.
-
-    Each engine works its commands off in the order of the table, so the n-th one of a step belongs to
-    the operator that the manifest says. The copies of the table itself, to the runtime's part of L1,
-    belong to none. A step that the log has not in full (it has a limit) counts as zero.
-    """
-    markers = result.markers
-    begins, ends = (markers["cycle"][markers["kind"] == kind] for kind in (STEP_BEGIN, STEP_END))
-    operators = len(manifest["operators"])
-
-    def account(starts: Any, durations: Any, runs: list[int]) -> npt.NDArray[np.int64]:
-        total = np.zeros(operators, np.int64)
-        order = np.repeat(np.array(runs[0::2], np.int64), np.array(runs[1::2], np.int64))
-        for begin, end in zip(begins, ends, strict=True):
-            mine = (starts >= begin) & (starts < end)
-            if np.count_nonzero(mine) == order.size:
-                np.add.at(total, order, durations[mine].astype(np.int64))
-        return total
-
-    jobs = manifest["jobs"]
-    dma = result.dma[result.dma["l1"] >= manifest["l1_begin"]]
-    total = np.zeros(operators, np.int64)
-    for to_l1, name in ((1, "dma_load"), (0, "dma_store")):
-        rows = np.sort(dma[dma["to_l1"] == to_l1], order="start", kind="stable")
-        total += account(rows["start"], rows["end"] - rows["start"], jobs[name])
-    redmule, hyperram = result.redmule, np.sort(result.hyperram, order="start", kind="stable")
-    return {
-        "dma": total,
-        "redmule": account(redmule["trigger"], redmule["end"] - redmule["start"], jobs["redmule"]),
-        "hyperram": account(hyperram["start"], hyperram["end"] - hyperram["start"], jobs["hyperram"]),
-    }
+    return Outcome(values, outputs, cycles, dict(accounting.engines), measured, list(accounting.last))

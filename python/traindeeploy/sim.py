@@ -6,7 +6,7 @@ Time is simulated cycles of the target's clock. `docs/simulator.md` says what is
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -88,6 +88,22 @@ class CoreCounters:
 
 
 @dataclass(frozen=True)
+class StepLogs:
+    """What the engines did in one step, and its markers."""
+
+    dma: np.ndarray = field(repr=False)
+    hyperram: np.ndarray = field(repr=False)
+    redmule: np.ndarray = field(repr=False)
+    markers: np.ndarray = field(repr=False)
+
+    @classmethod
+    def read(cls, raw: Mapping[str, bytes]) -> StepLogs:
+        """From bytes by the name of a log."""
+        layouts = {"dma": DMA_JOB, "hyperram": HYPERRAM_JOB, "redmule": REDMULE_JOB, "markers": MARKER}
+        return cls(**{name: np.frombuffer(raw[name], layout) for name, layout in layouts.items()})
+
+
+@dataclass(frozen=True)
 class RunResult:
     """A run that ended by the program's own exit."""
 
@@ -131,6 +147,7 @@ class Simulator:
         job_log_limit: int = 1 << 20,
         portable: bool = False,
         check: bool | MemoryMap = False,
+        on_step: Callable[[StepLogs], object] | None = None,
     ) -> RunResult:
         """Runs a program until it exits.
 
@@ -143,6 +160,8 @@ class Simulator:
         job_log_limit: the most entries that a list takes; `RunResult.dropped_jobs` counts the rest.
         check: stop at the first access that is not right (docs/simulator.md); with a MemoryMap, also at
             those outside of its arrays and stacks. About three times slower, with the same results.
+        on_step: called with the logs of each step (from marker 1 to marker 2), which are then dropped: so a
+            run may be of any length.
         portable: use no vector or fused instructions of the host; slower, with the same results.
 
         Raises SimulationError when the program is stopped (an access outside of memory, an illegal
@@ -174,6 +193,7 @@ class Simulator:
                 on_progress,
                 portable,
                 MemoryMap() if check is True else check or None,
+                on_step and (lambda raw: on_step(StepLogs.read(raw))),
             )
         except RuntimeError as error:
             raise TrainDeeployError(str(error)) from None
@@ -184,10 +204,7 @@ class Simulator:
             host_seconds=raw["host_seconds"],
             stdout=b"".join(printed).decode(errors="replace"),
             cores=tuple(CoreCounters(**core) for core in raw["cores"]),
-            dma=np.frombuffer(raw["dma"], DMA_JOB),
-            hyperram=np.frombuffer(raw["hyperram"], HYPERRAM_JOB),
-            redmule=np.frombuffer(raw["redmule"], REDMULE_JOB),
-            markers=np.frombuffer(raw["markers"], MARKER),
+            **vars(StepLogs.read(raw)),
             dropped_jobs=raw["dropped"],
         )
         if raw["error"]:
