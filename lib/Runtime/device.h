@@ -31,14 +31,11 @@ static inline uint32_t cycle_count(void) {
   return cycles;
 }
 
-// A hint without effect that simulators may note with its time.
-#define HINT(kind, value)                                                      \
-  asm volatile("slti x0, %0, %1" ::"r"(value), "i"(kind) : "memory")
-// The same, and, where only accesses can be observed, a software event that no
-// core waits for.
+// What simulators may note with its time: a hint without effect, and, where
+// only accesses can be observed, a software event that no core waits for.
 #define MARK(kind, value)                                                      \
   do {                                                                         \
-    HINT(kind, value);                                                         \
+    asm volatile("slti x0, %0, %1" ::"r"(value), "i"(kind) : "memory");        \
     write_register(TARGET_EVENT_UNIT + EVENT_SOFTWARE_TRIGGERS +               \
                        4 * EVENT_MARK,                                         \
                    (uint32_t)(kind) << 24);                                    \

@@ -51,9 +51,7 @@ static void follow(uint32_t core) {
     p += words(header);
     switch (kind(header)) {
     case TD_JOB_CALL:
-      HINT(MARK_CALL_BEGIN, header);
       ((kernel *)record[1])(record + 2, core);
-      HINT(MARK_CALL_END, header);
       break;
     case TD_JOB_BARRIER:
       barrier();

@@ -91,6 +91,8 @@ int Machine::run(const RunOptions &options) {
   logLimit = options.logLimit;
   progress = options.progress;
   stepEnded = options.stepEnded;
+  kernels = options.kernels;
+  std::sort(kernels.begin(), kernels.end());
   standardOutput = options.standardOutput;
   if (options.check) {
     checker = std::make_unique<Checker>(
@@ -346,6 +348,20 @@ void Machine::trap(Core &core, uint32_t cause, uint64_t time) {
   core.mstatus = (core.mstatus & ~0x88u) | ((core.mstatus & 8) << 4) | 0x1800;
   core.ip = handler;
   times[core.index] = time + config.jump;
+}
+
+void Machine::noteJump(Core &core, uint32_t target, uint32_t link,
+                       uint64_t time) {
+  if (core.kernelReturn) {
+    if (target != core.kernelReturn)
+      return;
+    core.kernelReturn = 0;
+    mark(core, 4, 0, time);
+  } else if (core.index && !core.host &&
+             std::binary_search(kernels.begin(), kernels.end(), target)) {
+    core.kernelReturn = link;
+    mark(core, 3, 0, time);
+  }
 }
 
 void Machine::mark(const Core &core, uint32_t kind, uint32_t value,

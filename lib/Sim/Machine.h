@@ -113,6 +113,7 @@ struct Core {
 
   uint32_t fetchLine = ~0u; // with the instruction cache off
   uint32_t bootAddress = 0;
+  uint32_t kernelReturn = 0; // where the kernel that it is in returns to
   CoreCounters counters;
 };
 
@@ -154,6 +155,9 @@ struct RunOptions {
   std::string workdir;
   std::function<void(const std::string &)> standardOutput;
   std::function<void(uint64_t)> progress; // called a few times a second
+  /// Entry points of kernels: calls of these on cores other than 0, which marks
+  /// its own, are noted as markers 3 and 4.
+  std::vector<uint32_t> kernels;
   /// Called when a step ends (marker 2); the logs are those of the step, and
   /// start anew after it.
   std::function<void()> stepEnded;
@@ -222,6 +226,7 @@ private:
   void trap(Core &core, uint32_t cause, uint64_t time);
   void startCore(Core &core, uint32_t pc, uint64_t time);
   void wake(Core &core, uint32_t value, uint64_t time);
+  void noteJump(Core &core, uint32_t target, uint32_t link, uint64_t time);
   void mark(const Core &core, uint32_t kind, uint32_t value, uint64_t time);
 
   // --- Memory and devices (Devices.cpp)
@@ -354,6 +359,7 @@ private:
   LogPolicy log = LogPolicy::All;
   bool markedRegion = false;
   uint64_t logLimit = 0, dropped = 0;
+  std::vector<uint32_t> kernels; // sorted
   std::function<void(uint64_t)> progress;
   std::function<void()> stepEnded;
   std::function<void(const std::string &)> standardOutput;

@@ -150,7 +150,7 @@ nb::dict simulate(const nb::dict &numbers, const std::string &elf,
                   const std::string &workdir, std::optional<uint64_t> maxCycles,
                   const std::string &log, uint64_t logLimit, nb::object output,
                   nb::object progress, bool portable, nb::object check,
-                  nb::object step) {
+                  nb::object step, const std::vector<uint32_t> &kernels) {
   RunOptions options;
   options.workdir = workdir;
   options.maxCycles = maxCycles.value_or(Never);
@@ -158,6 +158,7 @@ nb::dict simulate(const nb::dict &numbers, const std::string &elf,
                 : log == "marked" ? LogPolicy::Marked
                                   : LogPolicy::All;
   options.logLimit = logLimit;
+  options.kernels = kernels;
   if (!check.is_none())
     options.check = planFrom(check);
   options.standardOutput = [&](const std::string &text) {
@@ -223,5 +224,6 @@ NB_MODULE(_tdsim, m) {
   m.def("simulate", &simulate, nb::arg("config"), nb::arg("elf"),
         nb::arg("workdir"), nb::arg("max_cycles").none(), nb::arg("log"),
         nb::arg("log_limit"), nb::arg("output"), nb::arg("progress").none(),
-        nb::arg("portable"), nb::arg("check").none(), nb::arg("step").none());
+        nb::arg("portable"), nb::arg("check").none(), nb::arg("step").none(),
+        nb::arg("kernels"));
 }

@@ -16,4 +16,5 @@ def simulate(
     portable: bool,
     check: object | None,
     step: Callable[[dict[str, bytes]], object] | None,
+    kernels: list[int],
 ) -> dict[str, Any]: ...

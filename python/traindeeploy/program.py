@@ -173,6 +173,7 @@ def execute(
                 max_cycles=max_cycles,
                 check=memory_map(program, target) if check else False,
                 on_step=accounting.add,
+                kernels=[program.symbols[name] for name in manifest["kernels"] if name in program.symbols],
             )
         if result.exit_code == _EXIT_LOSS:
             raise TrainDeeployError(f"the loss is not finite at step {console.steps} of {steps}")

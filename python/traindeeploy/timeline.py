@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .measurements import CALL_BEGIN, CALL_END, STEP_BEGIN, STEP_END, commands, marked
+from .memory_map import stream
 
 STEPS, DMA_IN, DMA_OUT, UDMA, REDMULE = "steps", "DMA in", "DMA out", "uDMA", "RedMulE"
 TABLE = "job table"
@@ -46,6 +47,7 @@ def slices(manifest: Mapping[str, Any], steps: Sequence[Any], first: int = 1) ->
     if not steps:
         return []
     names = [operator["name"] for operator in manifest["operators"]]
+    called = [operator for kind, operator in zip(*stream(manifest), strict=True) if kind == "C"]
     origin = int(marked(steps[0].markers, STEP_BEGIN, STEP_END)[0, 0])
     by_track: dict[str, list[Slice]] = {}
 
@@ -69,10 +71,11 @@ def slices(manifest: Mapping[str, Any], steps: Sequence[Any], first: int = 1) ->
     for core in sorted({int(core) for logs in steps for core in np.unique(logs.markers["core"])}):
         for logs in steps:
             mine = logs.markers[logs.markers["core"] == core]
-            calls, ends = mine[mine["kind"] == CALL_BEGIN], mine[mine["kind"] == CALL_END]
-            for call, end in zip(calls, ends, strict=True):
-                # The value is the record's first word (lib/Runtime/jobs.h).
-                add(core_track(core), int(call["value"]) >> 16, call["cycle"], end["cycle"])
+            calls, ends = (mine["cycle"][mine["kind"] == kind] for kind in (CALL_BEGIN, CALL_END))
+            # Every core runs every call, in the order of the stream.
+            if len(calls) == len(ends) == len(called):
+                for operator, begin, end in zip(called, calls, ends, strict=True):
+                    add(core_track(core), operator, begin, end)
     for logs in steps:
         jobs = commands(manifest, logs)
         for job, operator in zip(*jobs["redmule"], strict=True):

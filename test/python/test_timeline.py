@@ -104,18 +104,9 @@ def test_logs_of_a_whole_run_are_those_of_its_steps() -> None:
                 array[i][key] = value
         return array
 
-    kinds = [
-        (100, 1, 0),
-        (120, 3, 0),
-        (150, 4, 0),
-        (200, 2, 0),
-        (300, 1, 0),
-        (310, 3, 0),
-        (330, 4, 0),
-        (400, 2, 0),
-    ]
+    kinds = [(100, 1), (120, 3), (150, 4), (200, 2), (300, 1), (310, 3), (330, 4), (400, 2)]
     whole = SimpleNamespace(
-        markers=log(MARKER, [{"cycle": c, "kind": k, "core": i, "value": 1 << 16} for c, k, i in kinds]),
+        markers=log(MARKER, [{"cycle": cycle, "kind": kind} for cycle, kind in kinds]),
         dma=log(
             DMA_JOB,
             [
@@ -131,6 +122,7 @@ def test_logs_of_a_whole_run_are_those_of_its_steps() -> None:
     manifest = {
         "l1_begin": 1000,
         "operators": [{"name": "a"}, {"name": "b"}],
+        "stream": [0, "L.", 1, "CG."],
         "jobs": {"dma_load": [0, 1], "dma_store": [], "redmule": [1, 1], "hyperram": []},
     }
     steps = list(steps_of(whole))
