@@ -21,9 +21,17 @@ struct AttachLoss : td::impl::AttachLossBase<AttachLoss> {
   LogicalResult attach() {
     ModuleOp module = getOperation();
     bool crossEntropy = loss == "cross-entropy";
-    if (!crossEntropy && loss != "mse")
-      return module.emitError() << "unknown loss '" << loss
-                                << "'; there are mse and cross-entropy";
+    if (!crossEntropy && loss != "mse" && loss != "l1" && loss != "bce")
+      return module.emitError()
+             << "unknown loss '" << loss
+             << "'; there are mse, l1, bce and cross-entropy";
+    if (reduction != "mean" && reduction != "sum")
+      return module.emitError() << "unknown reduction '" << reduction
+                                << "'; there are mean and sum";
+    if (!(smoothing >= 0.0 && smoothing <= 1.0) ||
+        (smoothing != 0.0 && !crossEntropy))
+      return module.emitError(
+          "label smoothing is a number from 0 to 1, for cross entropy only");
     auto forward = module.lookupSymbol<func::FuncOp>("forward");
     if (!forward || !forward.getBody().hasOneBlock())
       return module.emitError(
@@ -66,11 +74,17 @@ struct AttachLoss : td::impl::AttachLossBase<AttachLoss> {
     auto exit = cast<func::ReturnOp>(forward.getBody().front().getTerminator());
     builder.setInsertionPoint(exit);
     Value prediction = exit.getOperand(0), target = forward.getArgument(index);
-    Value value =
-        crossEntropy
-            ? CrossEntropyOp::create(builder, loc, prediction, target)
-                  .getResult()
-            : MSELossOp::create(builder, loc, prediction, target).getResult();
+    bool sum = reduction == "sum";
+    Value value;
+    if (crossEntropy)
+      value = CrossEntropyOp::create(builder, loc, prediction, target,
+                                     llvm::APFloat(smoothing.getValue()), sum);
+    else if (loss == "l1")
+      value = L1LossOp::create(builder, loc, prediction, target, sum);
+    else if (loss == "bce")
+      value = BCELossOp::create(builder, loc, prediction, target, sum);
+    else
+      value = MSELossOp::create(builder, loc, prediction, target, sum);
     exit.getOperandsMutable().assign(value);
     forward.setType(
         builder.getFunctionType(forward.getArgumentTypes(), value.getType()));

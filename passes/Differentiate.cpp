@@ -2,7 +2,6 @@
 #include "passes/Passes.h"
 
 #include "llvm/ADT/MapVector.h"
-#include "llvm/ADT/StringExtras.h"
 
 namespace td {
 #define GEN_PASS_DEF_DIFFERENTIATE
@@ -112,14 +111,9 @@ struct Differentiate : td::impl::DifferentiateBase<Differentiate> {
   LogicalResult differentiateOp(OpBuilder &builder, Operation *op) {
     auto differentiable = dyn_cast<DifferentiableOpInterface>(op);
     if (!differentiable) {
-      SmallVector<StringRef> supported;
-      for (RegisteredOperationName name :
-           op->getContext()->getRegisteredOperations())
-        if (name.hasInterface<DifferentiableOpInterface>())
-          supported.push_back(name.getStringRef());
-      llvm::sort(supported);
-      return op->emitOpError("has no gradient; differentiable are ")
-             << llvm::join(supported, ", ");
+      return op->emitOpError("has no gradient; the operators of the train "
+                             "dialect have one, linalg.matmul, and "
+                             "tensor.collapse_shape and expand_shape");
     }
     SmallVector<Value> incoming;
     for (Value result : op->getResults())

@@ -88,11 +88,148 @@ struct OuterProduct : OpRewritePattern<linalg::MatmulOp> {
   }
 };
 
+/// The order of dimensions in which `op` copies its operand, as the map from
+/// the copy's indices to the operand's; null if it does anything else.
+static AffineMap copiedBy(linalg::GenericOp op) {
+  if (op.getNumDpsInputs() != 1 || op.getNumDpsInits() != 1 ||
+      op.getNumParallelLoops() != op.getNumLoops())
+    return {};
+  auto yield = cast<linalg::YieldOp>(op.getBody()->getTerminator());
+  if (yield.getOperand(0) != op.getBody()->getArgument(0))
+    return {};
+  AffineMap from = op.getMatchingIndexingMap(op.getDpsInputOperand(0)),
+            to = op.getMatchingIndexingMap(op.getDpsInitOperand(0));
+  if (!from.isPermutation() || !to.isIdentity())
+    return {};
+  return from;
+}
+
+/// A copy in another order disappears into the maps of all that read it.
+struct ReadUnpermuted : OpRewritePattern<linalg::GenericOp> {
+  using OpRewritePattern::OpRewritePattern;
+
+  LogicalResult matchAndRewrite(linalg::GenericOp copy,
+                                PatternRewriter &rewriter) const override {
+    AffineMap order = copiedBy(copy);
+    if (!order || copy->use_empty())
+      return failure();
+    for (OpOperand &use : copy->getUses()) {
+      auto user = dyn_cast<linalg::LinalgOp>(use.getOwner());
+      if (!user || !isa<linalg::GenericOp, linalg::MatmulOp>(use.getOwner()) ||
+          !user.isDpsInput(&use) || updatesInBetween(copy, user))
+        return failure();
+    }
+    for (OpOperand &use :
+         llvm::make_early_inc_range(copy->getResult(0).getUses())) {
+      auto user = cast<linalg::LinalgOp>(use.getOwner());
+      SmallVector<AffineMap> maps = user.getIndexingMapsArray();
+      unsigned index = use.getOperandNumber();
+      maps[index] = order.compose(maps[index]);
+      rewriter.modifyOpInPlace(user, [&] {
+        use.set(copy.getInputs()[0]);
+        user->setAttr("indexing_maps", rewriter.getAffineMapArrayAttr(maps));
+      });
+    }
+    rewriter.eraseOp(copy);
+    return success();
+  }
+};
+
+/// What only a copy in another order reads is written in that order.
+struct WritePermuted : OpRewritePattern<linalg::GenericOp> {
+  using OpRewritePattern::OpRewritePattern;
+
+  LogicalResult matchAndRewrite(linalg::GenericOp copy,
+                                PatternRewriter &rewriter) const override {
+    AffineMap order = copiedBy(copy);
+    if (!order)
+      return failure();
+    Value source = copy.getInputs()[0];
+    if (!source.hasOneUse())
+      return failure();
+    auto result = dyn_cast<OpResult>(source);
+    if (!result)
+      return failure();
+    if (auto matmul = dyn_cast<linalg::MatmulOp>(result.getOwner()))
+      return turnProduct(matmul, copy, rewriter);
+    auto producer = dyn_cast<linalg::GenericOp>(result.getOwner());
+    if (!producer)
+      return failure();
+    OpOperand *init = producer.getDpsInitOperand(result.getResultNumber());
+    rewriter.setInsertionPoint(producer);
+    Value start = restarted(rewriter, init->get(), copy);
+    if (!start)
+      return failure();
+    SmallVector<AffineMap> maps = producer.getIndexingMapsArray();
+    maps[init->getOperandNumber()] =
+        inversePermutation(order).compose(maps[init->getOperandNumber()]);
+    rewriter.modifyOpInPlace(producer, [&] {
+      init->set(start);
+      result.setType(cast<RankedTensorType>(copy.getResult(0).getType()));
+      producer.setIndexingMapsAttr(rewriter.getAffineMapArrayAttr(maps));
+    });
+    rewriter.replaceOp(copy, result);
+    return success();
+  }
+
+  /// `init`, a fill or an empty tensor, in the shape of the copy's result.
+  static Value restarted(PatternRewriter &rewriter, Value init,
+                         linalg::GenericOp copy) {
+    auto type = cast<RankedTensorType>(copy.getResult(0).getType());
+    Location loc = init.getLoc();
+    if (init.getDefiningOp<tensor::EmptyOp>())
+      return tensor::EmptyOp::create(rewriter, loc, type.getShape(),
+                                     type.getElementType());
+    auto fill = init.getDefiningOp<linalg::FillOp>();
+    if (!fill)
+      return {};
+    Value empty = tensor::EmptyOp::create(rewriter, loc, type.getShape(),
+                                          type.getElementType());
+    return linalg::FillOp::create(rewriter, loc, fill.getInputs(),
+                                  ValueRange{empty})
+        .getResult(0);
+  }
+
+  /// (A B)^T = B^T A^T.
+  static LogicalResult turnProduct(linalg::MatmulOp matmul,
+                                   linalg::GenericOp copy,
+                                   PatternRewriter &rewriter) {
+    rewriter.setInsertionPoint(matmul);
+    Value start = restarted(rewriter, matmul.getDpsInits()[0], copy);
+    if (!start)
+      return failure();
+    SmallVector<AffineMap> maps = matmul.getIndexingMapsArray();
+    MLIRContext *context = rewriter.getContext();
+    AffineMap swapLoops = AffineMap::get(3, 0,
+                                         {getAffineDimExpr(1, context),
+                                          getAffineDimExpr(0, context),
+                                          getAffineDimExpr(2, context)},
+                                         context);
+    SmallVector<AffineMap> turned = {maps[1].compose(swapLoops),
+                                     maps[0].compose(swapLoops), maps[2]};
+    rewriter.replaceOpWithNewOp<linalg::MatmulOp>(
+        copy, copy->getResultTypes(),
+        ValueRange{matmul.getInputs()[1], matmul.getInputs()[0]},
+        ValueRange{start},
+        ArrayRef<NamedAttribute>{rewriter.getNamedAttr(
+            "indexing_maps", rewriter.getAffineMapArrayAttr(turned))});
+    rewriter.eraseOp(matmul);
+    return success();
+  }
+};
+
 struct FuseElementwise : td::impl::FuseElementwiseBase<FuseElementwise> {
   using FuseElementwiseBase::FuseElementwiseBase;
 
   void runOnOperation() override {
     countWork();
+    // Before anything takes a copy in: what makes a value writes it in the
+    // order in which it is read, if it can.
+    RewritePatternSet copies(&getContext());
+    copies.add<WritePermuted>(&getContext(), /*benefit=*/2);
+    copies.add<ReadUnpermuted>(&getContext());
+    if (failed(applyPatternsGreedily(getOperation(), std::move(copies))))
+      return signalPassFailure();
     RewritePatternSet patterns(&getContext());
     patterns.add<OuterProduct>(&getContext());
     linalg::populateElementwiseOpsFusionPatterns(patterns, shouldFuse);
@@ -103,14 +240,50 @@ struct FuseElementwise : td::impl::FuseElementwiseBase<FuseElementwise> {
       signalPassFailure();
   }
 
-  /// FLOP of the step, 2 a multiply-accumulate of every GEMM: afterwards not
-  /// all of them can be told from element-wise work.
+  /// Whether a generic is a sum of products, with an operand that some parallel
+  /// loop does not walk: a product of matrices or a convolution, no inner
+  /// product.
+  static bool isContraction(linalg::GenericOp op) {
+    if (op.getNumDpsInputs() != 2 || op.getNumDpsInits() != 1 ||
+        op.getNumReductionLoops() == 0)
+      return false;
+    Block *body = op.getBody();
+    auto yield = cast<linalg::YieldOp>(body->getTerminator());
+    auto sum = yield.getOperand(0).getDefiningOp<arith::AddFOp>();
+    if (!sum)
+      return false;
+    Value accumulator = body->getArgument(2);
+    Value term = sum.getLhs() == accumulator   ? sum.getRhs()
+                 : sum.getRhs() == accumulator ? sum.getLhs()
+                                               : Value();
+    auto product = term ? term.getDefiningOp<arith::MulFOp>() : arith::MulFOp();
+    if (!product || !llvm::is_contained({0u, 1u}, argument(product.getLhs())) ||
+        argument(product.getLhs()) + argument(product.getRhs()) != 1)
+      return false;
+    SmallVector<unsigned> parallel;
+    op.getParallelDims(parallel);
+    return llvm::any_of(parallel, [&](unsigned loop) {
+      return llvm::any_of(op.getDpsInputOperands(), [&](OpOperand *operand) {
+        return !op.getMatchingIndexingMap(operand).isFunctionOfDim(loop);
+      });
+    });
+  }
+
+  static unsigned argument(Value value) {
+    auto argument = dyn_cast<BlockArgument>(value);
+    return argument ? argument.getArgNumber() : ~0u / 4;
+  }
+
+  /// FLOP of the step, 2 a multiply-accumulate of every GEMM and convolution:
+  /// afterwards not all of them can be told from element-wise work.
   void countWork() {
     int64_t flop = 0;
-    getOperation().walk([&](linalg::MatmulOp matmul) {
+    getOperation().walk([&](linalg::LinalgOp op) {
+      auto generic = dyn_cast<linalg::GenericOp>(op.getOperation());
+      if (!isa<linalg::MatmulOp>(op) && !(generic && isContraction(generic)))
+        return;
       int64_t macs = 1;
-      for (int64_t size :
-           cast<linalg::LinalgOp>(matmul.getOperation()).getStaticLoopRanges())
+      for (int64_t size : op.getStaticLoopRanges())
         macs *= size;
       flop += 2 * macs;
     });

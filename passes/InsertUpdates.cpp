@@ -80,7 +80,8 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
     builder.setInsertionPointAfter(parameter);
     ParameterOp::create(builder, parameter.getLoc(),
                         builder.getStringAttr(name), parameter.getTypeAttr(),
-                        /*trainable=*/UnitAttr(), gradient.getParameterAttr());
+                        /*trainable=*/UnitAttr(), gradient.getParameterAttr(),
+                        parameter.getLayoutAttr());
     return FlatSymbolRefAttr::get(&getContext(), name);
   }
 

@@ -25,8 +25,14 @@ namespace td {
 /// Options of the pipeline td-graph.
 struct GraphOptions : mlir::PassPipelineOptions<GraphOptions> {
   Option<std::string> loss{*this, "loss",
-                           llvm::cl::desc("mse or cross-entropy"),
+                           llvm::cl::desc("mse, l1, bce or cross-entropy"),
                            llvm::cl::init("mse")};
+  Option<std::string> reduction{*this, "reduction",
+                                llvm::cl::desc("mean or sum"),
+                                llvm::cl::init("mean")};
+  Option<double> smoothing{*this, "smoothing",
+                           llvm::cl::desc("Label smoothing of cross entropy"),
+                           llvm::cl::init(0.0)};
   ListOption<std::string> trainable{
       *this, "trainable",
       llvm::cl::desc(

@@ -14,10 +14,12 @@ def AttachLoss : Pass<"td-attach-loss", "::mlir::ModuleOp"> {
     Requires: a function @forward of one block with one result, a tensor of
     floats (of rank 2, [N, C], for cross entropy). Guarantees: @forward is gone; @step has
     its arguments, then the target (`train.name` "target", the prediction's type,
-    for mse; "labels", tensor<Nxi32>, for cross entropy), and returns the loss, a
-    tensor of rank 0.
+    for mse, l1 and bce, which takes logits; "labels", tensor<Nxi32>, for cross entropy), and returns
+    the loss, a tensor of rank 0: the mean, or the sum, over elements or samples.
   }];
-  let options = [Option<"loss", "loss", "std::string", "\"mse\"", "mse or cross-entropy">];
+  let options = [Option<"loss", "loss", "std::string", "\"mse\"", "mse, l1, bce or cross-entropy">,
+                 Option<"reduction", "reduction", "std::string", "\"mean\"", "mean or sum">,
+                 Option<"smoothing", "smoothing", "double", "0.0", "Label smoothing of cross entropy">];
   let dependentDialects = ["::td::train::TrainDialect"];
 }
 
@@ -30,6 +32,42 @@ def ApplyRecipe : Pass<"td-apply-recipe", "::mlir::ModuleOp"> {
     that is no parameter is an error.
   }];
   let options = [ListOption<"trainable", "trainable", "std::string", "Symbols of the parameters to train">];
+  let dependentDialects = ["::td::train::TrainDialect"];
+}
+
+def RecognizeComposites : Pass<"td-recognize-composites", "::mlir::func::FuncOp"> {
+  let summary = "Find layer norm, softmax and GELU that are written out in primitives";
+  let description = [{
+    As ONNX files of older opsets have them: (x - mean) / sqrt(mean((x - mean)^2) + epsilon) with any
+    axes, and RMS norm; times a scale; exp(x - max) / sum; GELU by erf or tanh, its factors in any
+    order. Requires nothing. Guarantees the same function up to rounding.
+  }];
+  let dependentDialects = ["::td::train::TrainDialect"];
+}
+
+def MovePermutes : Pass<"td-move-permutes", "::mlir::func::FuncOp"> {
+  let summary = "Move permutes of dimensions together, where they cancel";
+  let description = [{
+    A model computes with channels first, convolution and pooling here with
+    channels last: the frontend puts a `train.permute` on either side. These move
+    down through element-wise ops (small operands are permuted instead), reshapes that merge
+    neighbours, and into products, until they meet their inverse; what is left
+    pays at the input and at a flatten. Requires nothing. Guarantees the same values.
+  }];
+  let dependentDialects = ["::td::train::TrainDialect"];
+}
+
+def AssignLayouts : Pass<"td-assign-layouts", "::mlir::ModuleOp"> {
+  let summary = "Choose the order of axes in which each parameter is stored";
+  let description = [{
+    A parameter that is read through permutes of one kind only (a convolution's
+    filter) is stored so; a weight [out, in] that only the forward's products of several
+    rows read, as [in, out]. `layout` on the parameter says how, and what loads
+    and saves parameters transposes. Optimizer states that are made later lie as their parameter.
+    Requires: gradients as marks (before td-insert-updates). Guarantees: types of reads, gradients
+    and parameters agree; the rest computes the same.
+  }];
+  let statistics = [Statistic<"permutedParameters", "permuted", "Parameters that are stored permuted">];
   let dependentDialects = ["::td::train::TrainDialect"];
 }
 
@@ -70,8 +108,10 @@ def Decompose : Pass<"td-decompose", "::mlir::func::FuncOp"> {
     Requires: updates in place of gradients. Guarantees (checked by
     `verifyDecomposed`): of the train dialect only read and assign are left;
     the rest is linalg.matmul (transposed operands are indexing maps), linalg.generic
-    whose maps are projected permutations, linalg.fill, tensor.collapse_shape,
-    expand_shape and empty, and constants. Snapshots still allow updates in place.
+    whose operands' maps are sums of loops times non-negative integers (windows) and whose results'
+    maps are projected permutations, linalg.fill, tensor.collapse_shape,
+    expand_shape, empty, extract_slice and insert_slice with constant offsets and strides, and
+    constants. Snapshots still allow updates in place.
   }];
   let dependentDialects = ["::td::train::TrainDialect"];
 }
@@ -83,9 +123,10 @@ def FuseElementwise : Pass<"td-fuse-elementwise", "::mlir::func::FuncOp"> {
     use, the consumer is element-wise over the same domain (so nothing is computed
     twice, and parallel work stays out of sequential sums), and no use of a
     parameter's old value moves behind its update. A matmul that sums one product
-    from zero becomes an outer product first, which fuses, too.
+    from zero becomes an outer product first, which fuses, too. A copy that only
+    permutes dimensions disappears into the maps of what reads it, or of what makes it.
     Requires: what td-decompose guarantees. Guarantees: the same, and the function's
-    attribute `train.flop`, 2 a multiply-accumulate of every GEMM.
+    attribute `train.flop`, 2 a multiply-accumulate of every GEMM and convolution.
   }];
   let dependentDialects = ["::mlir::linalg::LinalgDialect"];
 }
@@ -99,6 +140,15 @@ def ParametersToArguments : Pass<"td-parameters-to-arguments", "::mlir::ModuleOp
     the C interface.
   }];
   let dependentDialects = ["::mlir::LLVM::LLVMDialect"];
+}
+
+def LowerCopies : Pass<"td-lower-copies", "::mlir::func::FuncOp"> {
+  let summary = "Lower memref.copy to linalg.copy";
+  let description = [{
+    For the host: upstream lowers a copy between strided buffers to a call of a library that is
+    not there. Guarantees: no memref.copy is left.
+  }];
+  let dependentDialects = ["::mlir::linalg::LinalgDialect"];
 }
 
 def SetTarget : Pass<"td-set-target", "::mlir::ModuleOp"> {

@@ -15,11 +15,16 @@ namespace td {
 using namespace mlir;
 
 void td::buildGraphPipeline(OpPassManager &pm, const GraphOptions &options) {
-  pm.addPass(createAttachLoss({options.loss}));
+  pm.addPass(
+      createAttachLoss({options.loss, options.reduction, options.smoothing}));
   ApplyRecipeOptions recipe;
   recipe.trainable.assign(options.trainable.begin(), options.trainable.end());
   pm.addPass(createApplyRecipe(recipe));
+  pm.addNestedPass<func::FuncOp>(createRecognizeComposites());
+  pm.addNestedPass<func::FuncOp>(createMovePermutes());
   pm.addPass(createDifferentiate());
+  pm.addPass(createAssignLayouts());
+  pm.addNestedPass<func::FuncOp>(createMovePermutes());
   pm.addPass(createInsertUpdates({options.optimizer, options.momentum}));
   OpPassManager &function = pm.nest<func::FuncOp>();
   function.addPass(createDecompose());
@@ -42,7 +47,8 @@ void td::buildHostPipeline(OpPassManager &pm) {
       "buffer-results-to-out-params{hoist-static-allocs "
       "modify-public-functions},buffer-deallocation-pipeline,convert-"
       "bufferization-to-memref,"
-      "func.func(convert-linalg-to-loops,convert-scf-to-cf),expand-strided-"
+      "func.func(td-lower-copies,convert-linalg-to-loops,convert-scf-to-cf),"
+      "expand-strided-"
       "metadata,lower-affine,convert-math-to-llvm,"
       "convert-math-to-libm,convert-index-to-llvm,convert-arith-to-llvm,"
       "finalize-memref-to-llvm,convert-func-to-llvm,"

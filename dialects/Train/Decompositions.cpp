@@ -6,13 +6,6 @@ using namespace td::train;
 
 using Values = FailureOr<SmallVector<Value>>;
 
-/// The scalar constant `value` in the body of a generic.
-static Value scalar(OpBuilder &builder, Location location, Type type,
-                    double value) {
-  return arith::ConstantOp::create(builder, location,
-                                   builder.getFloatAttr(type, value));
-}
-
 //===----------------------------------------------------------------------===//
 // Linear algebra and shapes
 //===----------------------------------------------------------------------===//
@@ -128,6 +121,173 @@ Values SubOp::decomposeOperation(OpBuilder &builder) {
 }
 Values MulOp::decomposeOperation(OpBuilder &builder) {
   return decomposeBinary<arith::MulFOp>(*this, builder);
+}
+
+Values DivOp::decomposeOperation(OpBuilder &builder) {
+  return decomposeBinary<arith::DivFOp>(*this, builder);
+}
+
+template <typename Scalar>
+static Values decomposeUnary(Operation *op, OpBuilder &builder) {
+  return SmallVector<Value>{elementwise(
+      builder, op->getLoc(), cast<RankedTensorType>(op->getResult(0).getType()),
+      op->getOperands(), [](OpBuilder &b, Location l, ValueRange v) {
+        return Scalar::create(b, l, v[0]).getResult();
+      })};
+}
+Values ExpOp::decomposeOperation(OpBuilder &builder) {
+  return decomposeUnary<math::ExpOp>(*this, builder);
+}
+Values LogOp::decomposeOperation(OpBuilder &builder) {
+  return decomposeUnary<math::LogOp>(*this, builder);
+}
+Values SqrtOp::decomposeOperation(OpBuilder &builder) {
+  return decomposeUnary<math::SqrtOp>(*this, builder);
+}
+Values RsqrtOp::decomposeOperation(OpBuilder &builder) {
+  return decomposeUnary<math::RsqrtOp>(*this, builder);
+}
+Values ErfOp::decomposeOperation(OpBuilder &builder) {
+  return decomposeUnary<math::ErfOp>(*this, builder);
+}
+Values AbsOp::decomposeOperation(OpBuilder &builder) {
+  return decomposeUnary<math::AbsFOp>(*this, builder);
+}
+
+Values ClampOp::decomposeOperation(OpBuilder &builder) {
+  return SmallVector<Value>{elementwise(
+      builder, getLoc(), getType(), {getInput()},
+      [&](OpBuilder &b, Location l, ValueRange v) {
+        Value low = scalar(b, l, v[0].getType(), getLow().convertToDouble());
+        Value high = scalar(b, l, v[0].getType(), getHigh().convertToDouble());
+        Value raised = arith::MaximumFOp::create(b, l, v[0], low);
+        return arith::MinimumFOp::create(b, l, raised, high).getResult();
+      })};
+}
+
+Values PowOp::decomposeOperation(OpBuilder &builder) {
+  return SmallVector<Value>{elementwise(
+      builder, getLoc(), getType(), {getInput()},
+      [&](OpBuilder &b, Location l, ValueRange v) -> Value {
+        double exponent = getExponent().convertToDouble();
+        // Small whole powers are products: exact signs, and no logarithm.
+        if (exponent == std::trunc(exponent) && std::abs(exponent) <= 8) {
+          Value product;
+          for (int i = 0; i < std::abs(exponent); ++i)
+            product =
+                product ? arith::MulFOp::create(b, l, product, v[0]).getResult()
+                        : v[0];
+          Value one = scalar(b, l, v[0].getType(), 1.0);
+          if (!product)
+            return one;
+          return exponent > 0
+                     ? product
+                     : arith::DivFOp::create(b, l, one, product).getResult();
+        }
+        return math::PowFOp::create(b, l, v[0],
+                                    scalar(b, l, v[0].getType(), exponent));
+      })};
+}
+
+/// x^2 times a constant, plus another one, times x: the argument of GELU's
+/// hyperbolic tangent.
+static Value geluArgument(OpBuilder &b, Location l, Value x) {
+  Type type = x.getType();
+  Value square = arith::MulFOp::create(b, l, x, x);
+  Value factor = math::FmaOp::create(
+      b, l, square, scalar(b, l, type, M_2_SQRTPI * M_SQRT1_2 * 0.044715),
+      scalar(b, l, type, M_2_SQRTPI * M_SQRT1_2));
+  return arith::MulFOp::create(b, l, x, factor);
+}
+
+/// The normal distribution function of x.
+static Value normalDistribution(OpBuilder &b, Location l, Value x) {
+  Type type = x.getType();
+  Value half = scalar(b, l, type, 0.5);
+  Value erf = math::ErfOp::create(
+      b, l, arith::MulFOp::create(b, l, x, scalar(b, l, type, M_SQRT1_2)));
+  return math::FmaOp::create(b, l, half, erf, half);
+}
+
+Values GeluOp::decomposeOperation(OpBuilder &builder) {
+  return SmallVector<Value>{elementwise(
+      builder, getLoc(), getType(), {getInput()},
+      [&](OpBuilder &b, Location l, ValueRange v) -> Value {
+        if (!getTanh())
+          return arith::MulFOp::create(b, l, v[0],
+                                       normalDistribution(b, l, v[0]));
+        Value half = scalar(b, l, v[0].getType(), 0.5);
+        Value tanh = math::TanhOp::create(b, l, geluArgument(b, l, v[0]));
+        return arith::MulFOp::create(
+            b, l, v[0], math::FmaOp::create(b, l, half, tanh, half));
+      })};
+}
+
+Values GeluVJPOp::decomposeOperation(OpBuilder &builder) {
+  return SmallVector<Value>{elementwise(
+      builder, getLoc(), getType(), {getInput(), getCotangent()},
+      [&](OpBuilder &b, Location l, ValueRange v) -> Value {
+        Value x = v[0];
+        Type type = x.getType();
+        Value half = scalar(b, l, type, 0.5);
+        Value square = arith::MulFOp::create(b, l, x, x), slope;
+        if (getTanh()) {
+          // 0.5 (1 + t) + 0.5 x (1 - t^2) u', u' = a + 3 b x^2
+          Value t = math::TanhOp::create(b, l, geluArgument(b, l, x));
+          double a = 0.5 * M_2_SQRTPI * M_SQRT1_2;
+          Value inner = math::FmaOp::create(
+              b, l, square, scalar(b, l, type, 3 * 0.044715 * a),
+              scalar(b, l, type, a));
+          Value rest = arith::SubFOp::create(b, l, scalar(b, l, type, 1.0),
+                                             arith::MulFOp::create(b, l, t, t));
+          Value second = arith::MulFOp::create(
+              b, l, arith::MulFOp::create(b, l, x, inner), rest);
+          slope = arith::AddFOp::create(
+              b, l, math::FmaOp::create(b, l, half, t, half), second);
+        } else {
+          // Phi(x) + x phi(x)
+          Value exp = math::ExpOp::create(
+              b, l,
+              arith::MulFOp::create(b, l, square, scalar(b, l, type, -0.5)));
+          Value density = arith::MulFOp::create(
+              b, l, exp, scalar(b, l, type, 0.5 * M_2_SQRTPI * M_SQRT1_2));
+          slope = math::FmaOp::create(b, l, x, density,
+                                      normalDistribution(b, l, x));
+        }
+        return arith::MulFOp::create(b, l, v[1], slope);
+      })};
+}
+
+Values AbsVJPOp::decomposeOperation(OpBuilder &builder) {
+  return SmallVector<Value>{elementwise(
+      builder, getLoc(), getType(), {getInput(), getCotangent()},
+      [](OpBuilder &b, Location l, ValueRange v) {
+        Value zero = scalar(b, l, v[0].getType(), 0.0);
+        Value negative =
+            arith::CmpFOp::create(b, l, arith::CmpFPredicate::OLT, v[0], zero);
+        Value none =
+            arith::CmpFOp::create(b, l, arith::CmpFPredicate::OEQ, v[0], zero);
+        Value turned = arith::SelectOp::create(
+            b, l, negative, arith::NegFOp::create(b, l, v[1]), v[1]);
+        return arith::SelectOp::create(b, l, none, zero, turned).getResult();
+      })};
+}
+
+Values ClampVJPOp::decomposeOperation(OpBuilder &builder) {
+  return SmallVector<Value>{elementwise(
+      builder, getLoc(), getType(), {getInput(), getCotangent()},
+      [&](OpBuilder &b, Location l, ValueRange v) {
+        Type type = v[0].getType();
+        Value zero = scalar(b, l, type, 0.0);
+        Value below = arith::CmpFOp::create(
+            b, l, arith::CmpFPredicate::OLT, v[0],
+            scalar(b, l, type, getLow().convertToDouble()));
+        Value above = arith::CmpFOp::create(
+            b, l, arith::CmpFPredicate::OGT, v[0],
+            scalar(b, l, type, getHigh().convertToDouble()));
+        Value raised = arith::SelectOp::create(b, l, below, zero, v[1]);
+        return arith::SelectOp::create(b, l, above, zero, raised).getResult();
+      })};
 }
 
 Values ReluVJPOp::decomposeOperation(OpBuilder &builder) {
@@ -246,14 +406,49 @@ static Value compensatedSum(
                      });
 }
 
+/// The factor of a loss's sum: 1, or 1 / count for the mean.
+static double lossScale(bool sum, int64_t count) {
+  return sum ? 1.0 : 1.0 / static_cast<double>(count);
+}
+
 Values MSELossOp::decomposeOperation(OpBuilder &builder) {
-  double scale =
-      1.0 / static_cast<double>(getPrediction().getType().getNumElements());
   return SmallVector<Value>{compensatedSum(
-      builder, getLoc(), getOperands(), scale,
+      builder, getLoc(), getOperands(),
+      lossScale(getSum(), getPrediction().getType().getNumElements()),
       [](OpBuilder &b, Location l, ValueRange v) {
         Value difference = arith::SubFOp::create(b, l, v[0], v[1]);
         return arith::MulFOp::create(b, l, difference, difference).getResult();
+      })};
+}
+
+Values L1LossOp::decomposeOperation(OpBuilder &builder) {
+  return SmallVector<Value>{compensatedSum(
+      builder, getLoc(), getOperands(),
+      lossScale(getSum(), getPrediction().getType().getNumElements()),
+      [](OpBuilder &b, Location l, ValueRange v) {
+        return math::AbsFOp::create(b, l,
+                                    arith::SubFOp::create(b, l, v[0], v[1]))
+            .getResult();
+      })};
+}
+
+Values BCELossOp::decomposeOperation(OpBuilder &builder) {
+  return SmallVector<Value>{compensatedSum(
+      builder, getLoc(), getOperands(),
+      lossScale(getSum(), getPrediction().getType().getNumElements()),
+      [](OpBuilder &b, Location l, ValueRange v) {
+        // exp of what is not positive: no overflow for logits of any size.
+        Type type = v[0].getType();
+        Value positive =
+            arith::MaximumFOp::create(b, l, v[0], scalar(b, l, type, 0.0));
+        Value linear = arith::SubFOp::create(
+            b, l, positive, arith::MulFOp::create(b, l, v[0], v[1]));
+        Value exp = math::ExpOp::create(
+            b, l,
+            arith::NegFOp::create(b, l, math::AbsFOp::create(b, l, v[0])));
+        return arith::AddFOp::create(b, l, linear,
+                                     math::Log1pOp::create(b, l, exp))
+            .getResult();
       })};
 }
 
@@ -263,7 +458,7 @@ namespace {
 struct SoftmaxParts {
   Value max;      // the largest logit
   Value sum;      // of exp(logit - max)
-  Value labelled; // logit - max of the label's class
+  Value labelled; // logit - max of the label's class, or smoothed over all
 };
 } // namespace
 
@@ -274,8 +469,24 @@ static Value isLabelled(OpBuilder &b, Location l, Value label) {
   return arith::CmpIOp::create(b, l, arith::CmpIPredicate::eq, position, label);
 }
 
+/// The element's share of the target: `whole` on the label; with smoothing 1 -
+/// s of it there and s / classes everywhere.
+static Value targetShare(OpBuilder &b, Location l, Value label, Value whole,
+                         double smoothing, int64_t classes) {
+  Type type = whole.getType();
+  if (smoothing == 0.0)
+    return arith::SelectOp::create(b, l, isLabelled(b, l, label), whole,
+                                   scalar(b, l, type, 0.0));
+  double everywhere = smoothing / static_cast<double>(classes);
+  Value share =
+      arith::SelectOp::create(b, l, isLabelled(b, l, label),
+                              scalar(b, l, type, 1.0 - smoothing + everywhere),
+                              scalar(b, l, type, everywhere));
+  return arith::MulFOp::create(b, l, whole, share);
+}
+
 static SoftmaxParts softmaxParts(OpBuilder &builder, Location loc, Value logits,
-                                 Value labels) {
+                                 Value labels, double smoothing) {
   RankedTensorType type = tensorType(logits);
   auto perSample =
       RankedTensorType::get({type.getDimSize(0)}, type.getElementType());
@@ -301,12 +512,19 @@ static SoftmaxParts softmaxParts(OpBuilder &builder, Location loc, Value logits,
       builder, loc, TypeRange{perSample, perSample},
       ValueRange{logits, parts.max, labels}, ValueRange{zeros, zeros},
       {all, sample, sample, sample, sample}, iterators,
-      [](OpBuilder &b, Location l, ValueRange v) {
+      [&](OpBuilder &b, Location l, ValueRange v) {
         Value shifted = arith::SubFOp::create(b, l, v[0], v[1]);
         Value sum = arith::AddFOp::create(b, l, v[3],
                                           math::ExpOp::create(b, l, shifted));
-        Value labelled = arith::SelectOp::create(b, l, isLabelled(b, l, v[2]),
-                                                 shifted, v[4]);
+        Value labelled = smoothing == 0.0
+                             ? arith::SelectOp::create(
+                                   b, l, isLabelled(b, l, v[2]), shifted, v[4])
+                                   .getResult()
+                             : arith::AddFOp::create(
+                                   b, l, v[4],
+                                   targetShare(b, l, v[2], shifted, smoothing,
+                                               type.getDimSize(1)))
+                                   .getResult();
         linalg::YieldOp::create(b, l, ValueRange{sum, labelled});
       });
   parts.sum = sums.getResult(0);
@@ -315,8 +533,8 @@ static SoftmaxParts softmaxParts(OpBuilder &builder, Location loc, Value logits,
 }
 
 Values CrossEntropyOp::decomposeOperation(OpBuilder &builder) {
-  SoftmaxParts parts =
-      softmaxParts(builder, getLoc(), getLogits(), getLabels());
+  SoftmaxParts parts = softmaxParts(builder, getLoc(), getLogits(), getLabels(),
+                                    getSmoothing().convertToDouble());
   // The logarithms are a step of their own: they are independent of each other,
   // the sum's terms are not.
   Value losses = elementwise(
@@ -326,7 +544,7 @@ Values CrossEntropyOp::decomposeOperation(OpBuilder &builder) {
                                      v[1])
             .getResult();
       });
-  double scale = 1.0 / static_cast<double>(getLogits().getType().getDimSize(0));
+  double scale = lossScale(getSum(), getLogits().getType().getDimSize(0));
   return SmallVector<Value>{
       compensatedSum(builder, getLoc(), losses, scale,
                      [](OpBuilder &, Location, ValueRange v) { return v[0]; })};
@@ -336,9 +554,10 @@ Values CrossEntropyVJPOp::decomposeOperation(OpBuilder &builder) {
   Location loc = getLoc();
   RankedTensorType type = getLogits().getType();
   Type element = type.getElementType();
-  int64_t samples = type.getDimSize(0);
-  double perSample = 1.0 / static_cast<double>(samples);
-  SoftmaxParts parts = softmaxParts(builder, loc, getLogits(), getLabels());
+  double perSample = lossScale(getSum(), type.getDimSize(0));
+  double smoothing = getSmoothing().convertToDouble();
+  SoftmaxParts parts =
+      softmaxParts(builder, loc, getLogits(), getLabels(), smoothing);
   // One division per sample, not one per element.
   Value factor = elementwise(
       builder, loc, tensorType(parts.sum), {parts.sum, getCotangent()},
@@ -363,10 +582,10 @@ Values CrossEntropyVJPOp::decomposeOperation(OpBuilder &builder) {
         Value softmax = arith::MulFOp::create(b, l, exp, v[2]);
         Value scale =
             arith::MulFOp::create(b, l, v[4], scalar(b, l, element, perSample));
-        Value onehot = arith::SelectOp::create(
-            b, l, isLabelled(b, l, v[3]), scale, scalar(b, l, element, 0.0));
+        Value target =
+            targetShare(b, l, v[3], scale, smoothing, type.getDimSize(1));
         linalg::YieldOp::create(
-            b, l, arith::SubFOp::create(b, l, softmax, onehot).getResult());
+            b, l, arith::SubFOp::create(b, l, softmax, target).getResult());
       });
   return SmallVector<Value>{gradient.getResult(0)};
 }

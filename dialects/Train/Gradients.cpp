@@ -141,19 +141,50 @@ SmallVector<Value> ReshapeOp::buildVJP(OpBuilder &builder,
 SmallVector<Value> ReshapeOp::getResiduals(ArrayRef<bool>) { return {}; }
 bool ReshapeOp::isCheapToRecompute() { return true; }
 
+SmallVector<Value> DivOp::buildVJP(OpBuilder &builder, ValueRange cotangents,
+                                   ArrayRef<bool> wanted) {
+  Location loc = getLoc();
+  SmallVector<Value> result(2);
+  // d(a / b) = da / b - (a / b) db / b
+  Value share = DivOp::create(builder, loc, cotangents[0], getRhs());
+  if (wanted[0])
+    result[0] = sumTo(builder, loc, share, getLhs());
+  if (wanted[1])
+    result[1] = negated(builder, loc,
+                        sumTo(builder, loc,
+                              MulOp::create(builder, loc, share, getResult()),
+                              getRhs()));
+  return result;
+}
+SmallVector<Value> DivOp::getResiduals(ArrayRef<bool> wanted) {
+  SmallVector<Value> residuals = {getRhs()};
+  if (wanted[1])
+    residuals.push_back(getResult());
+  return residuals;
+}
+bool DivOp::isCheapToRecompute() { return true; }
+
 //===----------------------------------------------------------------------===//
 // Losses
 //===----------------------------------------------------------------------===//
+
+/// The cotangent of a loss, times what its sum is multiplied with, times
+/// `factor`.
+static Value lossFactor(OpBuilder &builder, Location loc, Value cotangent,
+                        bool sum, RankedTensorType type, double factor) {
+  if (!sum)
+    factor /= static_cast<double>(type.getNumElements());
+  return builder.createOrFold<MulOp>(
+      loc, cotangent,
+      constantScalar(builder, loc, type.getElementType(), factor));
+}
 
 SmallVector<Value> MSELossOp::buildVJP(OpBuilder &builder,
                                        ValueRange cotangents,
                                        ArrayRef<bool> wanted) {
   Location loc = getLoc();
-  RankedTensorType type = getPrediction().getType();
-  Value factor =
-      constantScalar(builder, loc, type.getElementType(),
-                     2.0 / static_cast<double>(type.getNumElements()));
-  Value scale = builder.createOrFold<MulOp>(loc, cotangents[0], factor);
+  Value scale = lossFactor(builder, loc, cotangents[0], getSum(),
+                           getPrediction().getType(), 2.0);
   Value difference = SubOp::create(builder, loc, getPrediction(), getTarget());
   Value gradient = MulOp::create(builder, loc, difference, scale);
   SmallVector<Value> result(2);
@@ -168,13 +199,60 @@ SmallVector<Value> MSELossOp::getResiduals(ArrayRef<bool>) {
 }
 bool MSELossOp::isCheapToRecompute() { return false; }
 
+SmallVector<Value> L1LossOp::buildVJP(OpBuilder &builder, ValueRange cotangents,
+                                      ArrayRef<bool> wanted) {
+  Location loc = getLoc();
+  RankedTensorType type = getPrediction().getType();
+  Value scale = lossFactor(builder, loc, cotangents[0], getSum(), type, 1.0);
+  Value difference = SubOp::create(builder, loc, getPrediction(), getTarget());
+  Value gradient = AbsVJPOp::create(
+      builder, loc, difference, BroadcastOp::create(builder, loc, type, scale));
+  SmallVector<Value> result(2);
+  if (wanted[0])
+    result[0] = gradient;
+  if (wanted[1])
+    result[1] = negated(builder, loc, gradient);
+  return result;
+}
+SmallVector<Value> L1LossOp::getResiduals(ArrayRef<bool>) {
+  return {getPrediction(), getTarget()};
+}
+bool L1LossOp::isCheapToRecompute() { return false; }
+
+SmallVector<Value> BCELossOp::buildVJP(OpBuilder &builder,
+                                       ValueRange cotangents,
+                                       ArrayRef<bool> wanted) {
+  Location loc = getLoc();
+  Value scale = lossFactor(builder, loc, cotangents[0], getSum(),
+                           getPrediction().getType(), 1.0);
+  SmallVector<Value> result(2);
+  if (wanted[0]) {
+    Value probability = SigmoidOp::create(builder, loc, getPrediction());
+    result[0] = MulOp::create(
+        builder, loc, SubOp::create(builder, loc, probability, getTarget()),
+        scale);
+  }
+  if (wanted[1])
+    result[1] = negated(builder, loc,
+                        MulOp::create(builder, loc, getPrediction(), scale));
+  return result;
+}
+SmallVector<Value> BCELossOp::getResiduals(ArrayRef<bool> wanted) {
+  SmallVector<Value> residuals = {getPrediction()};
+  if (wanted[0])
+    residuals.push_back(getTarget());
+  return residuals;
+}
+bool BCELossOp::isCheapToRecompute() { return false; }
+
 SmallVector<Value> CrossEntropyOp::buildVJP(OpBuilder &builder,
                                             ValueRange cotangents,
                                             ArrayRef<bool> wanted) {
   SmallVector<Value> result(2);
   if (wanted[0])
     result[0] = CrossEntropyVJPOp::create(builder, getLoc(), getLogits(),
-                                          getLabels(), cotangents[0]);
+                                          getLabels(), cotangents[0],
+                                          getSmoothingAttr(), getSumAttr());
   return result;
 }
 SmallVector<Value> CrossEntropyOp::getResiduals(ArrayRef<bool>) {

@@ -36,6 +36,69 @@ Value elementwise(
     ValueRange operands,
     llvm::function_ref<Value(OpBuilder &, Location, ValueRange)> body);
 
+using Body =
+    llvm::function_ref<SmallVector<Value>(OpBuilder &, Location, ValueRange)>;
+
+/// linalg.generic with a result for each of `inits`; `maps` are those of the
+/// inputs and then of the inits, over `reduction.size()` loops. The body gets
+/// the elements of inputs and inits.
+SmallVector<Value> structured(OpBuilder &builder, Location location,
+                              ValueRange inputs, ValueRange inits,
+                              ArrayRef<mlir::AffineMap> maps,
+                              ArrayRef<bool> reduction, Body body);
+
+/// The loops of a row-wise computation on tensors of `type`: which dimensions
+/// are reduced, the map that drops those, and the type that is left.
+struct Rows {
+  Rows(RankedTensorType type, ArrayRef<int64_t> axes);
+  SmallVector<bool> reduced;
+  mlir::AffineMap all, kept;
+  RankedTensorType rowType;
+  int64_t count; // elements of a row
+};
+
+/// `body` folded over the axes of `rows`, from `start`; `operands` either have
+/// all dimensions of the loops or only those that are kept. The body gets their
+/// elements and the accumulator.
+Value reduceRows(
+    OpBuilder &builder, Location location, const Rows &rows,
+    ValueRange operands, double start,
+    llvm::function_ref<Value(OpBuilder &, Location, ValueRange)> body);
+
+/// Element-wise on operands that have all dimensions of `rows` or the kept
+/// ones.
+Value mapRows(
+    OpBuilder &builder, Location location, const Rows &rows,
+    RankedTensorType type, ValueRange operands,
+    llvm::function_ref<Value(OpBuilder &, Location, ValueRange)> body);
+
+/// The scalar constant `value` in the body of a generic.
+Value scalar(OpBuilder &builder, Location location, mlir::Type type,
+             double value);
+
+/// `operand` without the dimensions of size 1 along which it repeats, and the
+/// map that addresses it from the dimensions of `resultType`.
+std::pair<Value, mlir::AffineMap> alignToResult(OpBuilder &builder,
+                                                Location location,
+                                                Value operand,
+                                                RankedTensorType resultType);
+
+/// A copy with the dimensions in another order.
+Value permuted(OpBuilder &builder, Location location, Value value,
+               ArrayRef<int64_t> permutation);
+
+/// The permutation that undoes `permutation`.
+SmallVector<int64_t> inverseOf(ArrayRef<int64_t> permutation);
+
+/// The elements of `value` at offsets + index * strides.
+Value sliced(OpBuilder &builder, Location location, Value value,
+             ArrayRef<int64_t> offsets, ArrayRef<int64_t> sizes,
+             ArrayRef<int64_t> strides);
+
+/// `target` with `value` at offsets + index * strides.
+Value inserted(OpBuilder &builder, Location location, Value value, Value target,
+               ArrayRef<int64_t> offsets, ArrayRef<int64_t> strides);
+
 /// linalg.matmul with a zero start: the sum over one index of the product of
 /// two matrices, where each matrix is given with the labels of its dimensions
 /// and `result` names those of the result. Transposed operands are indexing

@@ -93,7 +93,8 @@ StringAttr td::train::getSnapshotParameter(Value value) {
   while (Operation *op = value.getDefiningOp()) {
     if (auto read = dyn_cast<ReadOp>(op))
       return read.getParameterAttr().getAttr();
-    if (!isa<ReshapeOp, tensor::CollapseShapeOp, tensor::ExpandShapeOp>(op))
+    if (!isa<ReshapeOp, PermuteOp, SliceOp, tensor::CollapseShapeOp,
+             tensor::ExpandShapeOp, tensor::ExtractSliceOp>(op))
       return {};
     value = op->getOperand(0);
   }
@@ -134,14 +135,50 @@ LogicalResult td::train::verifySnapshots(Block &block) {
   return result;
 }
 
+/// Whether `expr` is a sum of loops times non-negative integers.
+static bool isWindow(AffineExpr expr) {
+  if (auto constant = dyn_cast<AffineConstantExpr>(expr))
+    return constant.getValue() >= 0;
+  if (isa<AffineDimExpr>(expr))
+    return true;
+  auto binary = dyn_cast<AffineBinaryOpExpr>(expr);
+  if (!binary || (binary.getKind() != AffineExprKind::Add &&
+                  binary.getKind() != AffineExprKind::Mul))
+    return false;
+  return isWindow(binary.getLHS()) && isWindow(binary.getRHS());
+}
+
+/// Checks the indexing maps of a generic of a decomposed step.
+static LogicalResult verifyMaps(linalg::GenericOp generic) {
+  for (OpOperand &operand : generic->getOpOperands()) {
+    AffineMap map = generic.getMatchingIndexingMap(&operand);
+    if (generic.isDpsInit(&operand)) {
+      if (!map.isProjectedPermutation())
+        return generic.emitOpError(
+                   "has a result whose indexing map is no projected "
+                   "permutation: ")
+               << AffineMapAttr::get(map);
+    } else if (!llvm::all_of(map.getResults(), isWindow)) {
+      return generic.emitOpError("has an indexing map that is no sum of loops "
+                                 "times non-negative integers: ")
+             << AffineMapAttr::get(map);
+    }
+  }
+  return success();
+}
+
 LogicalResult td::train::verifyDecomposed(func::FuncOp step) {
   for (Operation &op : step.getBody().front()) {
     if (auto generic = dyn_cast<linalg::GenericOp>(op)) {
-      for (AffineMap map : generic.getIndexingMapsArray())
-        if (!map.isProjectedPermutation())
-          return op.emitOpError(
-                     "has an indexing map that is no projected permutation: ")
-                 << AffineMapAttr::get(map);
+      if (failed(verifyMaps(generic)))
+        return failure();
+      continue;
+    }
+    if (auto slice = dyn_cast<OffsetSizeAndStrideOpInterface>(op)) {
+      if (!isa<tensor::ExtractSliceOp, tensor::InsertSliceOp>(op) ||
+          llvm::any_of(slice.getMixedOffsets(), llvm::IsaPred<Value>) ||
+          llvm::any_of(slice.getMixedStrides(), llvm::IsaPred<Value>))
+        return op.emitOpError("needs constant offsets and strides");
       continue;
     }
     if (!isa<ReadOp, AssignOp, linalg::MatmulOp, linalg::FillOp,
@@ -218,6 +255,13 @@ LogicalResult MulOp::inferReturnTypes(MLIRContext *,
   return inferBroadcast(location, adaptor.getLhs(), adaptor.getRhs(), types);
 }
 
+LogicalResult DivOp::inferReturnTypes(MLIRContext *,
+                                      std::optional<Location> location,
+                                      Adaptor adaptor,
+                                      SmallVectorImpl<Type> &types) {
+  return inferBroadcast(location, adaptor.getLhs(), adaptor.getRhs(), types);
+}
+
 LogicalResult ReshapeOp::verify() {
   if (getInput().getType().getElementType() !=
           getResult().getType().getElementType() ||
@@ -262,6 +306,11 @@ OpFoldResult MulOp::fold(FoldAdaptor adaptor) {
                     [](APFloat a, const APFloat &b) { return a * b; });
 }
 
+OpFoldResult DivOp::fold(FoldAdaptor adaptor) {
+  return foldSplats(adaptor.getLhs(), adaptor.getRhs(), getType(),
+                    [](APFloat a, const APFloat &b) { return a / b; });
+}
+
 OpFoldResult ReshapeOp::fold(FoldAdaptor) {
   if (getInput().getType() == getType())
     return getInput();
@@ -273,14 +322,19 @@ OpFoldResult ReshapeOp::fold(FoldAdaptor) {
   return {};
 }
 
-LogicalResult MSELossOp::inferReturnTypes(MLIRContext *,
-                                          std::optional<Location>,
-                                          Adaptor adaptor,
-                                          SmallVectorImpl<Type> &types) {
-  types.push_back(RankedTensorType::get(
-      {}, getElementTypeOrSelf(adaptor.getPrediction().getType())));
-  return success();
-}
+/// A loss is a scalar of the prediction's element type.
+#define TD_POINTWISE_LOSS(OP)                                                  \
+  LogicalResult OP::inferReturnTypes(MLIRContext *, std::optional<Location>,   \
+                                     Adaptor adaptor,                          \
+                                     SmallVectorImpl<Type> &types) {           \
+    types.push_back(RankedTensorType::get(                                     \
+        {}, getElementTypeOrSelf(adaptor.getPrediction().getType())));         \
+    return success();                                                          \
+  }
+TD_POINTWISE_LOSS(MSELossOp)
+TD_POINTWISE_LOSS(L1LossOp)
+TD_POINTWISE_LOSS(BCELossOp)
+#undef TD_POINTWISE_LOSS
 
 /// Checks that logits are [N, C] and labels [N].
 static LogicalResult checkLogits(std::optional<Location> location, Type logits,

@@ -35,11 +35,15 @@ def Train_ParameterOp : Train_Op<"parameter", [Symbol, DeclareOpInterfaceMethods
   let description = [{
     Its value persists from step to step and is loaded before the first one.
     `trainable` is set by a recipe. `state_of` names the parameter whose
-    optimizer state this is (initially zero).
+    optimizer state this is (initially zero). `layout` says that memory holds
+    the model's tensor transposed: stored = numpy.transpose(model, layout). The
+    type is that of what is stored.
   }];
   let arguments = (ins SymbolNameAttr:$sym_name, TypeAttrOf<Train_Tensor>:$type,
-                       UnitAttr:$trainable, OptionalAttr<FlatSymbolRefAttr>:$state_of);
+                       UnitAttr:$trainable, OptionalAttr<FlatSymbolRefAttr>:$state_of,
+                       OptionalAttr<DenseI64ArrayAttr>:$layout);
   let assemblyFormat = "$sym_name (`state_of` $state_of^)? (`trainable` $trainable^)? attr-dict `:` $type";
+  let hasVerifier = 1;
 }
 
 def Train_ReadOp : Train_Op<"read", [MemoryEffects<[MemRead]>, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
@@ -98,6 +102,25 @@ class Train_UnaryOp<string mnemonic, string text> : Train_Operator<mnemonic, [Sa
 def Train_ReluOp : Train_UnaryOp<"relu", "max(x, 0); NaN stays NaN, the slope at 0 is 0">;
 def Train_SigmoidOp : Train_UnaryOp<"sigmoid", "1 / (1 + exp(-x))">;
 def Train_TanhOp : Train_UnaryOp<"tanh", "hyperbolic tangent">;
+def Train_ExpOp : Train_UnaryOp<"exp", "e^x">;
+def Train_LogOp : Train_UnaryOp<"log", "natural logarithm">;
+def Train_SqrtOp : Train_UnaryOp<"sqrt", "square root">;
+def Train_RsqrtOp : Train_UnaryOp<"rsqrt", "1 / sqrt(x)">;
+def Train_ErfOp : Train_UnaryOp<"erf", "error function">;
+def Train_AbsOp : Train_UnaryOp<"abs", "absolute value; the slope at 0 is 0">;
+def Train_GeluOp : Train_UnaryOp<"gelu", "x times the normal distribution function of x"> {
+  let description = [{
+    0.5 x (1 + erf(x / sqrt(2))), or, with `tanh`, PyTorch's approximation
+    0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))). Each has its own derivative.
+  }];
+  let arguments = (ins Train_Tensor:$input, UnitAttr:$tanh);
+}
+def Train_ClampOp : Train_UnaryOp<"clamp", "min(max(x, low), high); NaN stays NaN, the slope is 1 on the bounds"> {
+  let arguments = (ins Train_Tensor:$input, F64Attr:$low, F64Attr:$high);
+}
+def Train_PowOp : Train_UnaryOp<"pow", "x^exponent with a constant exponent"> {
+  let arguments = (ins Train_Tensor:$input, F64Attr:$exponent);
+}
 
 class Train_BinaryOp<string mnemonic, string text> : Train_Operator<mnemonic, [InferTypeOpAdaptor]> {
   let hasFolder = 1;
@@ -113,6 +136,7 @@ class Train_BinaryOp<string mnemonic, string text> : Train_Operator<mnemonic, [I
 def Train_AddOp : Train_BinaryOp<"add", "sum of two tensors, element by element">;
 def Train_SubOp : Train_BinaryOp<"sub", "difference of two tensors, element by element">;
 def Train_MulOp : Train_BinaryOp<"mul", "product of two tensors, element by element">;
+def Train_DivOp : Train_BinaryOp<"div", "quotient of two tensors, element by element">;
 
 def Train_ReshapeOp : Train_Operator<"reshape"> {
   let summary = "the same elements in row-major order, in another shape";
@@ -127,24 +151,171 @@ def Train_ReshapeOp : Train_Operator<"reshape"> {
   let hasFolder = 1;
 }
 
+/// An operator whose types are all written down.
+class Train_TypedOperator<string mnemonic, list<Trait> traits = []> : Train_Operator<mnemonic, traits> {
+  let results = (outs Train_Tensor:$result);
+  let assemblyFormat = "operands attr-dict `:` functional-type(operands, results)";
+  let hasVerifier = 1;
+}
+
+def Train_PermuteOp : Train_TypedOperator<"permute"> {
+  let summary = "the same elements with the dimensions in another order";
+  let description = "Dimension i of the result is dimension `permutation[i]` of the input: numpy.transpose.";
+  let arguments = (ins Train_Tensor:$input, DenseI64ArrayAttr:$permutation);
+  let assemblyFormat = "$input $permutation attr-dict `:` type($input) `->` type($result)";
+  let hasFolder = 1;
+}
+
+def Train_BroadcastOp : Train_TypedOperator<"broadcast"> {
+  let summary = "repeat along the dimensions that the result has more of, as numpy broadcasts";
+  let arguments = (ins Train_Tensor:$input);
+  let hasFolder = 1;
+}
+
+def Train_SliceOp : Train_TypedOperator<"slice"> {
+  let summary = "the elements at offsets + index * strides";
+  let arguments = (ins Train_Tensor:$input, DenseI64ArrayAttr:$offsets, DenseI64ArrayAttr:$strides);
+}
+
+def Train_EmbedOp : Train_TypedOperator<"embed"> {
+  let summary = "zeros with the input at offsets + index * strides: the transpose of slice";
+  let description = "Also what pads with zeros.";
+  let arguments = (ins Train_Tensor:$input, DenseI64ArrayAttr:$offsets, DenseI64ArrayAttr:$strides);
+}
+
+def Train_ConcatOp : Train_TypedOperator<"concat"> {
+  let summary = "tensors one after the other along an axis";
+  let arguments = (ins Variadic<Train_Tensor>:$inputs, I64Attr:$axis);
+}
+
+def Train_MatmulOp : Train_TypedOperator<"matmul"> {
+  let summary = "matrix products over the last two dimensions";
+  let description = [{
+    [..., m, k] times [..., k, n]; a transposed operand is [..., k, m] or [..., n, k].
+    The dimensions before those are the same in both, or broadcast as in numpy.
+  }];
+  let arguments = (ins Train_Tensor:$lhs, Train_Tensor:$rhs, UnitAttr:$transpose_lhs, UnitAttr:$transpose_rhs);
+}
+
+def Train_SumOp : Train_TypedOperator<"sum"> {
+  let summary = "sum over axes, which the result lacks";
+  let arguments = (ins Train_Tensor:$input, DenseI64ArrayAttr:$axes);
+}
+
+def Train_MaxOp : Train_TypedOperator<"max"> {
+  let summary = "maximum over axes, which the result lacks; its gradient is shared by equal maxima";
+  let arguments = (ins Train_Tensor:$input, DenseI64ArrayAttr:$axes);
+}
+
+def Train_SoftmaxOp : Train_TypedOperator<"softmax", [SameOperandsAndResultType]> {
+  let summary = "exp(x - max) / sum(exp(x - max)) along an axis";
+  let arguments = (ins Train_Tensor:$input, I64Attr:$axis);
+}
+
+def Train_LogSoftmaxOp : Train_TypedOperator<"log_softmax", [SameOperandsAndResultType]> {
+  let summary = "the logarithm of softmax along an axis";
+  let arguments = (ins Train_Tensor:$input, I64Attr:$axis);
+}
+
+def Train_NormalizeOp : Train_TypedOperator<"normalize"> {
+  let summary = "(x - mean) / sqrt(variance + epsilon), times scale: layer norm and its relatives";
+  let description = [{
+    Mean and variance are taken over `axes`: the last ones for layer norm, all
+    but the last one for batch norm with the statistics of the batch. With
+    `rms` the mean counts as 0: RMS norm. `scale` broadcasts to the input.
+    The variance is that of the population.
+  }];
+  let arguments = (ins Train_Tensor:$input, Optional<Train_Tensor>:$scale, DenseI64ArrayAttr:$axes,
+                       F64Attr:$epsilon, UnitAttr:$rms);
+}
+
+def Train_EmbeddingOp : Train_TypedOperator<"embedding"> {
+  let summary = "rows of a table by index";
+  let description = "`indices` [...] are 0 <= index < rows (what feeds the program checks them), `table` [rows, width].";
+  let arguments = (ins StaticShapeTensorOf<[I32]>:$indices, Train_Tensor:$table);
+}
+
+//===----------------------------------------------------------------------===//
+// Convolution and pooling, channels last
+//===----------------------------------------------------------------------===//
+
+def Train_Conv2DOp : Train_TypedOperator<"conv2d"> {
+  let summary = "two-dimensional convolution, [n, h, w, ic] with [kh, kw, ic / groups, oc]";
+  let description = [{
+    Element [n, y, x, o] of the result sums input[n, y * strides[0] + i * dilations[0] - top, ...]
+    times filter[i, j, c, o] over i, j and the channels c of o's group; outside of the input are zeros.
+    `padding` is [top, bottom, left, right].
+  }];
+  let arguments = (ins Train_Tensor:$input, Train_Tensor:$filter, DenseI64ArrayAttr:$strides,
+                       DenseI64ArrayAttr:$padding, DenseI64ArrayAttr:$dilations,
+                       DefaultValuedAttr<I64Attr, "1">:$groups);
+}
+
+def Train_Conv2DInputVJPOp : Train_TypedOperator<"conv2d_input_vjp"> {
+  let summary = "the cotangent of a convolution's input; as an operator the transposed convolution";
+  let description = [{
+    The attributes are those of the convolution. Without zero-stuffing: each
+    residue of the position modulo the stride is a dense convolution of the
+    cotangent with the taps that reach it.
+  }];
+  let arguments = (ins Train_Tensor:$cotangent, Train_Tensor:$filter, DenseI64ArrayAttr:$strides,
+                       DenseI64ArrayAttr:$padding, DenseI64ArrayAttr:$dilations,
+                       DefaultValuedAttr<I64Attr, "1">:$groups);
+}
+
+def Train_MaxPool2DOp
+    : Train_Op<"max_pool2d", [Pure, DeclareOpInterfaceMethods<DifferentiableOpInterface, ["isCheapToRecompute"]>,
+                              DeclareOpInterfaceMethods<AggregatedOpInterface, ["decomposeOperation"]>]> {
+  let summary = "maximum over windows, channels last, and which tap it is";
+  let description = [{
+    `taps` is the position i * kernel[1] + j of the first maximum in its window
+    (a NaN counts as one), which the gradient needs; unused, it costs nothing.
+    Padding never wins. The result's height and width may be larger than the padding suggests
+    (PyTorch's ceil_mode) if every window begins inside.
+  }];
+  let arguments = (ins Train_Tensor:$input, DenseI64ArrayAttr:$kernel, DenseI64ArrayAttr:$strides,
+                       DenseI64ArrayAttr:$padding, DenseI64ArrayAttr:$dilations);
+  let results = (outs Train_Tensor:$result, StaticShapeTensorOf<[I32]>:$taps);
+  let assemblyFormat = "operands attr-dict `:` functional-type(operands, results)";
+  let hasVerifier = 1;
+}
+
+def Train_AvgPool2DOp : Train_TypedOperator<"avg_pool2d"> {
+  let summary = "average over windows, channels last";
+  let description = [{
+    Divides by the number of taps, or, with `exclude_padding`, of those inside of the input.
+  }];
+  let arguments = (ins Train_Tensor:$input, DenseI64ArrayAttr:$kernel, DenseI64ArrayAttr:$strides,
+                       DenseI64ArrayAttr:$padding, UnitAttr:$exclude_padding);
+}
+
 //===----------------------------------------------------------------------===//
 // Losses
 //===----------------------------------------------------------------------===//
 
-def Train_MSELossOp : Train_Operator<"mse_loss", [SameTypeOperands, InferTypeOpAdaptor]> {
-  let summary = "mean over all elements of (prediction - target)^2";
-  let arguments = (ins Train_Tensor:$prediction, Train_Tensor:$target);
+class Train_PointwiseLossOp<string mnemonic, string text>
+    : Train_Operator<mnemonic, [SameTypeOperands, InferTypeOpAdaptor]> {
+  let summary = text;
+  let description = "With `sum` the sum over all elements, else the mean.";
+  let arguments = (ins Train_Tensor:$prediction, Train_Tensor:$target, UnitAttr:$sum);
   let results = (outs Train_Tensor:$result);
   let assemblyFormat = "$prediction `,` $target attr-dict `:` type($prediction) `->` type($result)";
 }
+def Train_MSELossOp : Train_PointwiseLossOp<"mse_loss", "(prediction - target)^2">;
+def Train_L1LossOp : Train_PointwiseLossOp<"l1_loss", "|prediction - target|">;
+def Train_BCELossOp : Train_PointwiseLossOp<
+    "bce_loss", "binary cross-entropy of logits: max(x, 0) - x target + log(1 + exp(-|x|))">;
 
 def Train_CrossEntropyOp : Train_Operator<"cross_entropy", [InferTypeOpAdaptor]> {
   let summary = "mean over the samples of log(sum(exp(logits))) - logits[label]";
   let description = [{
     `logits` is [N, C], `labels` [N] with class indices 0 <= label < C (what
-    feeds the program checks them). Stable for logits of any size.
+    feeds the program checks them). Stable for logits of any size. With `sum`
+    the sum over the samples; `smoothing` s mixes the label with the uniform distribution:
+    1 - s on the label and s / C on all.
   }];
-  let arguments = (ins Train_Tensor:$logits, StaticShapeTensorOf<[I32]>:$labels);
+  let arguments = (ins Train_Tensor:$logits, StaticShapeTensorOf<[I32]>:$labels,
+                       DefaultValuedAttr<F64Attr, "0.0">:$smoothing, UnitAttr:$sum);
   let results = (outs Train_Tensor:$result);
   let assemblyFormat = "$logits `,` $labels attr-dict `:` type($logits) `,` type($labels) `->` type($result)";
 }
@@ -169,7 +340,8 @@ def Train_TanhVJPOp : Train_UnaryVJPOp<"tanh_vjp", "cotangent * (1 - y^2) with t
 
 def Train_CrossEntropyVJPOp : Train_Backward<"cross_entropy_vjp", [InferTypeOpAdaptor]> {
   let summary = "cotangent / N * (softmax(logits) - onehot(labels))";
-  let arguments = (ins Train_Tensor:$logits, StaticShapeTensorOf<[I32]>:$labels, Train_Tensor:$cotangent);
+  let arguments = (ins Train_Tensor:$logits, StaticShapeTensorOf<[I32]>:$labels, Train_Tensor:$cotangent,
+                       DefaultValuedAttr<F64Attr, "0.0">:$smoothing, UnitAttr:$sum);
   let results = (outs Train_Tensor:$result);
   let assemblyFormat = [{
     $logits `,` $labels `,` $cotangent attr-dict `:` type($logits) `,` type($labels) `,` type($cotangent)
@@ -185,6 +357,80 @@ def Train_SumToOp : Train_Backward<"sum_to"> {
   let assemblyFormat = "$input attr-dict `:` type($input) `->` type($result)";
   let hasVerifier = 1;
   let hasFolder = 1;
+}
+
+/// Of the element-wise gradient ops: a function of the forward's input.
+class Train_InputVJPOp<string mnemonic, string text> : Train_Backward<mnemonic, [SameOperandsAndResultType]> {
+  let summary = text;
+  let arguments = (ins Train_Tensor:$input, Train_Tensor:$cotangent);
+  let results = (outs Train_Tensor:$result);
+  let assemblyFormat = "$input `,` $cotangent attr-dict `:` type($result)";
+}
+def Train_AbsVJPOp : Train_InputVJPOp<"abs_vjp", "cotangent * sign(x)">;
+def Train_GeluVJPOp : Train_InputVJPOp<"gelu_vjp", "cotangent times the derivative of train.gelu at x"> {
+  let arguments = (ins Train_Tensor:$input, Train_Tensor:$cotangent, UnitAttr:$tanh);
+}
+def Train_ClampVJPOp : Train_InputVJPOp<"clamp_vjp", "cotangent where low <= x <= high, else 0"> {
+  let arguments = (ins Train_Tensor:$input, Train_Tensor:$cotangent, F64Attr:$low, F64Attr:$high);
+}
+
+/// An op of the backward pass whose types are all written down.
+class Train_TypedBackward<string mnemonic, list<Trait> traits = []> : Train_Backward<mnemonic, traits> {
+  let results = (outs Train_Tensor:$result);
+  let assemblyFormat = "operands attr-dict `:` functional-type(operands, results)";
+}
+
+def Train_SoftmaxVJPOp : Train_TypedBackward<"softmax_vjp", [SameOperandsAndResultType]> {
+  let summary = "y * (cotangent - sum(y * cotangent)) with the output y of softmax";
+  let arguments = (ins Train_Tensor:$output, Train_Tensor:$cotangent, I64Attr:$axis);
+}
+
+def Train_LogSoftmaxVJPOp : Train_TypedBackward<"log_softmax_vjp", [SameOperandsAndResultType]> {
+  let summary = "cotangent - exp(y) * sum(cotangent) with the output y of log-softmax";
+  let arguments = (ins Train_Tensor:$output, Train_Tensor:$cotangent, I64Attr:$axis);
+}
+
+def Train_MaxVJPOp : Train_TypedBackward<"max_vjp"> {
+  let summary = "the cotangent of a maximum over axes, in equal parts to the elements that attain it";
+  let arguments = (ins Train_Tensor:$input, Train_Tensor:$output, Train_Tensor:$cotangent,
+                       DenseI64ArrayAttr:$axes);
+}
+
+def Train_NormalizeVJPOp : Train_TypedBackward<"normalize_vjp"> {
+  let summary = "the cotangent of the input of train.normalize, its statistics computed again";
+  let arguments = (ins Train_Tensor:$input, Train_Tensor:$cotangent, Optional<Train_Tensor>:$scale,
+                       DenseI64ArrayAttr:$axes, F64Attr:$epsilon, UnitAttr:$rms);
+}
+
+def Train_NormalizeScaleVJPOp : Train_TypedBackward<"normalize_scale_vjp"> {
+  let summary = "the cotangent of the scale of train.normalize";
+  let arguments = (ins Train_Tensor:$input, Train_Tensor:$cotangent, DenseI64ArrayAttr:$axes, F64Attr:$epsilon,
+                       UnitAttr:$rms);
+}
+
+def Train_EmbeddingVJPOp : Train_TypedBackward<"embedding_vjp"> {
+  let summary = "the cotangent of an embedding's table";
+  let arguments = (ins StaticShapeTensorOf<[I32]>:$indices, Train_Tensor:$cotangent);
+}
+
+def Train_Conv2DFilterVJPOp : Train_TypedBackward<"conv2d_filter_vjp"> {
+  let summary = "the cotangent of a convolution's filter";
+  let description = "The attributes are those of the convolution.";
+  let arguments = (ins Train_Tensor:$input, Train_Tensor:$cotangent, DenseI64ArrayAttr:$strides,
+                       DenseI64ArrayAttr:$padding, DenseI64ArrayAttr:$dilations,
+                       DefaultValuedAttr<I64Attr, "1">:$groups);
+}
+
+def Train_MaxPool2DVJPOp : Train_TypedBackward<"max_pool2d_vjp"> {
+  let summary = "each element of the cotangent at the tap that won its window, added up";
+  let arguments = (ins StaticShapeTensorOf<[I32]>:$taps, Train_Tensor:$cotangent, DenseI64ArrayAttr:$kernel,
+                       DenseI64ArrayAttr:$strides, DenseI64ArrayAttr:$padding, DenseI64ArrayAttr:$dilations);
+}
+
+def Train_AvgPool2DVJPOp : Train_TypedBackward<"avg_pool2d_vjp"> {
+  let summary = "each element of the cotangent in equal parts to its window, added up";
+  let arguments = (ins Train_Tensor:$cotangent, DenseI64ArrayAttr:$kernel, DenseI64ArrayAttr:$strides,
+                       DenseI64ArrayAttr:$padding, UnitAttr:$exclude_padding);
 }
 
 //===----------------------------------------------------------------------===//

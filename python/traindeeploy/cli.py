@@ -63,20 +63,30 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     recipe = parser.add_mutually_exclusive_group()
     recipe.add_argument(
-        "--recipe", metavar="R", help="which parameters to train: full (default), linear-probe, last:N"
+        "--recipe",
+        metavar="R",
+        help="which parameters to train: full (default), linear-probe, last:N (layers), blocks:N (weight"
+        " matrices of the last blocks, and the layers behind), lora:RANK or lora:RANK:N (adapters to those)",
     )
     recipe.add_argument(
         "--trainable", nargs="+", metavar="PATTERN", help="names or patterns of the parameters to train"
     )
     recipe.add_argument("--trainable-file", type=Path, metavar="F", help="a file with such names, one a line")
+    parser.add_argument("--lora-alpha", type=_rate, metavar="X", help="LoRA's alpha (default: its rank)")
+    parser.add_argument("--lora-targets", nargs="+", metavar="PATTERN", help="weights that get adapters")
+    parser.add_argument("--lora-seed", type=_natural, metavar="SEED", help="of the adapters' first values")
 
 
-def _add_compile_options(parser: argparse.ArgumentParser) -> None:
+def _add_graph_options(parser: argparse.ArgumentParser) -> None:
     _add_model_options(parser)
     parser.add_argument("--loss", required=True, choices=["mse", "cross-entropy"])
     parser.add_argument("--optimizer", default="sgd", choices=["sgd"])
     parser.add_argument("--momentum", type=_momentum, default=0.0, metavar="X")
     _add_recipe_options(parser)
+
+
+def _add_compile_options(parser: argparse.ArgumentParser) -> None:
+    _add_graph_options(parser)
     parser.add_argument(
         "--target", default="pulp-redmule", metavar="T", help="pulp-redmule (default), pulp, or a file.toml"
     )
@@ -141,6 +151,12 @@ def _parser() -> argparse.ArgumentParser:
     compiler.add_argument("-o", dest="output", required=True, type=Path, metavar="OUT", help="output folder")
     compiler.set_defaults(action=_compile)
 
+    graph = commands.add_parser(
+        "graph", help="print the decomposed training graph of a model, before any plan"
+    )
+    _add_graph_options(graph)
+    graph.set_defaults(action=_graph)
+
     run = commands.add_parser("run", help="run a compiled program on the simulated SoC")
     run.add_argument("program", type=Path, metavar="PROGRAM", help="output folder of compile or train")
     _add_run_options(run)
@@ -165,6 +181,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_recipe_options(inspect)
     inspect.set_defaults(action=_inspect)
     return parser
+
+
+def _recipe(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of the driver that say what is trained."""
+    given = {
+        name: value
+        for name in ("alpha", "targets", "seed")
+        if (value := getattr(options, f"lora_{name}")) is not None
+    }
+    lora = None
+    if given:
+        from .recipes import LoraOptions
+
+        lora = LoraOptions(**given)
+    return {
+        "recipe": options.recipe,
+        "trainable": options.trainable,
+        "trainable_file": options.trainable_file,
+        "lora": lora,
+    }
 
 
 def _notice(message: str) -> None:
@@ -198,9 +234,7 @@ def _compiled(options: argparse.Namespace, progress: _Progress) -> Any:
         loss=options.loss,
         optimizer=options.optimizer,
         momentum=options.momentum,
-        recipe=options.recipe,
-        trainable=options.trainable,
-        trainable_file=options.trainable_file,
+        **_recipe(options),
         target=options.target,
         batch_size=options.batch_size,
         keep_ir=options.dump_ir,
@@ -279,6 +313,22 @@ def _compile(options: argparse.Namespace, progress: _Progress) -> None:
     print(program.plan_table())
 
 
+def _graph(options: argparse.Namespace, progress: _Progress) -> None:
+    with interrupts_held():
+        from .driver import training_graph
+
+    text, _ = training_graph(
+        options.model,
+        loss=options.loss,
+        optimizer=options.optimizer,
+        momentum=options.momentum,
+        **_recipe(options),
+        batch_size=options.batch_size,
+    )
+    progress.clear()
+    print(text, end="")
+
+
 def _run(options: argparse.Namespace, progress: _Progress) -> None:
     with interrupts_held():
         from .driver import Program
@@ -312,9 +362,7 @@ def _inspect(options: argparse.Namespace, progress: _Progress) -> None:
     text = inspect(
         options.model,
         batch_size=options.batch_size,
-        recipe=options.recipe,
-        trainable=options.trainable,
-        trainable_file=options.trainable_file,
+        **_recipe(options),
     )
     progress.clear()
     print(text)

@@ -26,9 +26,11 @@ from .report import build_report, lower_bound, summary
 from .timeline import Slice, last_step, slices, trace
 
 if TYPE_CHECKING:
+    from .frontend.model import ImportedModel
+    from .recipes import LoraOptions
     from .target import Target
 
-FORMAT = 1
+FORMAT = 2
 """Version of what Program.write writes; Program.load refuses others."""
 
 LOSS_TARGETS = {"mse": ("target", "labels"), "cross-entropy": ("labels", "target")}
@@ -139,6 +141,64 @@ def _lower(
     return build_elf(llvm_ir, machine), operators, memory
 
 
+def _training_graph(
+    imported: ImportedModel,
+    chosen: Sequence[str],
+    loss: str,
+    optimizer: str,
+    momentum: float,
+    lowering: _Lowering,
+) -> None:
+    """Lowers an imported model to its decomposed training step, with the chosen parameters marked."""
+    with interrupts_held():
+        from mlir import ir
+
+        from . import _td
+
+    context = ir.Context()
+    context.emit_error_diagnostics = False
+    with interrupts_held(), context:
+        _td.register_dialects(context)
+        try:
+            module = lowering.module = ir.Module.parse(imported.module_text)
+        except ir.MLIRError as error:
+            raise _diagnosed(error) from None
+        # Marked here and not by an option of the pipeline: names may hold what options cannot.
+        for op in module.body.operations:
+            if op.operation.name == "train.parameter" and op.attributes["sym_name"].value in set(chosen):
+                op.operation.attributes["trainable"] = ir.UnitAttr.get()
+        lowering.keep("model")
+        lowering.run("graph", f"loss={loss} optimizer={optimizer} momentum={momentum!r}")
+
+
+def training_graph(
+    model: Any,
+    example_inputs: Sequence[Any] | None = None,
+    *,
+    loss: str,
+    optimizer: str = "sgd",
+    momentum: float = 0.0,
+    recipe: str | None = None,
+    trainable: Sequence[str] | None = None,
+    trainable_file: str | Path | None = None,
+    lora: LoraOptions | None = None,
+    batch_size: int | None = None,
+) -> tuple[str, ImportedModel]:
+    """The decomposed training step of a model as text (level 2), and the model with its parameters' values.
+
+    What a planner gets, for looking at it and for `host.HostStep`. Arguments are those of `compile`.
+    """
+    with interrupts_held():
+        from .frontend import import_model
+        from .recipes import apply_recipe
+
+    imported = import_model(model, example_inputs, batch_size)
+    imported, chosen = apply_recipe(imported, recipe, trainable, trainable_file, lora)
+    lowering = _Lowering(None, False, _silent)
+    _training_graph(imported, chosen, loss, optimizer, momentum, lowering)
+    return lowering.module.operation.get_asm(enable_debug_info=True), imported
+
+
 def compile(
     model: Any,
     example_inputs: Sequence[Any] | None = None,
@@ -149,6 +209,7 @@ def compile(
     recipe: str | None = None,
     trainable: Sequence[str] | None = None,
     trainable_file: str | Path | None = None,
+    lora: LoraOptions | None = None,
     target: str | Path = "pulp-redmule",
     batch_size: int | None = None,
     keep_ir: bool = False,
@@ -161,8 +222,9 @@ def compile(
         the path of an .onnx file, "package.module:callable", or the name of a built-in model.
     loss: "mse" or "cross-entropy" (mean over the batch).
     optimizer: "sgd"; `momentum` from 0 up to, but not including, 1.
-    recipe: "full" (default), "linear-probe", "last:N"; or `trainable`, names or patterns of parameters,
-        or `trainable_file`, a file with one of these a line.
+    recipe: "full" (default), "linear-probe", "last:N", "blocks:N", "lora:R" or "lora:R:N" with the options
+        `lora`; or `trainable`, names or patterns of parameters, or `trainable_file`, a file with one of
+        these a line.
     target: "pulp-redmule", "pulp" or the path of a target description.
     batch_size: samples a step; None takes the model's own.
     keep_ir: keep the text of the IR at each border in `Program.ir`.
@@ -171,11 +233,9 @@ def compile(
     Raises TrainDeeployError for whatever cannot be compiled, with the place in the model.
     """
     with interrupts_held():
-        from mlir import ir
-
-        from . import _td, ir_facts
+        from . import ir_facts
         from .frontend import import_model
-        from .recipes import resolve_recipe
+        from .recipes import apply_recipe
         from .target import load_target
         from .toolchain import ProgramTooLarge
 
@@ -190,24 +250,14 @@ def compile(
     imported = import_model(model, example_inputs, batch_size)
     for note in imported.notes:
         notice(note)
-    chosen = resolve_recipe(imported, recipe=recipe, trainable=trainable, trainable_file=trainable_file)
+    imported, chosen = apply_recipe(imported, recipe, trainable, trainable_file, lora)
 
-    context = ir.Context()
-    context.emit_error_diagnostics = False
-    with interrupts_held(), context:
-        _td.register_dialects(context)
-        try:
-            module = ir.Module.parse(imported.module_text)
-        except ir.MLIRError as error:
-            raise _diagnosed(error) from None
-        # Marked here and not by an option of the pipeline: names may hold what options cannot.
-        for op in module.body.operations:
-            if op.operation.name == "train.parameter" and op.attributes["sym_name"].value in set(chosen):
-                op.operation.attributes["trainable"] = ir.UnitAttr.get()
-        lowering = _Lowering(module, keep_ir, progress)
-        lowering.keep("model")
-        lowering.run("graph", f"loss={loss} optimizer={optimizer} momentum={momentum!r}")
+    lowering = _Lowering(None, keep_ir, progress)
+    _training_graph(imported, chosen, loss, optimizer, momentum, lowering)
+    module = lowering.module
+    with interrupts_held(), module.context:
         trained, states = ir_facts.parameters(module)
+        layouts = ir_facts.layouts(module)
         inputs = ir_facts.step_inputs(module)
         flop = ir_facts.flop(module)
         traffic = ir_facts.parameter_traffic(module)
@@ -216,7 +266,7 @@ def compile(
     # left for them is planned again with more.
     for last in (False, False, True):
         try:
-            elf, operators, memory = _lower(graph, context, machine, lowering)
+            elf, operators, memory = _lower(graph, module.context, machine, lowering)
             break
         except ProgramTooLarge as error:
             if last:
@@ -233,6 +283,7 @@ def compile(
         "output": list(imported.output.shape),
         "parameters": trained,
         "states": states,
+        "layouts": layouts,
         "flop": flop,
         "parameter_traffic": {"loaded": traffic[0], "stored": traffic[1]},
         "memory": memory,
@@ -248,15 +299,17 @@ def inspect(
     recipe: str | None = None,
     trainable: Sequence[str] | None = None,
     trainable_file: str | Path | None = None,
+    lora: LoraOptions | None = None,
 ) -> str:
     """A table of a model's parameters that marks what a recipe trains, after its inputs and output."""
     with interrupts_held():
         from .frontend import import_model
         from .plan_table import table
-        from .recipes import resolve_recipe
+        from .recipes import apply_recipe
 
     imported = import_model(model, None, batch_size)
-    chosen = set(resolve_recipe(imported, recipe=recipe, trainable=trainable, trainable_file=trainable_file))
+    imported, names = apply_recipe(imported, recipe, trainable, trainable_file, lora)
+    chosen = set(names)
     specs = [("input", spec) for spec in imported.inputs] + [("output", imported.output)]
     rows = [[kind, spec.name, "x".join(map(str, spec.shape)), "", ""] for kind, spec in specs]
     for name, value in imported.parameters.items():
@@ -478,10 +531,15 @@ class Program:
             for arrays in islice(dataset.batches(batch, samples, shuffle), steps):
                 yield {**arrays, "lr": np.asarray(lr, np.float32)}
 
+        layouts = self.manifest["layouts"]
+        stored = {
+            name: np.asarray(array.transpose(layouts[name]), order="C") if name in layouts else array
+            for name, array in values.items()
+        }
         outcome = execute(
             self.elf,
             self.target,
-            values,
+            stored,
             feeds(),
             simulator=simulator,
             gvsoc=gvsoc,
@@ -490,20 +548,24 @@ class Program:
             check=check,
             keep_logs=timeline_steps,
         )
+        values = {
+            name: np.asarray(array.transpose(np.argsort(layouts[name])), order="C")
+            if name in layouts
+            else array
+            for name, array in outcome.values.items()
+        }
         # In the model's order, which `initial` has.
         trained = self.manifest["parameters"]
-        params = {name: outcome.values[name] for name in self.initial if trained.get(name)}
+        params = {name: values[name] for name in self.initial if trained.get(name)}
         momenta = {parameter: name for name, parameter in self.manifest["states"].items()}
         state: dict[str, Array] = {
-            f"{STATE_PREFIX}{name}/momentum": outcome.values[momenta[name]]
-            for name in params
-            if name in momenta
+            f"{STATE_PREFIX}{name}/momentum": values[momenta[name]] for name in params if name in momenta
         }
         state[SAMPLES_KEY] = np.asarray(samples + steps * batch, np.int64)
         report = build_report(
             self.target, self.manifest, self.operators, self.lower_bound(), simulator, losses, outcome
         )
-        everything = {name: outcome.values[name] for name in self.manifest["parameters"]}
+        everything = {name: values[name] for name in self.manifest["parameters"]}
         first = steps - len(outcome.logs) + 1
         timeline = slices(Elf(self.elf).manifest, outcome.logs, first)
         return Result(params, state, losses, report, everything, timeline)

@@ -10,6 +10,7 @@ from mlir.execution_engine import ExecutionEngine
 from mlir.ir import (
     Attribute,
     Context,
+    DenseI64ArrayAttr,
     FlatSymbolRefAttr,
     Location,
     MLIRError,
@@ -31,23 +32,41 @@ _DTYPES = {"f16": np.float16, "f32": np.float32, "f64": np.float64, "i32": np.in
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, shape and element type of a parameter or an input."""
+    """Name, shape and element type of a parameter or an input.
+
+    layout: the order of axes in which a parameter is stored; the shape is the model's.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
+    layout: tuple[int, ...] | None = None
 
     @staticmethod
-    def of(name: str, type_: Type) -> "TensorSpec":
+    def of(name: str, type_: Type, layout: tuple[int, ...] | None = None) -> "TensorSpec":
         tensor = RankedTensorType(type_)
-        return TensorSpec(name, tuple(tensor.shape), np.dtype(_DTYPES[str(tensor.element_type)]))
+        shape = tuple(tensor.shape)
+        if layout:
+            shape = tuple(shape[layout.index(axis)] for axis in range(len(layout)))
+        return TensorSpec(name, shape, np.dtype(_DTYPES[str(tensor.element_type)]), layout)
 
     def check(self, array: np.ndarray) -> np.ndarray:
         """`array` as what the program reads; raises TrainDeeployError for another shape."""
-        result = np.ascontiguousarray(array, dtype=self.dtype).reshape(np.shape(array))
+        result = np.asarray(array, dtype=self.dtype)
         if result.shape != self.shape:
             raise TrainDeeployError(f"'{self.name}' has shape {result.shape}, not {self.shape}")
-        return result
+        return np.asarray(result.transpose(self.layout) if self.layout else result, order="C")
+
+    def empty(self) -> np.ndarray:
+        """Room for the array as the program writes it."""
+        shape = [self.shape[axis] for axis in self.layout] if self.layout else self.shape
+        return np.empty(shape, self.dtype)
+
+    def restore(self, stored: np.ndarray) -> np.ndarray:
+        """What the program wrote, in the model's order of axes."""
+        if not self.layout:
+            return stored
+        return np.asarray(stored.transpose(np.argsort(self.layout)), order="C")
 
 
 def make_context() -> Context:
@@ -124,7 +143,11 @@ class HostStep:
             operation = view.operation
             if operation.name == "train.parameter":
                 name = _symbol(operation, "sym_name")
-                self.parameters.append(TensorSpec.of(name, TypeAttr(operation.attributes["type"]).value))
+                layout = None
+                if "layout" in operation.attributes:
+                    layout = tuple(DenseI64ArrayAttr(operation.attributes["layout"]))
+                type_ = TypeAttr(operation.attributes["type"]).value
+                self.parameters.append(TensorSpec.of(name, type_, layout))
                 if "state_of" in operation.attributes:
                     self.state.add(name)
             elif operation.name == "func.func" and _symbol(operation, "sym_name") == "step":
@@ -164,14 +187,15 @@ class HostStep:
                     raise TrainDeeployError(f"the {what} '{spec.name}' is missing")
                 arrays.append(spec.check(given[spec.name]))
         by_name = {spec.name: spec for spec in self.parameters}
-        results = [np.empty(spec.shape, spec.dtype) for spec in self._loss]
-        results += [np.empty(by_name[name].shape, by_name[name].dtype) for name in self.updated]
+        results = [spec.empty() for spec in self._loss]
+        results += [by_name[name].empty() for name in self.updated]
         pointers = [
             ctypes.pointer(ctypes.pointer(get_ranked_memref_descriptor(a))) for a in [*arrays, *results]
         ]
         self._engine.invoke("step", *pointers)
         updated = {spec.name: np.array(params[spec.name], spec.dtype) for spec in self.parameters}
-        updated.update(zip(self.updated, results[1:], strict=True))
+        for name, stored in zip(self.updated, results[1:], strict=True):
+            updated[name] = by_name[name].restore(stored)
         return float(results[0]), updated
 
 

@@ -84,6 +84,16 @@ def parameters(graph: ir.Module) -> tuple[dict[str, bool], dict[str, str]]:
     return trained, states
 
 
+def layouts(graph: ir.Module) -> dict[str, list[int]]:
+    """The order of axes in which parameters and states of a training graph are stored, where it is another
+    than the model's: stored = numpy.transpose(model, layout)."""
+    return {
+        ir.StringAttr(op.attributes["sym_name"]).value: _integers(op.attributes["layout"])
+        for op in _body(graph.operation)
+        if op.name == "train.parameter" and "layout" in op.attributes
+    }
+
+
 def step_inputs(graph: ir.Module) -> list[tuple[str, tuple[int, ...], str]]:
     """Arguments of `@step` of a training graph: name, shape and element type ("f32", "i32")."""
     step = next(

@@ -9,13 +9,13 @@ func.func @step(%x: tensor<7x5xf32>) -> tensor<7x5xf32> {
 
 // -----
 
-#skewed = affine_map<(d0, d1) -> (d0 + d1)>
+#skewed = affine_map<(d0, d1) -> (d0 * 5 - d1 + 4)>
 #identity = affine_map<(d0, d1) -> (d0, d1)>
-func.func @step(%x: tensor<11xf32>) -> tensor<7x5xf32> {
+func.func @step(%x: tensor<35xf32>) -> tensor<7x5xf32> {
   %0 = tensor.empty() : tensor<7x5xf32>
-  // expected-error@+1 {{'linalg.generic' op has an indexing map that is no projected permutation: affine_map<(d0, d1) -> (d0 + d1)>}}
+  // expected-error@+1 {{'linalg.generic' op has an indexing map that is no sum of loops times non-negative integers: affine_map<(d0, d1) -> (d0 * 5 - d1 + 4)>}}
   %y = linalg.generic {indexing_maps = [#skewed, #identity], iterator_types = ["parallel", "parallel"]}
-      ins(%x : tensor<11xf32>) outs(%0 : tensor<7x5xf32>) {
+      ins(%x : tensor<35xf32>) outs(%0 : tensor<7x5xf32>) {
     ^bb0(%a: f32, %b: f32):
       linalg.yield %a : f32
   } -> tensor<7x5xf32>

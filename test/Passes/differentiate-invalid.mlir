@@ -4,7 +4,7 @@ train.parameter @w trainable : tensor<7x5xf32>
 func.func @step(%t: tensor<7x5xf32>) -> tensor<f32> {
   %w = train.read @w : tensor<7x5xf32>
   %0 = tensor.empty() : tensor<7x5xf32>
-  // expected-error@+1 {{'linalg.exp' op has no gradient; differentiable are linalg.matmul, tensor.collapse_shape, tensor.expand_shape, train.add, train.cross_entropy, train.linear, train.mse_loss, train.mul, train.relu, train.reshape, train.sigmoid, train.sub, train.tanh}}
+  // expected-error@+1 {{'linalg.exp' op has no gradient; the operators of the train dialect have one, linalg.matmul, and tensor.collapse_shape and expand_shape}}
   %y = linalg.exp ins(%w : tensor<7x5xf32>) outs(%0 : tensor<7x5xf32>) -> tensor<7x5xf32>
   %loss = train.mse_loss %y, %t : tensor<7x5xf32> -> tensor<f32>
   return %loss : tensor<f32>

@@ -13,9 +13,10 @@ train.parameter @fc2.weight : tensor<3x7xf32>
 // CHECK-DAG: #[[COLUMNS:.*]] = affine_map<(d0, d1, d2) -> (d2, d1)>
 // CHECK-LABEL: func.func @step
 // CHECK-SAME: {train.name = "x"}, %{{.*}}: tensor<13x3xf32> {train.name = "target"}, %[[LR:.*]]: tensor<f32> {train.name = "lr"}) -> tensor<f32>
-// The forward: linear, bias and ReLU, linear.
-// CHECK: %[[W1:.*]] = train.read @fc1.weight
-// CHECK: linalg.matmul indexing_maps
+// The forward: linear, bias and ReLU, linear. Nothing but the forward's product reads the
+// first weight, so it is stored as [in, out].
+// CHECK: %[[W1:.*]] = train.read @fc1.weight : tensor<5x7xf32>
+// CHECK: linalg.matmul ins(
 // CHECK: arith.addf
 // CHECK-NEXT: arith.maximumf
 // CHECK: %[[W2:.*]] = train.read @fc2.weight
@@ -32,7 +33,7 @@ train.parameter @fc2.weight : tensor<3x7xf32>
 // CHECK-NEXT: %[[N2:.*]] = linalg.generic {{.*}} ins(%[[DW2]], %[[LR]], %[[W2]] :
 // CHECK: train.assign %[[N2]] to @fc2.weight
 // CHECK: arith.cmpf ole
-// CHECK: %[[DW1:.*]] = linalg.matmul indexing_maps = [#[[ROWS]], #[[COLUMNS]], #{{.*}}]
+// CHECK: %[[DW1:.*]] = linalg.matmul indexing_maps = [#[[ROWS]], #[[COLUMNS]], #{{.*}}] ins(%arg0,
 // CHECK: linalg.generic {{.*}} ins(%[[DW1]], %[[LR]],
 // CHECK: train.assign %{{.*}} to @fc1.weight
 // CHECK: train.assign %{{.*}} to @fc1.bias
@@ -45,8 +46,8 @@ train.parameter @fc2.weight : tensor<3x7xf32>
 // MOMENTUM-NEXT: train.assign %{{.*}}#1 to @fc2.weight.momentum :
 
 // Only the last layer: three matmuls, two forward and one backward.
-// PROBE: train.parameter @fc1.weight :
-// PROBE: train.parameter @fc2.weight trainable :
+// PROBE: train.parameter @fc1.weight {layout = array<i64: 1, 0>} : tensor<5x7xf32>
+// PROBE: train.parameter @fc2.weight trainable {layout = array<i64: 1, 0>} :
 // PROBE-COUNT-3: = linalg.matmul
 // PROBE-NOT: linalg.matmul
 // PROBE: train.assign %{{.*}} to @fc2.weight

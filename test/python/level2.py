@@ -47,6 +47,7 @@ def evaluate(model: ImportedModel, *inputs: np.ndarray) -> np.ndarray:
         "train.add": np.add,
         "train.sub": np.subtract,
         "train.mul": np.multiply,
+        "train.matmul": np.matmul,
     }
     for op in block.operations:
         name = op.operation.name
@@ -65,6 +66,8 @@ def evaluate(model: ImportedModel, *inputs: np.ndarray) -> np.ndarray:
             value = np.zeros(shape_of(result))
         elif name == "linalg.matmul":
             value = matmul(op, *operands)
+        elif name == "train.permute":
+            value = operands[0].transpose(list(ir.DenseI64ArrayAttr(op.operation.attributes["permutation"])))
         elif name == "train.reshape":
             value = operands[0].reshape(shape_of(result))
         else:

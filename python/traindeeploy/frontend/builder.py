@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from mlir import ir
 
 from .model import Argument, TensorSpec
 
-PRODUCTS = ("train.linear", "linalg.matmul")
+PRODUCTS = ("train.linear", "linalg.matmul", "train.matmul", "train.conv2d", "train.conv2d_input_vjp")
 """Operators that multiply with a weight."""
+_KEEP_PRODUCT = ("train.add", "train.sub", "train.mul", "train.reshape", "train.permute")
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,7 @@ class Tensor:
     on_input:   whether the value depends on an input of the model.
     product:    the weight of the matrix product that this is, or was before something was added to
                 or multiplied with it that depends on no input.
+    number:     what every element is, of a constant that is written in place.
     """
 
     value: ir.Value
@@ -34,6 +37,7 @@ class Tensor:
     gradient: str | None = None
     on_input: bool = False
     product: str | None = None
+    number: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,31 +110,47 @@ class GraphBuilder:
         self._reads[argument.name] = tensor
         return tensor
 
+    def constant(self, values: np.ndarray) -> Tensor:
+        """A constant that the model does not have itself, kept beside its parameters."""
+        number = sum(name.startswith("constant.") for name in self.parameters)
+        return self.read(Argument("constant", f"constant.{number}", values))
+
     def splat(self, number: float, shape: tuple[int, ...] = ()) -> Tensor:
         """A constant tensor of one repeated value, rounded to float32."""
         with self.context, ir.Location.unknown():
             element = ir.FloatAttr.get(self._f32, float(np.float32(number)))
             attribute = ir.DenseElementsAttr.get_splat(self._type(shape), element)
-        return Tensor(self._operation("arith.constant", shape, [], {"value": attribute}), shape)
+        value = self._operation("arith.constant", shape, [], {"value": attribute})
+        return Tensor(value, shape, number=float(np.float32(number)))
 
     def apply(
         self,
         name: str,
         shape: tuple[int, ...],
         operands: Sequence[Tensor],
-        attributes: dict[str, ir.Attribute] | None = None,
+        attributes: dict[str, Any] | None = None,
         body: Callable[[ir.Block], None] | None = None,
+        second_result: str | None = None,
     ) -> Tensor:
-        """Append an op of the `train` dialect (or `linalg`, with a body) on untransposed operands."""
+        """Append an op of the `train` dialect (or `linalg`, with a body) on untransposed operands.
+
+        attributes: MLIR attributes, or numbers, flags and sequences of whole numbers.
+        second_result: element type of a result of the same shape that nothing here uses.
+        """
         assert not any(operand.transposed for operand in operands)
-        value = self._operation(name, shape, [operand.value for operand in operands], attributes or {}, body)
+        made = {
+            key: self._attribute(value) for key, value in (attributes or {}).items() if value is not False
+        }
+        value = self._operation(
+            name, shape, [operand.value for operand in operands], made, body, second_result
+        )
         gradient = next((operand.gradient for operand in operands if operand.gradient), None)
         on_input = any(operand.on_input for operand in operands)
         symbols = tuple(dict.fromkeys(operand.symbol for operand in operands if operand.symbol))
         product = None
         if name in PRODUCTS:
-            product = next((o.symbol for o in operands if o.symbol and len(o.shape) == 2), None)
-        elif name in ("train.add", "train.sub", "train.mul", "train.reshape"):
+            product = next((o.symbol for o in operands if o.symbol and len(o.shape) >= 2), None)
+        elif name in _KEEP_PRODUCT:
             varying = [operand for operand in operands if operand.on_input]
             product = varying[0].product if len(varying) == 1 else None
         step = Step(name, self._place, shape, on_input, symbols, product)
@@ -147,11 +167,22 @@ class GraphBuilder:
         result = self.apply("train.reshape", shape, [replace(tensor, symbol=None)])
         return replace(result, symbol=tensor.symbol)
 
-    def straight(self, tensor: Tensor) -> Tensor | None:
-        """The tensor untransposed; None if that takes more than a reshape, to be said by the caller."""
+    def permute(self, tensor: Tensor, order: Sequence[int]) -> Tensor:
+        """The dimensions in another order, as numpy.transpose; still the parameter if it was one."""
+        shape = tuple(tensor.shape[axis] for axis in order)
+        if list(order) == sorted(order):
+            return tensor
+        result = self.apply(
+            "train.permute", shape, [replace(tensor, symbol=None)], {"permutation": list(order)}
+        )
+        return replace(result, symbol=tensor.symbol)
+
+    def straight(self, tensor: Tensor) -> Tensor:
+        """The tensor untransposed."""
         if not tensor.transposed:
             return tensor
-        return self.reshape(untransposed(tensor), tensor.shape) if 1 in tensor.shape else None
+        stored = untransposed(tensor)
+        return self.reshape(stored, tensor.shape) if 1 in tensor.shape else self.permute(stored, (1, 0))
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x [..., in] times the transpose of weight [out, in], plus bias [out]."""
@@ -159,7 +190,11 @@ class GraphBuilder:
         return self.apply("train.linear", (*x.shape[:-1], weight.shape[0]), operands)
 
     def matmul(self, lhs: Tensor, rhs: Tensor) -> Tensor:
-        """The product of two matrices, either of which may be transposed."""
+        """The product of two matrices, either of which may be transposed, or of batches of them."""
+        if len(lhs.shape) > 2 or len(rhs.shape) > 2:
+            lhs, rhs = self.straight(lhs), self.straight(rhs)
+            batch = np.broadcast_shapes(lhs.shape[:-2], rhs.shape[:-2])
+            return self.apply("train.matmul", (*batch, lhs.shape[-2], rhs.shape[-1]), [lhs, rhs])
         m, n = lhs.shape[0], rhs.shape[1]
         if rhs.transposed and not lhs.transposed:
             return self.linear(lhs, untransposed(rhs), None)
@@ -185,7 +220,7 @@ class GraphBuilder:
         with self.context, ir.Location.unknown():
             ir.Operation.create("func.return", operands=[result.value], ip=ir.InsertionPoint(self._block))
             ip = ir.InsertionPoint(self._function)
-            for name in order:
+            for name in [*order, *(name for name in self.parameters if name not in set(order))]:
                 argument = self.parameters.get(name)
                 if argument is None:
                     continue
@@ -231,6 +266,19 @@ class GraphBuilder:
                 linear.erase()
                 break
 
+    def _attribute(self, value: Any) -> ir.Attribute:
+        with self.context:
+            if value is True:
+                return ir.UnitAttr.get()
+            if isinstance(value, float):
+                return ir.FloatAttr.get_f64(value)
+            if isinstance(value, int):
+                return ir.IntegerAttr.get(ir.IntegerType.get_signless(64), value)
+            if isinstance(value, Sequence):
+                return ir.DenseI64ArrayAttr.get([int(item) for item in value])
+        assert isinstance(value, ir.Attribute)
+        return value
+
     def _type(self, shape: Sequence[int]) -> ir.Type:
         return ir.RankedTensorType.get(list(shape), self._f32)
 
@@ -259,11 +307,15 @@ class GraphBuilder:
         operands: Sequence[ir.Value],
         attributes: dict[str, ir.Attribute],
         body: Callable[[ir.Block], None] | None = None,
+        second_result: str | None = None,
     ) -> ir.Value:
         with self.context, ir.Location.name(self._place):
+            results = [self._type(shape)]
+            if second_result:
+                results.append(ir.RankedTensorType.get(list(shape), ir.Type.parse(second_result)))
             operation = ir.Operation.create(
                 name,
-                results=[self._type(shape)],
+                results=results,
                 operands=list(operands),
                 attributes=attributes,
                 regions=1 if body else 0,
@@ -274,7 +326,7 @@ class GraphBuilder:
                 block = ir.Block.create_at_start(operation.regions[0], elements)
                 with ir.InsertionPoint(block):
                     body(block)
-        return operation.result
+        return operation.results[0]
 
 
 def untransposed(tensor: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 
 from traindeeploy.interrupts import interrupts_held
 
+from . import composites  # noqa: F401  (adds its entries to the table)
 from .builder import PRODUCTS, GraphBuilder, Step, Tensor
 from .model import Argument, BatchSizeError, ImportedModel, Layer, ModelError, TensorSpec, check_values
 from .table import LOSSES, TABLE, TorchOperator, Unknown, supported_operators
@@ -130,15 +131,12 @@ def lower(
     if not isinstance(final, Tensor):
         raise ModelError(f"output '{output_name}' is not computed from the inputs")
     final = graph.straight(final)
-    if final is None:
-        raise ModelError(
-            f"output '{output_name}' is a transposed tensor, which only a matrix product can read"
-        )
     if not final.on_input:
         raise ModelError(f"output '{output_name}' does not depend on any input")
     declared = [argument.name for argument in arguments if argument.kind != "input"]
     order = [*order, *(name for name in declared if name not in set(order))]
     text = graph.finish(final, order)
+    order += [name for name in graph.parameters if name not in set(order)]
     symbols = [name for name in order if name in graph.parameters]
     constants = frozenset(name for name in symbols if graph.parameters[name].kind != "parameter")
     if len(constants) == len(symbols):
@@ -162,6 +160,7 @@ def lower(
         output=output,
         batch_size=_batch_size(inputs, output),
         layers=_layers(graph.steps, {name: parameters[name].ndim for name in candidates}),
+        matrices=_matrices(graph.steps, candidates, parameters),
         constants=constants,
         frozen=frozenset(name for name in candidates if name in frozen),
         aliases=aliases,
@@ -169,6 +168,12 @@ def lower(
         notes=tuple(notes) + _unused_note(unused),
     )
     return Imported(model, graph.steps)
+
+
+def _matrices(steps: Sequence[Step], candidates: Sequence[str], parameters: dict[str, Any]) -> frozenset[str]:
+    """Parameters of rank 2 that a product of matrices multiplies with."""
+    used = {step.product for step in steps if step.operator in ("train.linear", "linalg.matmul")}
+    return frozenset(name for name in candidates if name in used and parameters[name].ndim == 2)
 
 
 def _unused_note(unused: tuple[str, ...]) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ class ImportedModel:
     parameters:  float32 values by symbol, in the model's order; they are not in the text.
     constants:   symbols among `parameters` that the model never trains (buffers and the like).
     frozen:      symbols among `parameters` that the model's author froze (`requires_grad=False`).
+    matrices:    symbols among `parameters` that are the weight of a linear layer.
     layers:      layers with parameters, by the place of their last use in the forward.
     aliases:     further names of tied parameters -> the symbol that holds the tensor.
     unused:      parameters that the forward does not use; they are left out of everything else.
@@ -60,6 +61,7 @@ class ImportedModel:
     output: TensorSpec
     batch_size: int | None
     layers: tuple[Layer, ...] = ()
+    matrices: frozenset[str] = frozenset()
     constants: frozenset[str] = frozenset()
     frozen: frozenset[str] = frozenset()
     aliases: dict[str, str] = field(default_factory=dict)

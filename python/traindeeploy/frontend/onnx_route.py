@@ -25,28 +25,33 @@ OPSET = 20
 # Before this one, Squeeze, Softmax and others are other operators under the same name.
 OLDEST_OPSET_AS_IT_IS = 13
 
+# Operators of com.microsoft that are Gelu with this `approximate`.
+_GELUS = {"Gelu": "none", "FastGelu": "tanh"}
+_GELU_MARK = "traindeeploy.gelu:"
+
 _FUNCTION = "main"
 # In place of a batch size, which is positive: inputs are left as they are.
 _NO_COMMON_SIZE = -1
 
 SUPPORTED = (
-    "Add",
-    "Cast",
-    "Constant",
-    "Dropout",
-    "Flatten",
-    "Gemm",
-    "Identity",
-    "MatMul",
-    "Mul",
-    "Relu",
-    "Reshape",
-    "Sigmoid",
-    "Squeeze",
-    "Sub",
-    "Tanh",
-    "Transpose (of a matrix product's operand)",
-    "Unsqueeze",
+    *("Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "Conv"),
+    *("ConvTranspose", "Div", "Dropout", "Erf", "Exp", "Expand", "Flatten", "Gelu", "Gemm"),
+    *("GlobalAveragePool", "HardSigmoid", "HardSwish", "Identity", "LayerNormalization", "LeakyRelu", "Log"),
+    *("LogSoftmax", "MatMul", "MaxPool", "Mul", "Neg", "Pad", "Pow", "Reciprocal", "ReduceMax", "ReduceMean"),
+    *(
+        "ReduceSum",
+        "Relu",
+        "Reshape",
+        "Sigmoid",
+        "Slice",
+        "Softmax",
+        "Split",
+        "Sqrt",
+        "Squeeze",
+        "Sub",
+        "Tanh",
+    ),
+    *("Transpose", "Unsqueeze"),
 )
 
 
@@ -108,7 +113,33 @@ def import_onnx(
     return changed.model
 
 
+def _standard_gelu(model: onnx.ModelProto) -> onnx.ModelProto:
+    """com.microsoft's Gelu and FastGelu (of one input) as functions of the standard operators of any opset.
+
+    Marked by a name of their own until the model has the opset that knows Gelu.
+    """
+    if not any(node.domain == "com.microsoft" and node.op_type in _GELUS for node in model.graph.node):
+        return model
+    model = _copy(model)
+    for node in model.graph.node:
+        if node.domain == "com.microsoft" and node.op_type in _GELUS and len(node.input) == 1:
+            # Identity passes every conversion of opsets; `_restore_gelu` makes it what it was.
+            approximate = _GELUS[node.op_type]
+            node.name = f"{_GELU_MARK}{approximate}:{node.name or node.output[0]}"
+            node.domain, node.op_type = "", "Identity"
+    return model
+
+
+def _restore_gelu(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        if node.op_type == "Identity" and node.name.startswith(_GELU_MARK):
+            _, approximate, node.name = node.name.split(":", 2)
+            node.op_type = "Gelu"
+            node.attribute.append(onnx.helper.make_attribute("approximate", approximate))
+
+
 def _prepare(model: onnx.ModelProto) -> _Graph:
+    model = _standard_gelu(model)
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker's own and protobuf's errors
@@ -116,7 +147,8 @@ def _prepare(model: onnx.ModelProto) -> _Graph:
     opset = max(
         (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=OPSET
     )
-    if opset < OLDEST_OPSET_AS_IT_IS:
+    marked = any(node.name.startswith(_GELU_MARK) for node in model.graph.node)
+    if opset < OLDEST_OPSET_AS_IT_IS or (marked and opset < OPSET):
         from onnx import version_converter
 
         try:
@@ -128,6 +160,7 @@ def _prepare(model: onnx.ModelProto) -> _Graph:
     else:
         model = _copy(model)
     graph = model.graph
+    _restore_gelu(graph)
     if len(graph.output) != 1:
         names = ", ".join(output.name for output in graph.output)
         raise ModelError(f"the model has {len(graph.output)} outputs ({names}); training needs exactly one")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import inf, prod
 from typing import Any, NoReturn
 
 from .builder import GraphBuilder, Tensor, untransposed
@@ -52,16 +52,32 @@ class TorchOperator:
         operand = self.operands[index]
         if not isinstance(operand, Tensor):
             self.refuse("has an operand that is not a tensor of float32")
-        straight = graph.straight(operand)
-        if straight is None:
-            self.refuse("reads a transposed tensor, which only a matrix product can")
-        return straight
+        return graph.straight(operand)
 
     def number(self, index: int) -> float:
         operand = self.operands[index]
         if isinstance(operand, bool) or not isinstance(operand, int | float):
             self.refuse("has a scalar operand whose value is not known")
         return operand
+
+    def integers(self, index: int, count: int | None = None) -> list[int]:
+        """A list of whole numbers; one number stands for `count` equal ones."""
+        operand = self.operands[index]
+        values = operand if isinstance(operand, list) else [operand]
+        if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+            self.refuse("has an operand whose whole numbers are not known")
+        if count is not None and len(values) == 1:
+            values = values * count
+        if count is not None and len(values) != count:
+            self.refuse(f"has {len(values)} numbers where {count} are needed")
+        return list(values)
+
+    def axes(self, index: int, rank: int) -> list[int]:
+        """Axes of a tensor of rank `rank`, from 0 on; None or none of them means all."""
+        operand = self.operands[index]
+        if operand is None or operand == []:
+            return list(range(rank))
+        return sorted(axis % rank for axis in self.integers(index)) if rank else []
 
 
 class Unknown:
@@ -100,7 +116,8 @@ def supported_operators() -> list[str]:
 # Element-wise functions.
 
 
-@lowers("aten.relu", "aten.sigmoid", "aten.tanh", data=1)
+@lowers("aten.relu", "aten.sigmoid", "aten.tanh", "aten.exp", "aten.log", "aten.sqrt", data=1)
+@lowers("aten.rsqrt", "aten.erf", "aten.abs", data=1)
 def unary(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     x = op.tensor(graph, 0)
     return graph.apply(f"train.{op.name.split('.')[1]}", x.shape, [x])
@@ -134,6 +151,83 @@ def sub(graph: GraphBuilder, op: TorchOperator) -> Tensor:
 def rsub(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     lhs, rhs = operand_tensor(graph, op, 1), operand_tensor(graph, op, 0)
     return graph.apply("train.sub", op.shape, [lhs, scaled(graph, rhs, op.number(2))])
+
+
+@lowers("aten.div.Tensor", "aten.div.Scalar")
+def div(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    return graph.apply("train.div", op.shape, [operand_tensor(graph, op, 0), operand_tensor(graph, op, 1)])
+
+
+@lowers("aten.reciprocal", data=1)
+def reciprocal(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    return graph.apply("train.div", op.shape, [graph.splat(1), op.tensor(graph, 0)])
+
+
+@lowers("aten.neg", data=1)
+def neg(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    return scaled(graph, op.tensor(graph, 0), -1)
+
+
+@lowers("aten.square", data=1)
+def square(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    return graph.apply("train.pow", op.shape, [op.tensor(graph, 0)], {"exponent": 2.0})
+
+
+@lowers("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor")
+def power(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    exponent = op.operands[1]
+    if isinstance(exponent, Tensor):
+        if exponent.number is None:
+            op.refuse("has an exponent that is no constant")
+        exponent = exponent.number
+    elif isinstance(exponent, Unknown):
+        op.refuse("has an exponent whose value is not known")
+    return graph.apply("train.pow", op.shape, [op.tensor(graph, 0)], {"exponent": float(exponent)})
+
+
+@lowers("aten.gelu")
+def gelu(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    approximate = op.operands[1]
+    if approximate not in ("none", "tanh"):
+        op.refuse(f"has the approximation '{approximate}'; there are none and tanh")
+    return graph.apply("train.gelu", op.shape, [op.tensor(graph, 0)], {"tanh": approximate == "tanh"})
+
+
+def clamped(graph: GraphBuilder, x: Tensor, low: float, high: float) -> Tensor:
+    return graph.apply("train.clamp", x.shape, [x], {"low": float(low), "high": float(high)})
+
+
+@lowers("aten.relu6", data=1)
+def relu6(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    return clamped(graph, op.tensor(graph, 0), 0, 6)
+
+
+@lowers("aten.hardtanh", "aten.clamp")
+def clamp(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    low = -inf if op.operands[1] is None else op.number(1)
+    high = inf if op.operands[2] is None else op.number(2)
+    return clamped(graph, op.tensor(graph, 0), low, high)
+
+
+@lowers("aten.silu", data=1)
+def silu(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    return graph.apply("train.mul", x.shape, [x, graph.apply("train.sigmoid", x.shape, [x])])
+
+
+@lowers("aten.hardswish", "aten.hardsigmoid", data=1)
+def hardswish(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    shifted = graph.apply("train.add", x.shape, [x, graph.splat(3)])
+    gate = scaled(graph, clamped(graph, shifted, 0, 6), 1 / 6)
+    return gate if op.name == "aten.hardsigmoid" else graph.apply("train.mul", x.shape, [x, gate])
+
+
+@lowers("aten.leaky_relu")
+def leaky_relu(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    negative = scaled(graph, clamped(graph, x, -inf, 0), op.number(1))
+    return graph.apply("train.add", x.shape, [graph.apply("train.relu", x.shape, [x]), negative])
 
 
 @lowers("aten.mul.Tensor", "aten.mul.Scalar")
@@ -182,7 +276,7 @@ def permuted(graph: GraphBuilder, op: TorchOperator, order: Sequence[int]) -> Te
     moved = [axis for axis in order if x.shape[axis] != 1]
     if moved == sorted(moved):  # only dimensions of size 1 move
         return graph.reshape(op.tensor(graph, 0), op.shape)
-    op.refuse("moves the dimensions of a tensor of more than two")
+    return graph.permute(op.tensor(graph, 0), order)
 
 
 # Matrix products.
@@ -196,7 +290,7 @@ def linear(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return product if bias is None else graph.apply("train.add", op.shape, [product, bias])
 
 
-@lowers("aten.mm", "aten.matmul", "aten.mv")
+@lowers("aten.mm", "aten.matmul", "aten.mv", "aten.bmm")
 def matmul(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return matrix_product(graph, op, op.operands[0], op.operands[1], op.shape)
 
@@ -226,9 +320,12 @@ def matrix_product(
         op.refuse("has an operand that is not a tensor of float32")
     if len(rhs.shape) == 1:
         rhs = turned(graph.reshape(rhs, (1, *rhs.shape)))
-    if len(rhs.shape) != 2 or not lhs.shape:
-        shapes = f"{list(lhs.shape)} and {list(rhs.shape)}"
-        op.refuse(f"multiplies tensors of shape {shapes}; the second must be a matrix")
+    if not rhs.shape or not lhs.shape:
+        op.refuse(f"multiplies tensors of shape {list(lhs.shape)} and {list(rhs.shape)}")
+    if len(rhs.shape) > 2:
+        if len(lhs.shape) == 1:
+            lhs = graph.reshape(lhs, (1, *lhs.shape))
+        return graph.reshape(graph.matmul(lhs, rhs), shape)
     if rhs.transposed and not lhs.transposed:
         return graph.reshape(graph.linear(lhs, untransposed(rhs), None), shape)
     rows = prod(lhs.shape[:-1])

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .cct2 import cct2
 from .deep_ae import deep_ae
 
 BUILT_IN: dict[str, Callable[[int], Any]] = {
+    "cct2": cct2,
     "deep-ae": deep_ae,
 }

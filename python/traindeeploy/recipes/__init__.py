@@ -1,24 +1,143 @@
 """Recipes: which parameters of a model a fine-tuning run trains.
 
-A recipe only selects names. `full` is every parameter, `linear-probe` the last layer that has
-parameters, `last:N` the last N of them; or names and patterns (`*`, `?`, `[...]`) are given.
+A recipe selects names. `full` is every parameter, `linear-probe` the last layer that has
+parameters, `last:N` the last N of them, `blocks:N` the weight matrices of the last N blocks and the layers
+behind the blocks; or names and patterns (`*`, `?`, `[...]`) are given. `lora:R` and `lora:R:N` rewrite the
+model first: adapters of rank R train in place of those matrices.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from traindeeploy.errors import TrainDeeployError
 from traindeeploy.frontend.model import ImportedModel
 
-RECIPES = ("full", "linear-probe", "last:N")
+RECIPES = ("full", "linear-probe", "last:N", "blocks:N", "lora:R", "lora:R:N")
 
 
 class RecipeError(TrainDeeployError):
     """A recipe that is unknown, or that selects nothing."""
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """What `lora:R` leaves open.
+
+    alpha:   the adapters' output is multiplied with alpha / rank; None is alpha = rank.
+    targets: names or patterns of weights to adapt; None is the weight matrices of the blocks, or, in a
+             model without blocks, of all linear layers but the last.
+    seed:    of the values that A starts from.
+    """
+
+    alpha: float | None = None
+    targets: Sequence[str] | None = None
+    seed: int = 0
+
+
+def apply_recipe(
+    model: ImportedModel,
+    recipe: str | None = None,
+    trainable: Sequence[str] | None = None,
+    trainable_file: str | Path | None = None,
+    lora: LoraOptions | None = None,
+) -> tuple[ImportedModel, list[str]]:
+    """The model that a recipe trains (with adapters, for LoRA), and the symbols to train in its order.
+
+    Arguments and errors are those of `resolve_recipe`.
+    """
+    if recipe is None or recipe.partition(":")[0] != "lora":
+        if lora is not None:
+            raise RecipeError("options of LoRA need the recipe lora:R")
+        return model, resolve_recipe(model, recipe, trainable, trainable_file)
+    if trainable is not None or trainable_file is not None:
+        raise RecipeError("only one of recipe, trainable and trainable file can be given")
+    from .lora import add_adapters
+
+    lora = lora or LoraOptions()
+    numbers = recipe.split(":")[1:]
+    if len(numbers) not in (1, 2) or not all(n.isascii() and n.isdigit() and int(n) > 0 for n in numbers):
+        raise RecipeError(f"recipe '{recipe}' is not lora:R or lora:R:N with positive numbers")
+    rank = int(numbers[0])
+    blocks = int(numbers[1]) if len(numbers) == 2 else None
+    if blocks is not None and lora.targets is not None:
+        raise RecipeError("a number of blocks and targets of LoRA exclude each other")
+    if lora.targets is not None:
+        chosen = _match(model, lora.targets)
+        targets = [n for n in model.parameters if n in chosen and n in model.matrices]
+        if not targets:
+            raise RecipeError(
+                f"the targets of LoRA match no weight of a linear layer of {model.name}:"
+                f" {', '.join(sorted(chosen)[:3])} {'are' if len(chosen) > 1 else 'is'} none"
+            )
+        heads: set[str] = set()
+    else:
+        found = _blocks(model)
+        if found or blocks is not None:
+            inside, heads = _last_blocks(model, recipe, len(found) if blocks is None else blocks)
+        else:
+            last = set(model.layers[-1].parameters)
+            inside, heads = set(model.matrices) - last, last
+        targets = [n for n in model.parameters if n in inside and n in model.matrices]
+        if not targets:
+            raise RecipeError(f"recipe '{recipe}': {model.name} has no linear layer to adapt")
+    if largest := [n for n in targets if rank > min(model.parameters[n].shape)]:
+        shape = "x".join(map(str, model.parameters[largest[0]].shape))
+        raise RecipeError(f"a rank of {rank} is larger than the weight '{largest[0]}' of {shape}")
+    alpha = float(rank) if lora.alpha is None else lora.alpha
+    adapted, adapters = add_adapters(model, targets, rank, alpha, lora.seed)
+    train = heads | set(adapters)
+    return adapted, [name for name in adapted.parameters if name in train]
+
+
+def _blocks(model: ImportedModel) -> list[list[str]]:
+    """The model's blocks in their order: modules that only a number tells apart, of two or more weights each.
+
+    Of several such lists the one with the most weights. Each block is its parameters' names.
+    """
+    groups: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name in model.trainable_names():
+        for match in re.finditer(r"(?:^|(?<=\.))(\d+)\.", name):
+            groups[name[: match.start()]][int(match.group(1))].append(name)
+    best: list[list[str]] = []
+    for members in groups.values():
+        blocks = [members[number] for number in sorted(members)]
+        weights = [sum(model.parameters[n].ndim > 1 for n in block) for block in blocks]
+        if min(weights) > 1 and sum(weights) > sum(
+            model.parameters[n].ndim > 1 for block in best for n in block
+        ):
+            best = blocks
+    return best
+
+
+def _last_blocks(model: ImportedModel, recipe: str, count: int) -> tuple[set[str], set[str]]:
+    """Weights of the last blocks, and all parameters of the layers with weights behind the blocks."""
+    blocks = _blocks(model)
+    if not blocks:
+        raise RecipeError(
+            f"recipe '{recipe}': {model.name} has no blocks (modules that only a number tells apart);"
+            " last:N counts layers"
+        )
+    if not 1 <= count <= len(blocks):
+        raise RecipeError(
+            f"recipe '{recipe}' needs a number from 1 to {len(blocks)}, the blocks that {model.name} has"
+        )
+    inside = {name for block in blocks[-count:] for name in block if model.parameters[name].ndim > 1}
+    everywhere = {name for block in blocks for name in block}
+    last = max(i for i, layer in enumerate(model.layers) if everywhere.intersection(layer.parameters))
+    behind = {
+        name
+        for layer in model.layers[last + 1 :]
+        if any(model.parameters[n].ndim > 1 for n in layer.parameters)
+        for name in layer.parameters
+    }
+    return inside - model.frozen, behind - model.frozen
 
 
 def resolve_recipe(
@@ -64,6 +183,11 @@ def _named(model: ImportedModel, recipe: str) -> set[str]:
         return set(free)
     layers = [names for layer in model.layers if (names := [n for n in layer.parameters if n in free])]
     kind, colon, number = recipe.partition(":")
+    if kind == "blocks" and colon:
+        if not (number.isascii() and number.isdigit()):
+            raise RecipeError(f"recipe '{recipe}' is not blocks:N with a number")
+        inside, behind = _last_blocks(model, recipe, int(number))
+        return inside | behind
     if recipe == "linear-probe":
         count = 1
     elif kind == "last" and colon:
@@ -74,7 +198,9 @@ def _named(model: ImportedModel, recipe: str) -> set[str]:
             )
         count = int(number)
     else:
-        near = difflib.get_close_matches(recipe, ("full", "linear-probe", "last:1"), n=1)
+        near = difflib.get_close_matches(
+            recipe, ("full", "linear-probe", "last:1", "blocks:1", "lora:4"), n=1
+        )
         hint = f" (did you mean {near[0]}?)" if near else ""
         there_are = f"{', '.join(RECIPES)}, or names of parameters to train"
         raise RecipeError(f"unknown recipe '{recipe}'{hint}; there are: {there_are}")

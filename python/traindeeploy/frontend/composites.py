@@ -1,0 +1,444 @@
+"""Table entries of operators on whole tensors: convolution, pooling, normalization, attention, slices.
+
+Models have channels first, the training graph channels last: entries of convolution and pooling put a
+permute on either side, which td-move-permutes cancels between neighbours.
+"""
+
+from __future__ import annotations
+
+from math import inf, prod, sqrt
+from typing import Any
+
+import numpy as np
+
+from .builder import GraphBuilder, Tensor
+from .table import TorchOperator, lowers, scaled
+
+# Convolution.
+
+
+def channels_last(graph: GraphBuilder, x: Tensor) -> Tensor:
+    """[n, c, h, w], [n, c, l] or without n to [n, h, w, c], with a height of 1 for a sequence."""
+    return graph.permute(x, (0, 2, 3, 1))
+
+
+def as_image(graph: GraphBuilder, op: TorchOperator, x: Tensor, spatial: int) -> Tensor:
+    """[n, c, h, w] of an image or, with height 1, a sequence; both may lack n."""
+    if len(x.shape) == spatial + 1:
+        x = graph.reshape(x, (1, *x.shape))
+    if len(x.shape) != spatial + 2 or spatial not in (1, 2):
+        op.refuse(f"has an input of shape {list(x.shape)}; images and sequences with channels are supported")
+    return graph.reshape(x, (*x.shape[:2], 1, x.shape[2])) if spatial == 1 else x
+
+
+def channels_first(graph: GraphBuilder, y: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Back from [n, h, w, c] to the shape that the model has."""
+    return graph.reshape(graph.permute(y, (0, 3, 1, 2)), shape)
+
+
+def pair(values: list[int], spatial: int, default: int) -> list[int]:
+    """One number per axis of an image; a sequence has the default along its height."""
+    return [default, *values] if spatial == 1 else values
+
+
+def filter_last(graph: GraphBuilder, op: TorchOperator, weight: Tensor, spatial: int) -> Tensor:
+    """[o, i, h, w] or [o, i, l] to [h, w, i, o]."""
+    if spatial == 1:
+        weight = graph.reshape(weight, (*weight.shape[:2], 1, weight.shape[2]))
+    return graph.permute(weight, (2, 3, 1, 0))
+
+
+def convolution(
+    graph: GraphBuilder, op: TorchOperator, stride: Any, padding: list[int], dilation: Any, groups: int
+) -> Tensor:
+    """A convolution of operands 0 (input), 1 (filter), 2 (bias); padding as [top, bottom, left, right]."""
+    weight = op.tensor(graph, 1)
+    spatial = len(weight.shape) - 2
+    x = channels_last(graph, as_image(graph, op, op.tensor(graph, 0), spatial))
+    taps = filter_last(graph, op, weight, spatial)
+    dilation = pair(dilation, spatial, 1)
+    stride = pair(stride, spatial, 1)
+    sizes = [
+        (x.shape[1 + i] + padding[2 * i] + padding[2 * i + 1] - (taps.shape[i] - 1) * dilation[i] - 1)
+        // stride[i]
+        + 1
+        for i in (0, 1)
+    ]
+    if min(sizes) < 1:
+        op.refuse(f"has a window larger than its input of shape {list(x.shape)}")
+    attributes = {"strides": stride, "padding": padding, "dilations": dilation, "groups": groups}
+    y = graph.apply("train.conv2d", (x.shape[0], *sizes, taps.shape[3]), [x, taps], attributes)
+    return channels_first(graph, with_bias(graph, op, y), op.shape)
+
+
+def with_bias(graph: GraphBuilder, op: TorchOperator, y: Tensor) -> Tensor:
+    if op.operands[2] is None:
+        return y
+    return graph.apply("train.add", y.shape, [y, op.tensor(graph, 2)])
+
+
+def transposed_convolution(
+    graph: GraphBuilder, op: TorchOperator, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Tensor:
+    """The transpose of a convolution whose filter [o, i, h, w] is operand 1: o channels in, i out."""
+    weight = op.tensor(graph, 1)
+    spatial = len(weight.shape) - 2
+    x = channels_last(graph, as_image(graph, op, op.tensor(graph, 0), spatial))
+    taps = filter_last(graph, op, weight, spatial)
+    shape = op.shape if len(op.shape) == spatial + 2 else (1, *op.shape)
+    sizes = (1, shape[2]) if spatial == 1 else shape[2:]
+    top, left = pair(padding, spatial, 0)
+    attributes = {
+        "strides": pair(stride, spatial, 1),
+        "padding": [top, top, left, left],
+        "dilations": pair(dilation, spatial, 1),
+        "groups": groups,
+    }
+    y = graph.apply("train.conv2d_input_vjp", (x.shape[0], *sizes, shape[1]), [x, taps], attributes)
+    return channels_first(graph, with_bias(graph, op, y), op.shape)
+
+
+def both_sides(padding: list[int], spatial: int) -> list[int]:
+    return [side for size in pair(padding, spatial, 0) for side in (size, size)]
+
+
+@lowers("aten.conv1d", "aten.conv2d")
+def conv(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    spatial = len(op.operands[1].shape) - 2
+    stride, padding, dilation = (op.integers(i, spatial) for i in (3, 4, 5))
+    return convolution(graph, op, stride, both_sides(padding, spatial), dilation, op.integers(6)[0])
+
+
+@lowers("aten.conv1d.padding", "aten.conv2d.padding")
+def conv_padding(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    spatial = len(op.operands[1].shape) - 2
+    stride, dilation = op.integers(3, spatial), op.integers(5, spatial)
+    padding = [0, 0] if spatial == 1 else []
+    for size, step in zip(op.operands[1].shape[2:], dilation, strict=True):
+        total = step * (size - 1) if op.operands[4] == "same" else 0
+        padding += [total // 2, total - total // 2]
+    return convolution(graph, op, stride, padding, dilation, op.integers(6)[0])
+
+
+@lowers("aten.convolution", "aten._convolution")
+def general_convolution(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    spatial = len(op.operands[1].shape) - 2
+    stride, padding, dilation = (op.integers(i, spatial) for i in (3, 4, 5))
+    groups = op.integers(8)[0]
+    if op.operands[6]:
+        return transposed_convolution(graph, op, stride, padding, dilation, groups)
+    return convolution(graph, op, stride, both_sides(padding, spatial), dilation, groups)
+
+
+@lowers("aten.conv_transpose1d", "aten.conv_transpose2d.input")
+def conv_transpose(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    spatial = len(op.operands[1].shape) - 2
+    stride, padding, dilation = (op.integers(i, spatial) for i in (3, 4, 7))
+    return transposed_convolution(graph, op, stride, padding, dilation, op.integers(6)[0])
+
+
+# Pooling.
+
+
+def pooled(
+    graph: GraphBuilder, op: TorchOperator, name: str, spatial: int, dilation: Any, **more: Any
+) -> Tensor:
+    x = channels_last(graph, as_image(graph, op, op.tensor(graph, 0), spatial))
+    kernel = op.integers(1, spatial)
+    stride = kernel if op.operands[2] in (None, []) else op.integers(2, spatial)
+    padding = op.integers(3, spatial)
+    sizes = (1, *op.shape[-1:]) if spatial == 1 else op.shape[-2:]
+    attributes = {
+        "kernel": pair(kernel, spatial, 1),
+        "strides": pair(stride, spatial, 1),
+        "padding": both_sides(padding, spatial),
+        **more,
+    }
+    if dilation is not None:
+        attributes["dilations"] = pair(dilation, spatial, 1)
+    second = "i32" if name == "train.max_pool2d" else None
+    y = graph.apply(name, (x.shape[0], *sizes, x.shape[3]), [x], attributes, second_result=second)
+    return channels_first(graph, y, op.shape)
+
+
+@lowers("aten.max_pool1d", "aten.max_pool2d", "aten.max_pool2d_with_indices")
+def max_pool(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    spatial = 1 if op.name == "aten.max_pool1d" else 2
+    return pooled(graph, op, "train.max_pool2d", spatial, op.integers(4, spatial))
+
+
+@lowers("aten.avg_pool1d", "aten.avg_pool2d")
+def average_pool(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    spatial = 1 if op.name == "aten.avg_pool1d" else 2
+    if len(op.operands) > 6 and op.operands[6] is not None:
+        op.refuse("has a divisor of its own")
+    if op.operands[4]:
+        op.refuse("has ceil_mode; pad the input instead")
+    return pooled(graph, op, "train.avg_pool2d", spatial, None, exclude_padding=not op.operands[5])
+
+
+@lowers("aten.adaptive_avg_pool1d", "aten.adaptive_avg_pool2d", data=1)
+def adaptive_average_pool(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    spatial = 1 if op.name == "aten.adaptive_avg_pool1d" else 2
+    for axis in range(len(x.shape) - spatial, len(x.shape)):
+        x = averaged_parts(graph, x, axis, op.shape[axis])
+    return x
+
+
+def averaged_parts(graph: GraphBuilder, x: Tensor, axis: int, count: int) -> Tensor:
+    """The averages of `count` parts of an axis, as even as PyTorch's adaptive pooling makes them."""
+    size = x.shape[axis]
+    if count == 1:
+        return mean_over(graph, x, [axis], keep=True)
+    if size == count:
+        return x
+    if size % count == 0:
+        split = graph.reshape(x, (*x.shape[:axis], count, size // count, *x.shape[axis + 1 :]))
+        return mean_over(graph, split, [axis + 1], keep=False)
+    bounds = [(part * size // count, -(-(part + 1) * size // count)) for part in range(count)]
+    parts = [mean_over(graph, sliced(graph, x, axis, a, b, 1), [axis], keep=True) for a, b in bounds]
+    return concatenated(graph, parts, axis)
+
+
+# Reductions.
+
+
+def without(shape: tuple[int, ...], axes: list[int]) -> tuple[int, ...]:
+    return tuple(size for axis, size in enumerate(shape) if axis not in axes)
+
+
+def reduced(graph: GraphBuilder, name: str, x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    if not axes:
+        return x
+    y = graph.apply(name, without(x.shape, axes), [x], {"axes": axes})
+    if not keep:
+        return y
+    return graph.reshape(y, tuple(1 if axis in axes else size for axis, size in enumerate(x.shape)))
+
+
+def mean_over(graph: GraphBuilder, x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    count = prod(x.shape[axis] for axis in axes)
+    return scaled(graph, reduced(graph, "train.sum", x, axes, keep), 1 / count)
+
+
+@lowers("aten.mean", "aten.sum", data=1)
+def total(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    axes = list(range(len(x.shape)))
+    mean = op.name == "aten.mean"
+    return mean_over(graph, x, axes, False) if mean else reduced(graph, "train.sum", x, axes, False)
+
+
+@lowers("aten.mean.dim", "aten.sum.dim_IntList")
+def total_over(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    axes, keep = op.axes(1, len(x.shape)), bool(op.operands[2])
+    mean = op.name == "aten.mean.dim"
+    return mean_over(graph, x, axes, keep) if mean else reduced(graph, "train.sum", x, axes, keep)
+
+
+@lowers("aten.amax")
+def maximum_over(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    return reduced(graph, "train.max", x, op.axes(1, len(x.shape)), bool(op.operands[2]))
+
+
+# Softmax, normalization, attention.
+
+
+@lowers("aten.softmax.int", "aten._softmax", "aten.log_softmax.int", "aten._log_softmax")
+def softmax(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    name = "train.log_softmax" if "log" in op.name else "train.softmax"
+    if not x.shape:
+        op.refuse("has a scalar as its input")
+    return graph.apply(name, x.shape, [x], {"axis": op.integers(1)[0] % len(x.shape)})
+
+
+def normalized(
+    graph: GraphBuilder, x: Tensor, axes: list[int], epsilon: float, scale: Tensor | None, rms: bool = False
+) -> Tensor:
+    operands = [x] if scale is None else [x, scale]
+    attributes = {"axes": axes, "epsilon": float(epsilon), "rms": rms}
+    return graph.apply("train.normalize", x.shape, operands, attributes)
+
+
+def affine(graph: GraphBuilder, op: TorchOperator, index: int) -> Tensor | None:
+    return None if op.operands[index] is None else op.tensor(graph, index)
+
+
+@lowers("aten.layer_norm", "aten.native_layer_norm")
+def layer_norm(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    count = len(op.integers(1))
+    axes = list(range(len(x.shape) - count, len(x.shape)))
+    y = normalized(graph, x, axes, op.number(4), affine(graph, op, 2))
+    shift = affine(graph, op, 3)
+    return y if shift is None else graph.apply("train.add", y.shape, [y, shift])
+
+
+@lowers("aten.rms_norm", "aten._fused_rms_norm")
+def rms_norm(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    count = len(op.integers(1))
+    axes = list(range(len(x.shape) - count, len(x.shape)))
+    # PyTorch's default is the spacing of float32 at 1.
+    epsilon = float(np.finfo(np.float32).eps) if op.operands[3] is None else op.number(3)
+    return normalized(graph, x, axes, epsilon, affine(graph, op, 2), rms=True)
+
+
+@lowers("aten.group_norm")
+def group_norm(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    groups, epsilon = op.integers(1)[0], op.number(4)
+    split = graph.reshape(x, (x.shape[0], groups, prod(x.shape[1:]) // groups))
+    y = graph.reshape(normalized(graph, split, [2], epsilon, None), x.shape)
+    return per_channel(graph, y, affine(graph, op, 2), affine(graph, op, 3))
+
+
+def per_channel(graph: GraphBuilder, y: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    """Scale and shift along axis 1."""
+    for name, vector in (("train.mul", scale), ("train.add", shift)):
+        if vector is not None:
+            column = graph.reshape(vector, (*vector.shape, *[1] * (len(y.shape) - 2)))
+            y = graph.apply(name, y.shape, [y, column])
+    return y
+
+
+@lowers("aten.batch_norm", "aten._native_batch_norm_legit_no_training", "aten.native_batch_norm")
+def batch_norm(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    """With the running statistics, as in evaluation mode: a scale and shift of each channel."""
+    x = op.tensor(graph, 0)
+    training = False if op.name.endswith("no_training") else op.operands[5]
+    epsilon = op.number(6 if op.name.endswith("no_training") else 7)
+    if training is not False:
+        op.refuse("takes the statistics of the batch (training mode); only the running ones are supported")
+    mean, variance = op.tensor(graph, 3), op.tensor(graph, 4)
+    shifted = graph.apply("train.add", variance.shape, [variance, graph.splat(epsilon)])
+    scale = graph.apply("train.rsqrt", variance.shape, [shifted])
+    weight, bias = affine(graph, op, 1), affine(graph, op, 2)
+    if weight is not None:
+        scale = graph.apply("train.mul", scale.shape, [scale, weight])
+    offset = graph.apply("train.mul", scale.shape, [mean, scale])
+    if bias is None:
+        offset = scaled(graph, offset, -1)
+    else:
+        offset = graph.apply("train.sub", bias.shape, [bias, offset])
+    return per_channel(graph, x, scale, offset)
+
+
+@lowers("aten.scaled_dot_product_attention")
+def attention(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    """Attention as its separate operators, which fuse and differentiate as any others."""
+    q, k, v = (op.tensor(graph, i) for i in (0, 1, 2))
+    if op.operands[4] not in (0, 0.0):
+        op.refuse("drops parts of the attention out; only a probability of 0 is supported")
+    if len(op.operands) > 7 and op.operands[7]:
+        op.refuse("shares heads between queries (enable_gqa)")
+    scale = 1 / sqrt(q.shape[-1]) if op.operands[6] is None else op.number(6)
+    batch = tuple(np.broadcast_shapes(q.shape[:-2], k.shape[:-2]))
+    shape = (*batch, q.shape[-2], k.shape[-2])
+    scores = graph.apply("train.matmul", shape, [q, k], {"transpose_rhs": True})
+    scores = scaled(graph, scores, scale)
+    if op.operands[3] is not None:
+        scores = graph.apply("train.add", shape, [scores, op.tensor(graph, 3)])
+    if op.operands[5]:
+        scores = graph.apply("train.add", shape, [scores, graph.constant(causal_mask(*shape[-2:]))])
+    weights = graph.apply("train.softmax", shape, [scores], {"axis": len(shape) - 1})
+    return graph.apply("train.matmul", op.shape, [weights, v])
+
+
+def causal_mask(queries: int, keys: int) -> np.ndarray:
+    """0 for keys that a query may see, the lowest float32 for those that come after it."""
+    mask = np.zeros((queries, keys), np.float32)
+    mask[np.triu_indices(queries, 1, keys)] = np.finfo(np.float32).min
+    return mask
+
+
+# Shapes.
+
+
+def sliced(graph: GraphBuilder, x: Tensor, axis: int, start: int, end: int, step: int) -> Tensor:
+    size = max(0, -(-(end - start) // step))
+    if (start, size, step) == (0, x.shape[axis], 1):
+        return x
+    offsets, strides = [0] * len(x.shape), [1] * len(x.shape)
+    offsets[axis], strides[axis] = start, step
+    shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
+    return graph.apply("train.slice", shape, [x], {"offsets": offsets, "strides": strides})
+
+
+def concatenated(graph: GraphBuilder, parts: list[Tensor], axis: int) -> Tensor:
+    if len(parts) == 1:
+        return parts[0]
+    shape = list(parts[0].shape)
+    shape[axis] = sum(part.shape[axis] for part in parts)
+    return graph.apply("train.concat", tuple(shape), parts, {"axis": axis})
+
+
+@lowers("aten.slice.Tensor")
+def slice_tensor(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    axis = op.integers(1)[0] % len(x.shape)
+    size = x.shape[axis]
+    start = 0 if op.operands[2] is None else op.integers(2)[0]
+    end = size if op.operands[3] is None else op.integers(3)[0]
+    start, end = (min(max(bound + size if bound < 0 else bound, 0), size) for bound in (start, end))
+    if end <= start:
+        op.refuse("leaves nothing of its input")
+    return sliced(graph, x, axis, start, end, op.integers(4)[0])
+
+
+@lowers("aten.select.int")
+def select(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    axis = op.integers(1)[0] % len(x.shape)
+    index = op.integers(2)[0] % x.shape[axis]
+    return graph.reshape(sliced(graph, x, axis, index, index + 1, 1), op.shape)
+
+
+@lowers("aten.cat")
+def cat(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    parts = op.operands[0]
+    if not isinstance(parts, list) or not all(isinstance(part, Tensor) for part in parts):
+        op.refuse("has an operand that is not a list of tensors of float32")
+    return concatenated(graph, [graph.straight(p) for p in parts], op.integers(1)[0] % len(op.shape))
+
+
+@lowers("aten.stack")
+def stack(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    axis = op.integers(1)[0] % len(op.shape)
+    shape = (*op.shape[:axis], 1, *op.shape[axis + 1 :])
+    parts = op.operands[0]
+    if not isinstance(parts, list) or not all(isinstance(part, Tensor) for part in parts):
+        op.refuse("has an operand that is not a list of tensors of float32")
+    return concatenated(graph, [graph.reshape(graph.straight(part), shape) for part in parts], axis)
+
+
+@lowers("aten.expand", "aten.broadcast_to", data=1)
+def expand(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    return x if x.shape == op.shape else graph.apply("train.broadcast", op.shape, [x])
+
+
+@lowers("aten.expand_as", data=1)
+def expand_as(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    return expand(graph, op)
+
+
+@lowers("aten.constant_pad_nd")
+def constant_pad(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    amounts = op.integers(1)
+    fill = 0.0 if op.operands[2] is None else op.number(2)
+    if fill not in (0, -inf):
+        op.refuse(f"pads with {fill}; only 0 is supported")
+    offsets = [0] * len(x.shape)
+    for i in range(len(amounts) // 2):
+        offsets[-1 - i] = amounts[2 * i]
+    if min(amounts) < 0:
+        op.refuse("cuts with a negative padding")
+    if fill:
+        op.refuse("pads with -infinity; give max pooling its padding instead")
+    return graph.apply("train.embed", op.shape, [x], {"offsets": offsets, "strides": [1] * len(x.shape)})
