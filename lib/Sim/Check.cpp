@@ -360,6 +360,12 @@ void Checker::mark(const Region &region) {
   }
 }
 
+bool Checker::unseen(Engine engine, unsigned key) const {
+  return std::any_of(inFlight.begin(), inFlight.end(), [&](const Job &job) {
+    return job.engine == engine && job.key == key;
+  });
+}
+
 void Checker::retire(Engine engine, unsigned key) {
   std::vector<Region> gone;
   for (size_t i = 0; i < inFlight.size();)

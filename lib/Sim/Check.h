@@ -130,6 +130,8 @@ public:
   /// A job begins; `key` is the DMA's identifier or the HyperRAM's channel.
   std::string start(Engine engine, unsigned key, char kind,
                     std::vector<Region> regions, uint64_t cycle);
+  /// Nobody has seen the end of the last job with this key yet.
+  bool unseen(Engine engine, unsigned key) const;
   /// The program has seen the end of the jobs with this key.
   void retire(Engine engine, unsigned key);
 

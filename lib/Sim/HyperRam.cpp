@@ -90,8 +90,10 @@ void Machine::hyperTrigger(Core &core, unsigned index, bool toL3,
     stopAt(core, text);
   }
   if (checker) {
-    // A channel that is used again is waited for.
-    checker->retire(Checker::Engine::HyperRam, index);
+    if (checker->unseen(Checker::Engine::HyperRam, index))
+      stopAt(core, "uDMA HyperRAM channel " + std::to_string(index) +
+                       " is triggered, and nobody has waited for the transfer "
+                       "before");
     uint32_t rest = lines.size - (lines.count() - 1) * lines.line;
     std::vector<Checker::Region> regions;
     auto add = [&](unsigned level, uint32_t address, uint32_t stride,

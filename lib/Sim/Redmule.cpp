@@ -112,8 +112,9 @@ void Machine::redmuleTrigger(Core &core, uint64_t time) {
   check("W", rm.w, rm.n, rm.k, tile);
   check("Y", rm.y, rm.m, rm.k, tile);
   if (checker) {
-    // An accelerator that is triggered again was idle.
-    checker->retire(Checker::Engine::Redmule, 0);
+    if (checker->unseen(Checker::Engine::Redmule, 0))
+      stopAt(core, "RedMulE is triggered, and nobody has waited for the job "
+                   "before");
     auto operand = [&](uint32_t address, uint32_t rows, uint32_t columns,
                        bool write, const char *what) {
       uint32_t size = rows * columns * bytes;

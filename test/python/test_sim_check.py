@@ -231,6 +231,13 @@ def test_waits_that_no_job_answers() -> None:
     job = REDMULE_SETUP + fill(L1, 64) + redmule_job(FP32, L1, L1 + 16, L1 + 32, 1, 1, 1)
     only = "  li t1, 1 << 12\n  sw t1, 0(s0)\n"
     assert "ends by an old event" in stopped(job + only + WAIT_REDMULE + "  nop\n" * 9 + wait)
+    # Engines that are started again, luckily after their end.
+    later = "  li t1, 9999\n5:addi t1, t1, -1\n  bnez t1, 5b\n"
+    again = redmule_job(FP32, L1, L1 + 16, L1 + 32, 1, 1, 1)
+    assert "RedMulE is triggered, and nobody has waited" in stopped(job + later + again + WAIT_REDMULE)
+    started = hyper(True, L2, 0, 64).split("9:")[0]
+    message = stopped(HYPER + fill(L2, 64) + started + later + started)
+    assert "uDMA HyperRAM channel 0 is triggered, and nobody has waited" in message
     # A barrier that a core never comes to, while the host would wait for ever.
     barrier = "  li s0, EU\n  beqz a0, 7f\n  li t1, 1 << 8\n  sw t1, 0(s0)\n7:elw zero, 0x21c, s0\n"
     message = stopped(barrier, cores=2)
