@@ -1,10 +1,13 @@
 // Unrolls the tile loops of each group into jobs.
+#include "dialects/Tile/Windows.h"
+#include "lib/Planner/Grouping.h"
 #include "lib/Planner/ScheduleProgram.h"
 #include "passes/Passes.h"
 
 #include "mlir/IR/IRMapping.h"
 #include "llvm/ADT/StringMap.h"
 #include "llvm/Support/raw_ostream.h"
+#include <numeric>
 
 namespace td {
 #define GEN_PASS_DEF_EXPANDGROUPS
@@ -34,11 +37,12 @@ class KernelTable {
 public:
   explicit KernelTable(ModuleOp module) : module(module) {}
 
-  /// The kernel that runs `op` on `operands` (its distinct memrefs) and whose
-  /// trailing arguments are the first indices of the loops in `indexed`.
+  /// The kernel that runs `op` on `operands` (its distinct memrefs), which
+  /// `maps` address, and whose trailing arguments are the first indices of the
+  /// loops in `indexed`.
   func::FuncOp outline(linalg::LinalgOp op, ArrayRef<Value> operands,
                        ArrayRef<Value> representatives,
-                       ArrayRef<int64_t> indexed) {
+                       ArrayRef<AffineMap> maps, ArrayRef<int64_t> indexed) {
     OpBuilder builder(module.getContext());
     Location loc = op.getLoc();
     SmallVector<Type> types;
@@ -63,6 +67,8 @@ public:
       if (&constant != op.getOperation())
         builder.clone(constant, mapping);
     auto copy = cast<linalg::LinalgOp>(builder.clone(*op, mapping));
+    if (auto generic = dyn_cast<linalg::GenericOp>(copy.getOperation()))
+      generic.setIndexingMapsAttr(builder.getAffineMapArrayAttr(maps));
     // A tile's own indices start at zero: shift them to the domain's.
     SmallVector<linalg::IndexOp> uses;
     copy->walk([&](linalg::IndexOp use) { uses.push_back(use); });
@@ -108,6 +114,7 @@ private:
 struct Slot {
   Value buffer; // null for scratch
   AffineMap map;
+  TiledOperand window;
   MemRefType type; // of the tile, sizes dynamic
   std::string symbol;
   bool loaded = false, stored = false;
@@ -127,6 +134,7 @@ struct Stage {
   bool accumulates = false;       // it reads what it writes
   SmallVector<int64_t> indexDims; // domain dimensions of its index arguments
   func::FuncOp kernel;
+  SmallVector<SmallVector<int64_t>> gemm; // dimensions of M, N and K
 };
 
 class GroupExpander {
@@ -179,6 +187,7 @@ private:
         Slot slot;
         slot.buffer = operand;
         slot.map = map;
+        slot.window = TiledOperand(map, tiles);
         slot.type = cast<MemRefType>(block.getArgument(i).getType());
         slot.symbol = td::reshapeSource(operand)
                           .getDefiningOp<BufferOp>()
@@ -192,6 +201,7 @@ private:
     for (auto scratch : block.getOps<ScratchOp>()) {
       Slot slot;
       slot.map = scratch.getMap();
+      slot.window = TiledOperand(slot.map, tiles);
       slot.type = cast<MemRefType>(scratch.getMemref().getType());
       slot.symbol = group.getName().str();
       slotOf[scratch.getMemref()] = addSlot(std::move(slot));
@@ -249,11 +259,12 @@ private:
           stage.reads.push_back(slot);
         }
       }
+      FailureOr<SmallVector<int64_t>> dims = domainDims(stage);
+      if (failed(dims))
+        return failure();
       if (op.getEngine() == Engine::RedMulE) {
-        auto matmul = dyn_cast<linalg::MatmulOp>(body.getOperation());
-        if (!matmul || matmul.hasUserDefinedMaps() || stage.slots.size() != 3)
-          return op.emitOpError("RedMulE runs only a linalg.matmul of plain "
-                                "row-major operands");
+        if (failed(checkGemm(stage, *dims)))
+          return failure();
       } else {
         SmallVector<int64_t> indexed;
         body->walk([&](linalg::IndexOp use) {
@@ -261,35 +272,107 @@ private:
             indexed.push_back(use.getDim());
         });
         llvm::sort(indexed);
-        for (int64_t loop : indexed) {
-          FailureOr<int64_t> dim = domainDim(stage, loop);
-          if (failed(dim))
-            return failure();
-          stage.indexDims.push_back(*dim);
-        }
+        for (int64_t loop : indexed)
+          stage.indexDims.push_back((*dims)[loop]);
+        SmallVector<AffineMap> maps;
+        for (AffineMap map : body.getIndexingMapsArray())
+          maps.push_back(packedMap(map, *dims));
         stage.kernel =
-            kernels.outline(body, distinct, representatives, indexed);
+            kernels.outline(body, distinct, representatives, maps, indexed);
       }
       stages.push_back(std::move(stage));
     }
     return success();
   }
 
-  /// The dimension of the group's domain that a loop of the stage's op walks.
-  FailureOr<int64_t> domainDim(const Stage &stage, int64_t loop) {
+  /// The dimension of the group's domain that each loop of a stage's op walks.
+  FailureOr<SmallVector<int64_t>> domainDims(const Stage &stage) {
     linalg::LinalgOp body = stage.body;
+    SmallVector<int64_t> dims(body.getNumLoops(), -1);
     for (OpOperand &operand : body->getOpOperands()) {
       auto found = slotOf.find(operand.get());
       if (found == slotOf.end())
         continue;
       AffineMap map = body.getMatchingIndexingMap(&operand);
-      for (unsigned i = 0; i < map.getNumResults(); ++i)
-        if (auto dim = dyn_cast<AffineDimExpr>(map.getResult(i)))
-          if (dim.getPosition() == loop)
-            return slots[found->second].map.getDimPosition(i);
+      for (unsigned i = 0; i < map.getNumResults(); ++i) {
+        const AffineSum &sum = slots[found->second].window.sums()[i];
+        if (auto dim = dyn_cast<AffineDimExpr>(map.getResult(i));
+            dim && sum.terms.size() == 1)
+          dims[dim.getPosition()] = sum.terms.front().dim;
+      }
     }
-    stage.op->emitOpError("loop ") << loop << " walks no operand";
-    return failure();
+    for (auto [loop, dim] : llvm::enumerate(dims))
+      if (dim < 0)
+        return stage.op->emitOpError("loop ") << loop << " walks no operand";
+    return dims;
+  }
+
+  /// A stage's map of an operand on the tile as it is packed: where several
+  /// loops walk a dimension, those with tiles of one element add nothing, and
+  /// what divides all others' coefficients is no part of the tile.
+  AffineMap packedMap(AffineMap map, ArrayRef<int64_t> dims) const {
+    SmallVector<AffineSum> sums = sumsOf(map);
+    for (AffineSum &sum : sums) {
+      if (sum.terms.size() < 2)
+        continue;
+      int64_t step = 0;
+      llvm::erase_if(sum.terms, [&](AffineSum::Term term) {
+        return tiles[dims[term.dim]] == 1;
+      });
+      for (AffineSum::Term term : sum.terms)
+        step = std::gcd(step, term.coefficient);
+      for (AffineSum::Term &term : sum.terms)
+        term.coefficient /= step;
+    }
+    return mapOf(sums, map.getNumDims(), map.getContext());
+  }
+
+  /// Finds rows, columns and the summed dimensions of a contraction on RedMulE
+  /// and checks that its tiles are the row-major matrices that it wants.
+  LogicalResult checkGemm(Stage &stage, ArrayRef<int64_t> dims) {
+    linalg::LinalgOp body = stage.body;
+    if (stage.slots.size() != 3 || body.getNumDpsInputs() != 2 ||
+        !td::accumulatesProducts(body))
+      return stage.op.emitOpError(
+          "RedMulE runs only a contraction of two tiles into a third");
+    auto maps = body.getIndexingMapsArray();
+    // Dimensions of the domain in the order in which a tile has them.
+    auto order = [&](unsigned operand) {
+      SmallVector<int64_t> result;
+      for (const AffineSum &sum : sumsOf(maps[operand]))
+        for (AffineSum::Term term : sum.terms)
+          if (tiles[dims[term.dim]] > 1)
+            result.push_back(dims[term.dim]);
+      return result;
+    };
+    SmallVector<int64_t> x = order(0), w = order(1), z = order(2);
+    auto has = [](ArrayRef<int64_t> list, int64_t dim) {
+      return llvm::is_contained(list, dim);
+    };
+    for (int64_t dim : dims) {
+      if (tiles[dim] == 1)
+        continue;
+      bool inX = has(x, dim), inW = has(w, dim), inZ = has(z, dim);
+      if (inX && inW && inZ)
+        return stage.op.emitOpError("dimension ")
+               << dim << " is walked by all tiles and must have tiles of 1";
+    }
+    SmallVector<int64_t> rows, summed, columns;
+    for (int64_t dim : z)
+      (has(x, dim) ? rows : columns).push_back(dim);
+    for (int64_t dim : x)
+      if (!has(z, dim))
+        summed.push_back(dim);
+    auto joined = [](SmallVector<int64_t> a, ArrayRef<int64_t> b) {
+      llvm::append_range(a, b);
+      return a;
+    };
+    if (x != joined(rows, summed) || w != joined(summed, columns) ||
+        z != joined(rows, columns))
+      return stage.op.emitOpError(
+          "RedMulE runs only on plain row-major operands");
+    stage.gemm = {rows, summed, columns};
+    return success();
   }
 
   /// Whether all tiled dimensions that do not walk the given slots are at their
@@ -305,12 +388,20 @@ private:
     return true;
   }
 
-  void window(const Slot &slot, Index &offsets, Index &extents) const {
-    for (unsigned i = 0; i < slot.map.getNumResults(); ++i) {
-      unsigned dim = slot.map.getDimPosition(i);
-      offsets.push_back(place[dim] * tiles[dim]);
-      extents.push_back(std::min(tiles[dim], sizes[dim] - offsets.back()));
+  /// Where the tile at this place of the loop nest starts in the domain, and
+  /// how far it goes.
+  void locate(Index &starts, Index &extents) const {
+    for (auto [at, tile, size] : llvm::zip(place, tiles, sizes)) {
+      starts.push_back(at * tile);
+      extents.push_back(std::min(tile, size - starts.back()));
     }
+  }
+
+  void window(const Slot &slot, Index &offsets, Index &shape) const {
+    Index starts, extents;
+    locate(starts, extents);
+    offsets = slot.window.offsets(starts);
+    shape = slot.window.shape(extents);
   }
 
   Value alloc(const Slot &slot, ArrayRef<int64_t> extents, Level level) {
@@ -319,9 +410,15 @@ private:
   }
 
   void copyAndWait(Value array, ArrayRef<int64_t> offsets,
-                   ArrayRef<int64_t> extents, Value tile, bool load) {
-    auto copy = CopyOp::create(builder, loc, builder.getType<TokenType>(),
-                               array, tile, offsets, extents, load, opIndex);
+                   ArrayRef<int64_t> extents, ArrayRef<int64_t> steps,
+                   Value tile, bool load) {
+    bool strided = llvm::any_of(steps, [](int64_t step) { return step > 1; });
+    auto copy = CopyOp::create(
+        builder, loc, builder.getType<TokenType>(), array, tile,
+        builder.getDenseI64ArrayAttr(offsets),
+        builder.getDenseI64ArrayAttr(extents),
+        strided ? builder.getDenseI64ArrayAttr(steps) : DenseI64ArrayAttr(),
+        builder.getBoolAttr(load), builder.getI32IntegerAttr(opIndex));
     SmallVector<Value> made{tile};
     if (!load)
       made.push_back(array);
@@ -339,7 +436,8 @@ private:
       slot.tile = slot.buffer;
       if (type.getShape() != ArrayRef<int64_t>(extents)) {
         for (size_t i = 0, inner = 0; i < extents.size(); ++i) {
-          if (inner && extents[i] != type.getDimSize(i))
+          if ((inner && extents[i] != type.getDimSize(i)) ||
+              (extents[i] != 1 && slot.window.steps()[i] != 1))
             return group.emitOpError("tile of '")
                    << slot.symbol << "' is not contiguous in l1: only the "
                    << "leading dimension of a resident buffer may be tiled";
@@ -353,13 +451,15 @@ private:
       slot.tile = alloc(slot, extents, Level::L1);
       if (slot.loaded) {
         Value array = slot.buffer;
+        Index steps(slot.window.steps());
         if (levelOf(array) == Level::L3) {
           Value staging = alloc(slot, extents, Level::L2);
-          copyAndWait(array, offsets, extents, staging, /*load=*/true);
+          copyAndWait(array, offsets, extents, steps, staging, /*load=*/true);
           array = staging;
           offsets.assign(offsets.size(), 0);
+          steps.assign(steps.size(), 1);
         }
-        copyAndWait(array, offsets, extents, slot.tile, /*load=*/true);
+        copyAndWait(array, offsets, extents, steps, slot.tile, /*load=*/true);
       }
     }
     slot.fresh = slot.valid = true;
@@ -371,12 +471,14 @@ private:
       return;
     Index offsets, extents;
     window(slot, offsets, extents);
+    ArrayRef<int64_t> steps = slot.window.steps();
     if (levelOf(slot.buffer) == Level::L2)
-      return copyAndWait(slot.buffer, offsets, extents, slot.tile, false);
+      return copyAndWait(slot.buffer, offsets, extents, steps, slot.tile,
+                         /*load=*/false);
     Value staging = alloc(slot, extents, Level::L2);
-    Index origin(extents.size(), 0);
-    copyAndWait(staging, origin, extents, slot.tile, /*load=*/false);
-    copyAndWait(slot.buffer, offsets, extents, staging, /*load=*/false);
+    Index origin(extents.size(), 0), ones(extents.size(), 1);
+    copyAndWait(staging, origin, extents, ones, slot.tile, /*load=*/false);
+    copyAndWait(slot.buffer, offsets, extents, steps, staging, /*load=*/false);
   }
 
   LogicalResult runStage(Stage &stage) {
@@ -394,9 +496,26 @@ private:
       operands.push_back(slots[index].tile);
     Location at = stage.body.getLoc();
     if (stage.op.getEngine() == Engine::RedMulE) {
+      Index starts, extents;
+      locate(starts, extents);
+      SmallVector<int64_t> jobSizes;
+      for (ArrayRef<int64_t> dims : stage.gemm) {
+        jobSizes.push_back(1);
+        for (int64_t dim : dims)
+          jobSizes.back() *= extents[dim];
+      }
+      auto isMatrix = [&](Value tile, unsigned rows, unsigned columns) {
+        return cast<MemRefType>(tile.getType()).getShape() ==
+               ArrayRef<int64_t>{jobSizes[rows], jobSizes[columns]};
+      };
+      bool matrices = isMatrix(operands[0], 0, 1) &&
+                      isMatrix(operands[1], 1, 2) &&
+                      isMatrix(operands[2], 0, 2);
+      DenseI64ArrayAttr sizesAttr = builder.getDenseI64ArrayAttr(jobSizes);
       auto gemm = td::redmule::GemmOp::create(
           builder, at, builder.getType<TokenType>(), operands[0], operands[1],
-          operands[2], opIndex);
+          operands[2], matrices ? DenseI64ArrayAttr() : sizesAttr,
+          builder.getI32IntegerAttr(opIndex));
       WaitOp::create(builder, at, ValueRange(gemm.getToken()), operands);
       return success();
     }
@@ -412,8 +531,9 @@ private:
   LogicalResult step() {
     for (Slot &slot : slots) {
       Index index;
-      for (unsigned i = 0; i < slot.map.getNumResults(); ++i)
-        index.push_back(place[slot.map.getDimPosition(i)]);
+      for (const AffineSum &sum : slot.window.sums())
+        for (AffineSum::Term term : sum.terms)
+          index.push_back(place[term.dim]);
       slot.fresh = false;
       if (slot.valid && slot.index == index)
         continue;

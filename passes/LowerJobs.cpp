@@ -1,6 +1,7 @@
 // Lowers the stream of asynchronous jobs on memrefs to job records: absolute
 // addresses, DMA commands, slots, and a barrier wherever one core's work meets
 // another's.
+#include "dialects/Tile/Windows.h"
 #include "lib/Planner/ScheduleProgram.h"
 #include "lib/Runtime/Layout.h"
 #include "passes/Passes.h"
@@ -82,29 +83,11 @@ struct Command {
   int64_t arrayOffset, tileOffset, bytes, line, stride;
 };
 
-/// Splits a window of a row-major array into commands of at most `maxBytes`.
-SmallVector<Command> splitWindow(ArrayRef<int64_t> shape,
-                                 ArrayRef<int64_t> offsets,
-                                 ArrayRef<int64_t> sizes, int64_t elementBytes,
+/// Splits a window into commands of at most `maxBytes`.
+SmallVector<Command> splitWindow(td::tile::WindowNest window,
                                  int64_t maxBytes) {
-  // The window as a nest of (count, stride), outermost first, around one run of
-  // contiguous bytes; dimensions that follow each other in memory are merged.
-  SmallVector<std::pair<int64_t, int64_t>> nest;
-  int64_t begin = 0, line = elementBytes, stride = elementBytes;
-  for (int64_t i = (int64_t)shape.size() - 1; i >= 0; --i) {
-    begin += offsets[i] * stride;
-    if (sizes[i] > 1) {
-      if (nest.empty() && stride == line)
-        line *= sizes[i];
-      else if (!nest.empty() &&
-               nest.front().first * nest.front().second == stride)
-        nest.front().first *= sizes[i];
-      else
-        nest.insert(nest.begin(), {sizes[i], stride});
-    }
-    stride *= shape[i];
-  }
-
+  auto &nest = window.nest;
+  int64_t begin = window.begin, line = window.run;
   SmallVector<Command> commands;
   int64_t done = 0; // bytes of the tile
   // Keeps pieces of a long run aligned as the run is.
@@ -370,8 +353,9 @@ LogicalResult Lowering::lower(td::tile::CopyOp op) {
   bool hyper = near == Level::L2;
   int64_t elementBytes = arrayType.getElementTypeBitWidth() / 8;
   SmallVector<Command> commands =
-      splitWindow(arrayType.getShape(), op.getOffsets(), op.getSizes(),
-                  elementBytes, hyper ? TD_L3_MAX_BYTES : TD_DMA_MAX_BYTES);
+      splitWindow({arrayType.getShape(), op.getOffsets(), op.getSizes(),
+                   op.getWindowSteps(), elementBytes},
+                  hyper ? TD_L3_MAX_BYTES : TD_DMA_MAX_BYTES);
   SmallVector<Access> accesses;
   if (failed(access(accesses, op, op.getTile(), op.getLoad())))
     return failure();
@@ -447,12 +431,11 @@ LogicalResult Lowering::lower(td::redmule::GemmOp op) {
     return failure();
   uint32_t opIndex = op.getOpIndex();
   barrierIf(findConflict(called, accesses), op.getLoc(), opIndex);
-  auto xType = cast<MemRefType>(op.getX().getType()),
-       zType = cast<MemRefType>(op.getZ().getType());
-  use(accesses, td::redmule::StartOp::create(
-                    builder, op.getLoc(), *x, *w, *z, xType.getDimSize(0),
-                    xType.getDimSize(1), zType.getDimSize(1),
-                    zType.getElementType(), opIndex));
+  auto zType = cast<MemRefType>(op.getZ().getType());
+  SmallVector<int64_t, 3> sizes = op.getJobSizes();
+  use(accesses, td::redmule::StartOp::create(builder, op.getLoc(), *x, *w, *z,
+                                             sizes[0], sizes[1], sizes[2],
+                                             zType.getElementType(), opIndex));
   newJob(op.getToken(), Engine::RedMulE, std::move(accesses), opIndex)
       .slots.push_back(0);
   ++gemms;

@@ -30,7 +30,8 @@ public:
 
   LogicalResult run() {
     materializeCopies();
-    FailureOr<std::vector<OperatorGroup>> formed = formGroups(step);
+    views = StepViews::prepare(step);
+    FailureOr<std::vector<OperatorGroup>> formed = formGroups(step, views);
     if (failed(formed))
       return failure();
     groups = std::move(*formed);
@@ -148,16 +149,17 @@ private:
       for (const GroupMember &member : group.members) {
         for (OpResult result : member.op->getResults())
           if (isNeededOutside(group, result)) {
-            if (!alias.count(result) && !indexOf.count(result))
-              addBuffer(result,
+            Value root = rootOf(result);
+            if (!indexOf.count(root))
+              addBuffer(root,
                         operatorName(member.op) +
                             llvm::formatv("#{0}", temporaries++).str(),
                         tile::Role::Temporary,
-                        cast<RankedTensorType>(result.getType()));
-            use(rootOf(result), index);
+                        cast<RankedTensorType>(root.getType()));
+            use(root, index);
           }
         for (Value operand : member.op->getOperands()) {
-          Value source = viewSource(operand);
+          Value source = views.rootOf(operand);
           DenseElementsAttr elements;
           if (matchPattern(source, m_Constant(&elements)) &&
               !indexOf.count(source)) {
@@ -166,13 +168,13 @@ private:
                 tile::Role::Constant, cast<RankedTensorType>(source.getType()));
             buffer.init = elements;
           }
-          use(rootOf(source), index);
+          use(rootOf(operand), index);
         }
       }
   }
 
   Value rootOf(Value value) {
-    value = viewSource(value);
+    value = views.rootOf(value);
     auto found = alias.find(value);
     return found == alias.end() ? value : found->second;
   }
@@ -203,16 +205,22 @@ private:
     }
   }
 
-  /// The buffer of a tensor, seen under the tensor's shape.
-  Value bufferOf(Value tensor) {
-    Value memref = memrefs.lookup(rootOf(tensor));
+  /// Where a tensor lies: its buffer, seen under the shape that the tensor is a
+  /// window of.
+  ArrayWindow bufferOf(Value tensor) {
+    TensorView view = views.viewOf(tensor);
+    return {arrayOf(view), view.offsets, view.strides};
+  }
+
+  Value arrayOf(const TensorView &view) {
+    Value memref = memrefs.lookup(rootOf(view.root));
     assert(memref && "every operand of a group has a buffer");
     auto from = cast<MemRefType>(memref.getType());
-    auto to = cast<RankedTensorType>(tensor.getType());
+    auto to = cast<RankedTensorType>(view.shaped.getType());
     if (from.getShape() == to.getShape())
       return memref;
     auto key = std::make_pair(memref, Type(to));
-    if (Value known = views.lookup(key))
+    if (Value known = reshaped.lookup(key))
       return known;
     OpBuilder::InsertionGuard guard(builder);
     builder.setInsertionPointAfterValue(memref);
@@ -235,7 +243,7 @@ private:
       memref = memref::ExpandShapeOp::create(builder, location, to.getShape(),
                                              memref, groups);
     }
-    return views[key] = memref;
+    return reshaped[key] = memref;
   }
 
   /// A group under its best implementation and tiling; null if it has no use or
@@ -257,10 +265,11 @@ private:
          possibleImplementations(group, [&](Type element) {
            return target.readsOnAccelerator(element);
          })) {
-      tile::GroupOp candidate =
+      auto [candidate, unit] =
           buildGroup(builder, group, implementations, outputs,
                      [&](Value tensor) { return bufferOf(tensor); });
-      const TileSearch::Result &found = search->search(candidate, group.whole);
+      const TileSearch::Result &found =
+          search->search(candidate, group.whole, unit);
       best.needed = std::min(best.needed, found.smallest);
       if (!found.choice ||
           (best.op && found.choice->cost.total >= best.choice.cost.total)) {
@@ -302,7 +311,8 @@ private:
             !llvm::is_contained(groups[other].predecessors, index) ||
             !llvm::all_of(groups[other].predecessors, isBefore))
           continue;
-        std::optional<OperatorGroup> pair = mergeSiblings(group, groups[other]);
+        std::optional<OperatorGroup> pair =
+            mergeSiblings(group, groups[other], views);
         if (!pair)
           continue;
         PlannedGroup together = planGroup(*pair),
@@ -349,12 +359,13 @@ private:
   const Target &target;
   bool exhaustive;
   OpBuilder builder;
+  StepViews views;
   std::vector<OperatorGroup> groups;
   SmallVector<PlannedBuffer> planned;
   DenseMap<Value, unsigned> indexOf;
   DenseMap<Value, Value> alias; // tensors that live in another's buffer
   DenseMap<Value, Value> memrefs;
-  DenseMap<std::pair<Value, Type>, Value> views;
+  DenseMap<std::pair<Value, Type>, Value> reshaped;
   tile::ProgramOp program;
   std::optional<TileSearch> search;
   unsigned temporaries = 0;

@@ -1,4 +1,5 @@
 // Reorders jobs so that cores, RedMulE and DMA work at the same time.
+#include "dialects/Tile/Windows.h"
 #include "lib/CostModel/CostModel.h"
 #include "lib/Planner/ScheduleAddresses.h"
 #include "lib/Planner/ScheduleSimulation.h"
@@ -15,22 +16,12 @@ using namespace td::tile;
 
 namespace {
 
-/// Lines and bytes of a line of a window: trailing dimensions that are taken
-/// whole are one line.
-std::pair<int64_t, int64_t> linesOf(CopyOp copy) {
+/// The window that a copy moves.
+WindowNest windowOf(CopyOp copy) {
   auto array = cast<MemRefType>(copy.getArray().getType());
-  ArrayRef<int64_t> sizes = copy.getSizes();
-  int64_t line = llvm::divideCeil(array.getElementTypeBitWidth(), 8), lines = 1;
-  size_t dim = sizes.size();
-  while (dim > 0) {
-    --dim;
-    line *= sizes[dim];
-    if (sizes[dim] != array.getDimSize(dim))
-      break;
-  }
-  while (dim > 0)
-    lines *= sizes[--dim];
-  return {lines, line};
+  return {array.getShape(), copy.getOffsets(), copy.getSizes(),
+          copy.getWindowSteps(),
+          llvm::divideCeil(array.getElementTypeBitWidth(), 8)};
 }
 
 class Scheduler {
@@ -147,17 +138,18 @@ private:
 
   int64_t cyclesOf(const td::Job &job) {
     if (auto copy = dyn_cast<CopyOp>(job.op)) {
-      auto [lines, line] = linesOf(copy);
+      WindowNest window = windowOf(copy);
       return td::usesDma(job.kind)
-                 ? td::dmaCycles(target, lines, line)
-                 : td::hyperCycles(target, lines, line,
+                 ? td::dmaCycles(target, window.commands(), window.runs(),
+                                 window.run)
+                 : td::hyperCycles(target, window.runs(), window.run,
                                    job.kind == td::JobKind::StoreL2);
     }
     if (auto gemm = dyn_cast<td::redmule::GemmOp>(job.op)) {
+      SmallVector<int64_t, 3> sizes = gemm.getJobSizes();
       auto x = cast<MemRefType>(gemm.getX().getType());
-      auto w = cast<MemRefType>(gemm.getW().getType());
-      return td::redmuleCycles(target, x.getDimSize(0), x.getDimSize(1),
-                               w.getDimSize(1), x.getElementType());
+      return td::redmuleCycles(target, sizes[0], sizes[1], sizes[2],
+                               x.getElementType());
     }
     auto call = cast<CallOp>(job.op);
     auto kernel = symbols.lookup<func::FuncOp>(call.getKernel());

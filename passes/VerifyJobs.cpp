@@ -1,5 +1,6 @@
 // Checks that a stream of jobs is free of races and computes what the plan
 // says.
+#include "dialects/Tile/Windows.h"
 #include "lib/Planner/ScheduleAddresses.h"
 #include "lib/Runtime/jobs.h"
 #include "passes/Passes.h"
@@ -136,28 +137,19 @@ private:
   LogicalResult forEach(const td::Access &access, Visit visit) {
     MutableArrayRef<Granule> all = granules(access.storage);
     const td::Storage &storage = program.storages[access.storage];
-    ArrayRef<int64_t> shape = storage.shape;
     int64_t scale = storage.elementBytes / granuleBytes;
-    // Trailing dimensions that are taken whole belong to one run.
-    size_t rank = shape.size(), outer = rank;
-    int64_t run = scale;
-    while (outer > 0) {
-      --outer;
-      run *= access.sizes[outer];
-      if (access.sizes[outer] != shape[outer])
-        break;
-    }
-    SmallVector<int64_t> place(outer, 0);
+    WindowNest window(access.shape, access.offsets, access.sizes, access.steps,
+                      scale);
+    SmallVector<int64_t> place(window.nest.size(), 0);
     while (true) {
-      int64_t start = 0;
-      for (size_t i = 0; i < rank; ++i)
-        start =
-            start * shape[i] + access.offsets[i] + (i < outer ? place[i] : 0);
-      for (Granule &granule : all.slice(start * scale, run))
+      int64_t start = window.begin;
+      for (auto [at, level] : llvm::zip(place, window.nest))
+        start += at * level.second;
+      for (Granule &granule : all.slice(start, window.run))
         if (failed(visit(granule)))
           return failure();
-      size_t dim = outer;
-      while (dim > 0 && ++place[dim - 1] == access.sizes[dim - 1])
+      size_t dim = place.size();
+      while (dim > 0 && ++place[dim - 1] == window.nest[dim - 1].first)
         place[--dim] = 0;
       if (dim == 0)
         return success();

@@ -25,17 +25,23 @@ def RedMulE_GemmOp : RedMulE_Op<"gemm"> {
   let description = [{
     X is M x N, W is N x K, Z is M x K and holds Y before: all packed row-major
     tiles in L1, of one element type (f32 or f16), each size at most 65535.
+    `sizes` is [M, N, K] for tiles that have these numbers of elements in other
+    than two dimensions.
     Each element is accumulated by fused multiply-adds in ascending N, rounded
     once a step. The accelerator has no queue: a job starts only after the wait
     for the job before it.
   }];
   let arguments = (ins AnyStaticShapeMemRef:$x, AnyStaticShapeMemRef:$w, AnyStaticShapeMemRef:$z,
-                       I32Attr:$op_index);
+                       OptionalAttr<DenseI64ArrayAttr>:$sizes, I32Attr:$op_index);
   let results = (outs RedMulE_Token:$token);
   let assemblyFormat = [{
-    $x `,` $w `,` $z `operator` $op_index attr-dict `:` type($x) `,` type($w) `,` type($z)
+    $x `,` $w `,` $z (`sizes` $sizes^)? `operator` $op_index attr-dict `:` type($x) `,` type($w) `,` type($z)
   }];
   let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    /// M, N and K.
+    ::llvm::SmallVector<int64_t, 3> getJobSizes();
+  }];
 }
 
 def RedMulE_StartOp : RedMulE_Op<"start"> {

@@ -1,4 +1,5 @@
 #include "dialects/Tile/Tile.h"
+#include "dialects/Tile/Windows.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/Linalg/IR/Linalg.h"
@@ -65,18 +66,34 @@ LogicalResult GroupOp::verify() {
   Block &block = getBody().front();
   if (getMaps().size() != operands || block.getNumArguments() != operands)
     return emitOpError("needs one map and one block argument per operand");
-  for (auto [operand, attr, argument] :
-       llvm::zip(getOperands(), getMaps(), block.getArguments())) {
+  for (auto [index, operand] : llvm::enumerate(getOperands())) {
+    Attribute attr = getMaps()[index];
+    BlockArgument argument = block.getArgument(index);
     auto type = cast<MemRefType>(operand.getType());
     AffineMap map = cast<AffineMapAttr>(attr).getValue();
-    if (!map.isProjectedPermutation() || map.getNumDims() != rank ||
+    std::optional<SmallVector<AffineSum>> sums = affineSums(map);
+    if (!sums || map.getNumDims() != rank || map.getNumSymbols() != 0 ||
         map.getNumResults() != type.getRank())
-      return emitOpError(
-          "maps are projections of the domain on the operand's dimensions");
-    for (unsigned i = 0; i < map.getNumResults(); ++i)
-      if (type.getDimSize(i) != getSizes()[map.getDimPosition(i)])
+      return emitOpError("maps have a sum of multiples of the domain's "
+                         "dimensions per dimension of the operand");
+    bool output = operands - getOuts().size() <= index;
+    SmallVector<bool> walked(rank, false);
+    for (auto [i, sum] : llvm::enumerate(*sums)) {
+      SmallVector<int64_t> last;
+      for (int64_t size : getSizes())
+        last.push_back(size - 1);
+      if (sum.at(last) >= type.getDimSize(i))
         return emitOpError("operand's dimension ")
-               << i << " differs from the domain's size";
+               << i << " is smaller than what the domain walks";
+      if (!output)
+        continue;
+      if (sum.terms.size() > 1)
+        return emitOpError("an output's dimension is walked by one dimension "
+                           "of the domain at most");
+      for (AffineSum::Term term : sum.terms)
+        if (std::exchange(walked[term.dim], true))
+          return emitOpError("an output is walked twice by a dimension");
+    }
     auto tile = dyn_cast<MemRefType>(argument.getType());
     if (!tile || tile.getRank() != type.getRank() ||
         tile.getElementType() != type.getElementType())
@@ -210,14 +227,23 @@ LogicalResult CopyOp::verify() {
       getSizes().size() != (size_t)array.getRank())
     return emitOpError(
         "needs one offset and one size per dimension of the array");
+  if (getSteps() && getSteps()->size() != (size_t)array.getRank())
+    return emitOpError("needs one step per dimension of the array");
   int64_t elements = 1;
-  for (auto [offset, size, bound] :
-       llvm::zip(getOffsets(), getSizes(), array.getShape())) {
-    if (offset < 0 || size < 1 || offset + size > bound)
+  for (auto [offset, size, step, bound] : llvm::zip(
+           getOffsets(), getSizes(), getWindowSteps(), array.getShape())) {
+    if (offset < 0 || size < 1 || step < 1 ||
+        offset + (size - 1) * step >= bound)
       return emitOpError("window lies outside the array");
     elements *= size;
   }
   if (elements != tile.getNumElements())
     return emitOpError("window and tile differ in size");
   return success();
+}
+
+SmallVector<int64_t> CopyOp::getWindowSteps() {
+  if (std::optional<ArrayRef<int64_t>> steps = getSteps())
+    return SmallVector<int64_t>(*steps);
+  return SmallVector<int64_t>(getOffsets().size(), 1);
 }

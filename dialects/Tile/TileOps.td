@@ -111,9 +111,11 @@ def Tile_GroupOp : Tile_Op<"group", [SingleBlock, NoTerminator, AttrSizedOperand
     sizes `tiles`, loops nested in `order` (outermost first); `reductions` lists
     the dimensions that are summed over. The block has one argument per operand,
     ins then outs: the operand's tile in L1, a packed row-major memref whose
-    sizes are dynamic because edge tiles are smaller. `maps` has, per operand, the projection of
-    the domain that addresses it (dimension i of the operand is walked by the
-    domain dimension in result i; a zero-result map is a scalar).
+    sizes are dynamic because edge tiles are smaller. `maps` has, per operand, how the
+    domain addresses it: each result is `c0 + c1*d1 + c2*d2...`, all c positive,
+    for `outs` with one dimension at most, each dimension once. Of each dimension
+    of the array a tile holds every g-th element of its window, g the greatest
+    common divisor of the coefficients of dimensions whose tile size is above 1.
     An operand that is both in ins and outs (an update in place) is the same
     buffer twice; its tile is loaded, changed and stored.
     The body holds `tile.scratch` and `tile.stage`s in execution order.
@@ -138,8 +140,9 @@ def Tile_GroupOp : Tile_Op<"group", [SingleBlock, NoTerminator, AttrSizedOperand
 def Tile_ScratchOp : Tile_Op<"scratch", [HasParent<"GroupOp">]> {
   let summary = "a tile in L1 that belongs to the group alone";
   let description = [{
-    `map` projects the group's domain on the scratch tile's dimensions, as for
-    operands: a transposed operand, an accumulator.
+    `map` is a projection of the group's domain on the scratch tile's dimensions:
+    a transposed operand, an accumulator. One that no stage reads or writes an
+    element of gives loops their sizes (the window of a pooling).
   }];
   let arguments = (ins AffineMapAttr:$map);
   let results = (outs MemRefOf<[AnyType]>:$memref);
@@ -150,7 +153,12 @@ def Tile_StageOp : Tile_Op<"stage", [SingleBlock, NoTerminator, HasParent<"Group
   let summary = "one structured operation of a group on tiles, on one engine";
   let description = [{
     The region holds one linalg op on memrefs that are tiles of the group, after
-    the constants that it reads.
+    the constants that it reads. Its maps address the tiles: plain dimensions,
+    or, where the operand's map has a sum of several, that sum without its
+    constant; expansion takes from it what the tile sizes make superfluous.
+    RedMulE runs a linalg.matmul, or a linalg.generic that contracts: of the
+    dimensions with tiles above 1, X has those of the rows, then those that are
+    summed over, W those and the columns, Z rows and columns, each in one order.
     `phase` says when it runs within the loop nest.
   }];
   let arguments = (ins Tile_PhaseAttr:$phase, Tile_EngineAttr:$engine);
@@ -209,20 +217,26 @@ def Tile_CopyOp : Tile_Op<"copy"> {
   let summary = "start an asynchronous copy of a tile between two levels";
   let description = [{
     One side is a whole packed tile (`tile`), the other the window
-    `offsets`/`sizes` (elements, one per dimension of `array`) of an array;
-    `load` says whether data goes into the tile. L1 <-> L2 by the cluster's
+    `offsets`/`sizes` (elements, one per dimension of `array`) of an array, of
+    which it has every `step`-th element along each dimension (every one without
+    `step`); `load` says whether data goes into the tile. L1 <-> L2 by the cluster's
     DMA, L2 <-> L3 by the uDMA; other pairs are refused. `operator` is the index
     of the program's operator that the job is accounted to.
   }];
   let arguments = (ins AnyStaticShapeMemRef:$array, AnyStaticShapeMemRef:$tile,
-                       DenseI64ArrayAttr:$offsets, DenseI64ArrayAttr:$sizes, BoolAttr:$load,
+                       DenseI64ArrayAttr:$offsets, DenseI64ArrayAttr:$sizes,
+                       OptionalAttr<DenseI64ArrayAttr>:$steps, BoolAttr:$load,
                        I32Attr:$op_index);
   let results = (outs Tile_TokenType:$token);
   let assemblyFormat = [{
-    $array $offsets $sizes `,` $tile `load` $load `operator` $op_index attr-dict
+    $array $offsets $sizes (`step` $steps^)? `,` $tile `load` $load `operator` $op_index attr-dict
     `:` type($array) `,` type($tile)
   }];
   let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    /// The step along each dimension of the array.
+    ::llvm::SmallVector<int64_t> getWindowSteps();
+  }];
 }
 
 def Tile_WaitOp : Tile_Op<"wait", [AttrSizedOperandSegments]> {

@@ -7,10 +7,11 @@ using namespace mlir;
 
 namespace td {
 
-int64_t dmaCycles(const Target &target, int64_t lines, int64_t lineBytes) {
+int64_t dmaCycles(const Target &target, int64_t commands, int64_t lines,
+                  int64_t lineBytes) {
   int64_t width = target.integer("dma", "bytes_per_cycle");
   // Each line starts a beat of its own.
-  return target.integer("dma", "transfer_cycles") +
+  return commands * target.integer("dma", "transfer_cycles") +
          lines * llvm::divideCeil(lineBytes, width);
 }
 

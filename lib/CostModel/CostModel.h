@@ -8,9 +8,10 @@
 
 namespace td {
 
-/// Cycles of one cluster DMA transfer of `lines` lines of `lineBytes` bytes
-/// between L2 and L1, alone on the DMA.
-int64_t dmaCycles(const Target &target, int64_t lines, int64_t lineBytes);
+/// Cycles of a cluster DMA transfer of `lines` lines of `lineBytes` bytes
+/// between L2 and L1, by so many commands, alone on the DMA.
+int64_t dmaCycles(const Target &target, int64_t commands, int64_t lines,
+                  int64_t lineBytes);
 
 /// Cycles of one uDMA transfer between L3 and L2.
 int64_t hyperCycles(const Target &target, int64_t lines, int64_t lineBytes,

@@ -1,5 +1,6 @@
 #include "lib/Planner/GroupBuilder.h"
 
+#include "dialects/Tile/Windows.h"
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/IR/IRMapping.h"
 #include "mlir/Interfaces/DestinationStyleOpInterface.h"
@@ -22,32 +23,42 @@ std::string operatorName(Operation *op) {
 
 namespace {
 
-/// The loops of a plain contraction C[m,k] += A[m,n] B[n,k], in any layout.
+using tile::AffineSum;
+
+/// The loops of a contraction: those of the result that walk the first operand
+/// (rows) or the second (columns) or both (batch), and those that are summed
+/// over.
 struct Contraction {
-  unsigned m, n, k;
+  SmallVector<unsigned> rows, columns, summed, batch;
+
   static std::optional<Contraction> match(linalg::LinalgOp op) {
-    if (!isa<linalg::MatmulOp>(op.getOperation()) || op.getNumLoops() != 3)
+    if (!accumulatesProducts(op))
       return std::nullopt;
     SmallVector<AffineMap> maps = op.getIndexingMapsArray();
-    for (AffineMap map : maps)
-      if (map.getNumResults() != 2)
+    Contraction result;
+    for (unsigned loop = 0; loop < op.getNumLoops(); ++loop) {
+      bool x = maps[0].isFunctionOfDim(loop), w = maps[1].isFunctionOfDim(loop),
+           z = maps[2].isFunctionOfDim(loop);
+      if (x && w && z)
+        result.batch.push_back(loop);
+      else if (x && w)
+        result.summed.push_back(loop);
+      else if (x && z)
+        result.rows.push_back(loop);
+      else if (w && z)
+        result.columns.push_back(loop);
+      else // a sum of one operand alone, or an element of another operator
         return std::nullopt;
-    auto has = [&](unsigned operand, unsigned dim) {
-      return maps[operand].isFunctionOfDim(dim);
-    };
-    Contraction result{3, 3, 3};
-    for (unsigned dim = 0; dim < 3; ++dim) {
-      if (has(0, dim) && has(2, dim) && !has(1, dim))
-        result.m = dim;
-      else if (has(0, dim) && has(1, dim) && !has(2, dim))
-        result.n = dim;
-      else if (has(1, dim) && has(2, dim) && !has(0, dim))
-        result.k = dim;
     }
-    if (result.m == 3 || result.n == 3 || result.k == 3)
-      return std::nullopt;
     return result;
   }
+};
+
+/// A contraction as RedMulE computes it: dimensions of the group with more than
+/// one element in a tile, in the order of the matrices' rows and columns.
+struct Job {
+  SmallVector<unsigned> m, n, k;
+  llvm::SmallSetVector<int64_t, 4> unit; // dimensions with tiles of 1
 };
 
 class GroupBuilder {
@@ -59,7 +70,10 @@ public:
         outputs(outputs), bufferOf(bufferOf), rank(group.sizes.size()),
         context(builder.getContext()) {}
 
-  tile::GroupOp build() {
+  BuiltGroup build() {
+    for (const GroupMember &member : group.members)
+      if (isAnchor(member) && implementationOf(member).redmule)
+        jobs[isSecond(member)] = findJob(member);
     collectOperands();
     createGroup();
     placeResults();
@@ -67,11 +81,17 @@ public:
     builder.setInsertionPointToEnd(&op.getBody().front());
     for (const GroupMember &member : group.members)
       isAnchor(member) ? emitAnchor(member) : emitElementwise(member);
-    return op;
+    BuiltGroup built{op, {}};
+    for (const Job &job : jobs)
+      for (int64_t dim : job.unit)
+        if (!llvm::is_contained(built.unit, dim))
+          built.unit.push_back(dim);
+    return built;
   }
 
 private:
-  /// A tile: a block argument or a scratch, and the projection that indexes it.
+  /// A tile: a block argument or a scratch, and how the group's domain walks
+  /// it.
   struct Tile {
     Value memref;
     AffineMap map;
@@ -88,23 +108,36 @@ private:
     return implementations[isSecond(member)];
   }
 
-  /// The projection of the group's domain by which a member indexes an operand.
+  /// The map of loops of a member on dimensions of the group.
   AffineMap groupMap(const GroupMember &member, AffineMap map) {
-    SmallVector<AffineExpr> results;
-    for (unsigned i = 0; i < map.getNumResults(); ++i)
-      results.push_back(
-          getAffineDimExpr(member.dims[map.getDimPosition(i)], context));
-    return AffineMap::get(rank, 0, results, context);
+    SmallVector<AffineSum> sums = tile::sumsOf(map);
+    for (AffineSum &sum : sums)
+      for (AffineSum::Term &term : sum.terms)
+        term.dim = member.dims[term.dim];
+    return tile::mapOf(sums, rank, context);
+  }
+
+  /// How the group's domain walks the array of a tensor that a member indexes
+  /// by `map`.
+  AffineMap arrayMap(const GroupMember &member, AffineMap map,
+                     const ArrayWindow &window) {
+    SmallVector<AffineSum> sums = tile::sumsOf(groupMap(member, map));
+    for (auto [sum, offset, stride] :
+         llvm::zip(sums, window.offsets, window.strides)) {
+      sum.constant = sum.constant * stride + offset;
+      for (AffineSum::Term &term : sum.terms)
+        term.coefficient *= stride;
+    }
+    return tile::mapOf(sums, rank, context);
   }
 
   /// The same tile seen from the loops of a member.
   AffineMap memberMap(const GroupMember &member, AffineMap map) {
-    SmallVector<AffineExpr> results;
-    for (unsigned i = 0; i < map.getNumResults(); ++i) {
-      auto place = llvm::find(member.dims, map.getDimPosition(i));
-      results.push_back(getAffineDimExpr(place - member.dims.begin(), context));
-    }
-    return AffineMap::get(member.dims.size(), 0, results, context);
+    SmallVector<AffineSum> sums = tile::sumsOf(map);
+    for (AffineSum &sum : sums)
+      for (AffineSum::Term &term : sum.terms)
+        term.dim = llvm::find(member.dims, term.dim) - member.dims.begin();
+    return tile::mapOf(sums, member.dims.size(), context);
   }
 
   static bool readsInit(linalg::LinalgOp op, OpOperand *init) {
@@ -118,6 +151,28 @@ private:
            (op.isDpsInit(operand) || isa<linalg::GenericOp>(op.getOperation()));
   }
 
+  /// Whether the elements of an input matter: it may be there to give a loop
+  /// its size.
+  static bool isRead(linalg::LinalgOp op, OpOperand *operand) {
+    return op.isDpsInit(operand) || op.payloadUsesValueFromOperand(operand);
+  }
+
+  /// Loops of a member whose sizes the operands that it reads do not give.
+  static SmallVector<unsigned> loopsWithoutTile(linalg::LinalgOp op) {
+    SmallVector<bool> known(op.getNumLoops(), false);
+    for (OpOperand &operand : op->getOpOperands())
+      if (op.isDpsInit(&operand) ||
+          (isRead(op, &operand) && !isFolded(op, &operand)))
+        for (AffineExpr result : op.getMatchingIndexingMap(&operand).getResults())
+          if (auto dim = dyn_cast<AffineDimExpr>(result))
+            known[dim.getPosition()] = true;
+    SmallVector<unsigned> loops;
+    for (auto [loop, isKnown] : llvm::enumerate(known))
+      if (!isKnown)
+        loops.push_back(loop);
+    return loops;
+  }
+
   bool isInternal(Value value) {
     Operation *producer = value.getDefiningOp();
     return producer && group.contains(producer);
@@ -125,14 +180,15 @@ private:
 
   /// Two tensors may be one array in memory (two reads of a parameter): an
   /// operand is a buffer and how it is indexed.
-  void addInput(Value tensor, AffineMap map) {
-    Value buffer = bufferOf(tensor);
+  void addInput(Value tensor, const GroupMember &member, AffineMap loops) {
+    ArrayWindow window = bufferOf(tensor);
+    AffineMap map = arrayMap(member, loops, window);
     for (auto [known, knownMap] : llvm::zip(inputBuffers, inputMaps))
-      if (known == buffer && knownMap == map)
+      if (known == window.memref && knownMap == map)
         return;
     inputTensors.push_back(tensor);
     inputMaps.push_back(map);
-    inputBuffers.push_back(buffer);
+    inputBuffers.push_back(window.memref);
   }
 
   void collectOperands() {
@@ -141,20 +197,23 @@ private:
       for (OpOperand &operand : linalgOp->getOpOperands()) {
         bool init = linalgOp.isDpsInit(&operand);
         if ((init && !readsInit(linalgOp, &operand)) ||
-            isInternal(operand.get()) || isFolded(linalgOp, &operand))
+            !isRead(linalgOp, &operand) || isInternal(operand.get()) ||
+            isFolded(linalgOp, &operand))
           continue;
-        addInput(operand.get(),
-                 groupMap(member, linalgOp.getMatchingIndexingMap(&operand)));
+        addInput(operand.get(), member,
+                 linalgOp.getMatchingIndexingMap(&operand));
       }
     }
     for (const GroupMember &member : group.members)
       for (OpResult result : member.op->getResults())
         if (llvm::is_contained(outputs, Value(result))) {
           linalg::LinalgOp linalgOp = member.op;
+          ArrayWindow window = bufferOf(result);
           outputTensors.push_back(result);
           outputMaps.push_back(
-              groupMap(member, linalgOp.getIndexingMapMatchingResult(result)));
-          outputBuffers.push_back(bufferOf(result));
+              arrayMap(member, linalgOp.getIndexingMapMatchingResult(result),
+                       window));
+          outputBuffers.push_back(window.memref);
         }
   }
 
@@ -189,9 +248,11 @@ private:
         builder.getAffineMapArrayAttr(maps), ArrayRef<int64_t>{0, 0, 0, 0});
     Block *block = builder.createBlock(&op.getBody());
     for (auto [tensor, map] : llvm::zip(inputTensors, inputMaps))
-      inputTiles.push_back({addArgument(block, tensor, map), map});
+      inputTiles.push_back(
+          {addArgument(block, tensor, map), tile::layoutOf(map)});
     for (auto [tensor, map] : llvm::zip(outputTensors, outputMaps))
-      outputTiles.push_back({addArgument(block, tensor, map), map});
+      outputTiles.push_back(
+          {addArgument(block, tensor, map), tile::layoutOf(map)});
     builder.setInsertionPointAfter(op);
   }
 
@@ -238,15 +299,16 @@ private:
     for (const GroupMember &member : llvm::reverse(group.members)) {
       linalg::LinalgOp linalgOp = member.op;
       bool accelerated =
-          isAnchor(member) && implementationOf(member) != Implementation::Cores;
+          isAnchor(member) && implementationOf(member).redmule;
       for (OpResult result : linalgOp->getResults()) {
-        AffineMap map =
-            groupMap(member, linalgOp.getIndexingMapMatchingResult(result));
+        AffineMap map = tile::layoutOf(
+            groupMap(member, linalgOp.getIndexingMapMatchingResult(result)));
         Type element = cast<ShapedType>(result.getType()).getElementType();
-        if (accelerated && jobMaps(member)[2] != map) {
+        if (const Job &job = jobs[isSecond(member)];
+            accelerated && !isMatrix(map, job.m, job.k, job)) {
           // RedMulE makes the transposed tile; what is stored is moved from it.
           finalTiles[result] = tiles.lookup(result);
-          tiles[result] = addScratch(element, jobMaps(member)[2]);
+          tiles[result] = addScratch(element, matrixMap(job.m, job.k));
           continue;
         }
         if (tiles.count(result))
@@ -277,12 +339,14 @@ private:
     return {};
   }
 
-  Tile tileOf(Value tensor, AffineMap map) {
+  Tile tileOf(Value tensor, const GroupMember &member, AffineMap map) {
     if (tiles.count(tensor))
       return tiles[tensor];
-    Value buffer = bufferOf(tensor);
-    for (auto [known, tile] : llvm::zip(inputBuffers, inputTiles))
-      if (known == buffer && tile.map == map)
+    ArrayWindow window = bufferOf(tensor);
+    AffineMap full = arrayMap(member, map, window);
+    for (auto [known, knownMap, tile] :
+         llvm::zip(inputBuffers, inputMaps, inputTiles))
+      if (known == window.memref && knownMap == full)
         return tile;
     llvm_unreachable(
         "an operand of a member is an operand or a result of its group");
@@ -297,13 +361,47 @@ private:
   void emitMove(tile::Phase phase, Tile from, Tile to, Location location) {
     OpBuilder inside =
         OpBuilder::atBlockEnd(addStage(phase, tile::Engine::Cores, location));
+    SmallVector<AffineSum> target = tile::sumsOf(to.map),
+                           source = tile::sumsOf(from.map);
+    // A transposition has a name.
     SmallVector<int64_t> permutation;
-    for (unsigned i = 0; i < to.map.getNumResults(); ++i)
-      for (unsigned j = 0; j < from.map.getNumResults(); ++j)
-        if (from.map.getDimPosition(j) == to.map.getDimPosition(i))
+    for (const AffineSum &sum : target)
+      for (auto [j, other] : llvm::enumerate(source))
+        if (sum.terms.size() == 1 && other.terms.size() == 1 &&
+            sum.terms[0].dim == other.terms[0].dim)
           permutation.push_back(j);
-    linalg::TransposeOp::create(inside, location, from.memref, to.memref,
-                                permutation);
+    if (permutation.size() == source.size() &&
+        permutation.size() == target.size()) {
+      linalg::TransposeOp::create(inside, location, from.memref, to.memref,
+                                  permutation);
+      return;
+    }
+    // Loops are the dimensions of the target. Others have tiles of 1.
+    SmallVector<int64_t> loopOf(rank, -1);
+    unsigned loops = 0;
+    for (AffineSum &sum : target)
+      for (AffineSum::Term &term : sum.terms) {
+        loopOf[term.dim] = loops;
+        term.dim = loops++;
+      }
+    for (AffineSum &sum : source) {
+      llvm::erase_if(sum.terms, [&](AffineSum::Term term) {
+        return loopOf[term.dim] < 0;
+      });
+      for (AffineSum::Term &term : sum.terms)
+        term.dim = loopOf[term.dim];
+      if (sum.terms.size() == 1)
+        sum.terms.front().coefficient = 1;
+    }
+    SmallVector<AffineMap> maps{tile::mapOf(source, loops, context),
+                                tile::mapOf(target, loops, context)};
+    SmallVector<utils::IteratorType> iterators(loops,
+                                               utils::IteratorType::parallel);
+    linalg::GenericOp::create(
+        inside, location, from.memref, to.memref, maps, iterators,
+        [](OpBuilder &b, Location l, ValueRange values) {
+          linalg::YieldOp::create(b, l, values[0]);
+        });
   }
 
   void emitInit(const GroupMember &member) {
@@ -319,21 +417,20 @@ private:
             arith::ConstantOp::create(inside, linalgOp.getLoc(), constant);
         linalg::FillOp::create(inside, linalgOp.getLoc(), scalar, to.memref);
       } else {
-        emitMove(
-            tile::Phase::Init,
-            tileOf(init.get(),
-                   groupMap(member, linalgOp.getMatchingIndexingMap(&init))),
-            to, linalgOp.getLoc());
+        emitMove(tile::Phase::Init,
+                 tileOf(init.get(), member,
+                        linalgOp.getMatchingIndexingMap(&init)),
+                 to, linalgOp.getLoc());
       }
     }
   }
 
   void emitAnchor(const GroupMember &member) {
     emitInit(member);
-    if (implementationOf(member) == Implementation::Cores)
-      emitOnCores(member, tile::Phase::Main);
-    else
+    if (implementationOf(member).redmule)
       emitOnRedMulE(member);
+    else
+      emitOnCores(member, tile::Phase::Main);
   }
 
   void emitElementwise(const GroupMember &member) {
@@ -350,22 +447,38 @@ private:
     SmallVector<AffineMap> maps;
     SmallVector<TypedAttr>
         constants; // per operand of the source: the splat that replaces it
+    OpBuilder inside(context);
     for (OpOperand *operand : source.getDpsInputOperands()) {
-      AffineMap map = groupMap(member, source.getMatchingIndexingMap(operand));
-      bool folded = isFolded(source, operand);
-      constants.push_back(folded ? splatOf(operand->get()) : TypedAttr());
-      if (folded)
+      Type element = getElementTypeOrSelf(operand->get().getType());
+      bool read = isRead(source, operand), folded = isFolded(source, operand);
+      constants.push_back(!read    ? inside.getZeroAttr(element)
+                          : folded ? splatOf(operand->get())
+                                   : TypedAttr());
+      if (!read || folded)
         continue;
-      Tile operandTile = tileOf(operand->get(), map);
+      Tile operandTile = tileOf(operand->get(), member,
+                                source.getMatchingIndexingMap(operand));
       ins.push_back(operandTile.memref);
       maps.push_back(memberMap(member, operandTile.map));
+    }
+    unsigned inputs = ins.size();
+    if (SmallVector<unsigned> loops = loopsWithoutTile(source);
+        !loops.empty()) {
+      SmallVector<AffineExpr> results;
+      for (unsigned loop : loops)
+        results.push_back(getAffineDimExpr(member.dims[loop], context));
+      Tile sizes =
+          addScratch(getElementTypeOrSelf(source->getResult(0).getType()),
+                     AffineMap::get(rank, 0, results, context));
+      ins.push_back(sizes.memref);
+      maps.push_back(memberMap(member, sizes.map));
     }
     for (OpResult result : source->getResults()) {
       outs.push_back(tiles[result].memref);
       maps.push_back(memberMap(member, tiles[result].map));
     }
-    OpBuilder inside =
-        OpBuilder::atBlockEnd(addStage(phase, tile::Engine::Cores, location));
+    inside.setInsertionPointToEnd(
+        addStage(phase, tile::Engine::Cores, location));
     if (isa<linalg::MatmulOp>(source.getOperation())) {
       linalg::MatmulOp::create(
           inside, location, ValueRange(ins), ValueRange(outs),
@@ -376,17 +489,24 @@ private:
     auto generic = cast<linalg::GenericOp>(source.getOperation());
     auto copy = linalg::GenericOp::create(inside, location, ins, outs, maps,
                                           source.getIteratorTypesArray());
-    clonePayload(generic, copy, constants);
+    clonePayload(generic, copy, constants, ins.size() - inputs);
   }
 
   /// Clones the region with every value from outside, all constants, inside it.
+  /// `unread` inputs follow those of `from`.
   void clonePayload(linalg::GenericOp from, linalg::GenericOp to,
-                    ArrayRef<TypedAttr> constants) {
+                    ArrayRef<TypedAttr> constants, unsigned unread) {
     Block &source = from.getRegion().front();
     OpBuilder inside(context);
     Block *block = inside.createBlock(&to.getRegion());
     IRMapping mapping;
     for (auto [index, argument] : llvm::enumerate(source.getArguments())) {
+      if (index == constants.size())
+        for (unsigned i = 0; i < unread; ++i)
+          block->addArgument(getElementTypeOrSelf(from->getResult(0).getType()),
+                             argument.getLoc());
+      if (index < constants.size() && argument.use_empty() && constants[index])
+        continue;
       if (index < constants.size() && constants[index])
         mapping.map(argument, arith::ConstantOp::create(
                                   inside, argument.getLoc(), constants[index]));
@@ -405,49 +525,151 @@ private:
       inside.clone(nested, mapping);
   }
 
-  /// The layouts of X [M,N], W [N,K] and Z [M,K] that the job needs.
-  SmallVector<AffineMap> jobMaps(const GroupMember &member) {
-    Contraction loops = *Contraction::match(member.op);
-    auto dim = [&](unsigned loop) {
-      return getAffineDimExpr(member.dims[loop], context);
+  /// The dimensions of the group in the order in which a map walks them, one
+  /// of size 1 or with tiles of 1 left out.
+  SmallVector<unsigned> walkOf(AffineMap map, const Job &job) {
+    SmallVector<unsigned> dims;
+    for (const AffineSum &sum : tile::sumsOf(map))
+      for (AffineSum::Term term : sum.terms)
+        if (!job.unit.contains(term.dim))
+          dims.push_back(term.dim);
+    return dims;
+  }
+
+  /// How RedMulE computes a member: its matrices follow the result's layout
+  /// and, for what is summed over, that of an operand without windows.
+  Job findJob(const GroupMember &member) {
+    linalg::LinalgOp source = member.op;
+    Contraction loops = *Contraction::match(source);
+    Implementation implementation = implementationOf(member);
+    Job job;
+    for (auto [dim, size] : llvm::enumerate(group.sizes))
+      if (size == 1)
+        job.unit.insert(dim);
+    for (unsigned loop : loops.batch)
+      job.unit.insert(member.dims[loop]);
+    AffineMap maps[3];
+    for (unsigned i = 0; i < 3; ++i)
+      maps[i] = groupMap(member, source.getIndexingMapsArray()[i]);
+    bool hasWindows[2] = {};
+    for (unsigned i : {0, 1})
+      for (const AffineSum &sum : tile::sumsOf(maps[i])) {
+        // Of the dimensions that walk a window the longest is the one that
+        // stays: the taps of a filter come one by one.
+        unsigned longest = 0;
+        for (AffineSum::Term term : sum.terms)
+          if (group.sizes[term.dim] > group.sizes[sum.terms[longest].dim])
+            longest = &term - sum.terms.data();
+        if (sum.terms.size() < 2)
+          continue;
+        hasWindows[i] = true;
+        for (auto [index, term] : llvm::enumerate(sum.terms))
+          if (index != longest && !implementation.gathered)
+            job.unit.insert(term.dim);
+      }
+    auto add = [&](SmallVector<unsigned> &to, ArrayRef<unsigned> which,
+                   AffineMap order) {
+      for (unsigned dim : walkOf(order, job))
+        for (unsigned loop : which)
+          if (member.dims[loop] == dim)
+            to.push_back(dim);
     };
-    AffineExpr m = dim(loops.m), n = dim(loops.n), k = dim(loops.k);
-    if (implementationOf(member) == Implementation::RedMulETransposed)
-      std::swap(m, k);
-    return {AffineMap::get(rank, 0, {m, n}, context),
-            AffineMap::get(rank, 0, {n, k}, context),
-            AffineMap::get(rank, 0, {m, k}, context)};
+    add(job.m, loops.rows, maps[2]);
+    add(job.k, loops.columns, maps[2]);
+    add(job.n, loops.summed, maps[hasWindows[0] ? 1 : 0]);
+    if (implementation.transposed)
+      std::swap(job.m, job.k);
+    return job;
+  }
+
+  /// A scratch tile's map with these dimensions, outermost first.
+  AffineMap matrixMap(ArrayRef<unsigned> rows, ArrayRef<unsigned> columns) {
+    SmallVector<AffineExpr> results;
+    for (unsigned dim : llvm::concat<const unsigned>(rows, columns))
+      results.push_back(getAffineDimExpr(dim, context));
+    return AffineMap::get(rank, 0, results, context);
+  }
+
+  /// Whether a packed tile is the row-major matrix of these dimensions.
+  bool isMatrix(AffineMap map, ArrayRef<unsigned> rows,
+                ArrayRef<unsigned> columns, const Job &job) {
+    SmallVector<unsigned> dims(rows);
+    llvm::append_range(dims, columns);
+    for (const AffineSum &sum : tile::sumsOf(map))
+      if (llvm::count_if(sum.terms, [&](AffineSum::Term term) {
+            return !job.unit.contains(term.dim);
+          }) > 1)
+        return false;
+    return walkOf(map, job) == dims;
   }
 
   void emitOnRedMulE(const GroupMember &member) {
     linalg::LinalgOp source = member.op;
     Location location = source.getLoc();
-    bool swapped =
-        implementationOf(member) == Implementation::RedMulETransposed;
-    SmallVector<AffineMap> maps = jobMaps(member);
-    Tile x = rowMajor(member, swapped ? 1 : 0, maps[0]);
-    Tile w = rowMajor(member, swapped ? 0 : 1, maps[1]);
+    bool swapped = implementationOf(member).transposed;
+    const Job &job = jobs[isSecond(member)];
+    Tile x = rowMajor(member, swapped ? 1 : 0, job.m, job.n, job);
+    Tile w = rowMajor(member, swapped ? 0 : 1, job.n, job.k, job);
     Tile z = tiles[source->getResult(0)];
     OpBuilder inside = OpBuilder::atBlockEnd(
         addStage(tile::Phase::Main, tile::Engine::RedMulE, location));
-    linalg::MatmulOp::create(inside, location, ValueRange{x.memref, w.memref},
-                             ValueRange{z.memref});
+    SmallVector<AffineMap> maps;
+    for (const Tile &tile : {x, w, z})
+      maps.push_back(memberMap(member, tile.map));
+    auto isPlain = [&](AffineMap map, ArrayRef<unsigned> rows,
+                       ArrayRef<unsigned> columns) {
+      return rows.size() == 1 && columns.size() == 1 &&
+             map == matrixMap(rows, columns);
+    };
+    if (source.getNumLoops() == 3 && isPlain(x.map, job.m, job.n) &&
+        isPlain(w.map, job.n, job.k) && isPlain(z.map, job.m, job.k)) {
+      linalg::MatmulOp::create(inside, location, ValueRange{x.memref, w.memref},
+                               ValueRange{z.memref});
+    } else {
+      // A loop that no tile walks has tiles of 1.
+      SmallVector<bool> walked(source.getNumLoops(), false);
+      for (AffineMap map : maps)
+        for (unsigned loop = 0; loop < walked.size(); ++loop)
+          if (map.isFunctionOfDim(loop))
+            walked[loop] = true;
+      SmallVector<AffineExpr> loops;
+      SmallVector<utils::IteratorType> iterators;
+      for (auto [loop, isWalked] : llvm::enumerate(walked)) {
+        loops.push_back(isWalked ? getAffineDimExpr(iterators.size(), context)
+                                 : getAffineConstantExpr(0, context));
+        if (isWalked)
+          iterators.push_back(source.getIteratorTypesArray()[loop]);
+      }
+      for (AffineMap &map : maps)
+        map = map.replaceDimsAndSymbols(loops, {}, iterators.size(), 0);
+      linalg::GenericOp::create(
+          inside, location, ValueRange{x.memref, w.memref},
+          ValueRange{z.memref}, maps, iterators,
+          [](OpBuilder &b, Location l, ValueRange v) {
+            Value product = arith::MulFOp::create(b, l, v[0], v[1]);
+            linalg::YieldOp::create(
+                b, l, arith::AddFOp::create(b, l, v[2], product).getResult());
+          });
+    }
     if (Tile stored = finalTiles.lookup(source->getResult(0)); stored.memref)
       emitMove(tile::Phase::Finish, z, stored, location);
   }
 
-  /// The operand in the layout `map`: as it is, or transposed by the cores.
-  Tile rowMajor(const GroupMember &member, unsigned operand, AffineMap map) {
+  /// The operand as a matrix: as it is, or laid out by the cores.
+  Tile rowMajor(const GroupMember &member, unsigned operand,
+                ArrayRef<unsigned> rows, ArrayRef<unsigned> columns,
+                const Job &job) {
     linalg::LinalgOp source = member.op;
     OpOperand *input = source.getDpsInputOperand(operand);
-    Tile loaded = tileOf(
-        input->get(), groupMap(member, source.getMatchingIndexingMap(input)));
-    if (loaded.map == map)
+    Tile loaded =
+        tileOf(input->get(), member, source.getMatchingIndexingMap(input));
+    if (isMatrix(loaded.map, rows, columns, job))
       return loaded;
-    Tile transposed = addScratch(
-        cast<ShapedType>(input->get().getType()).getElementType(), map);
-    emitMove(tile::Phase::Prepare, loaded, transposed, source.getLoc());
-    return transposed;
+    Tile matrix = addScratch(
+        cast<ShapedType>(input->get().getType()).getElementType(),
+        matrixMap(rows, columns));
+    emitMove(tile::Phase::Prepare, loaded, matrix, source.getLoc());
+    return matrix;
   }
 
   OpBuilder &builder;
@@ -463,6 +685,7 @@ private:
   SmallVector<Tile> inputTiles, outputTiles;
   DenseMap<Value, Tile> tiles;      // of the members' results
   DenseMap<Value, Tile> finalTiles; // where a transposed result is stored
+  Job jobs[2]; // per chain
   tile::GroupOp op;
 };
 
@@ -472,14 +695,24 @@ SmallVector<SmallVector<Implementation>>
 possibleImplementations(const OperatorGroup &group,
                         llvm::function_ref<bool(Type)> acceleratorReads) {
   auto ofChain = [&](const GroupMember &anchor) {
-    SmallVector<Implementation> result{Implementation::Cores};
-    bool readable = llvm::all_of(anchor.op->getOperands(), [&](Value operand) {
+    SmallVector<Implementation> result{Implementation()};
+    linalg::LinalgOp op = anchor.op;
+    bool readable = llvm::all_of(op->getOperands(), [&](Value operand) {
       return acceleratorReads(
           cast<ShapedType>(operand.getType()).getElementType());
     });
-    if (readable && Contraction::match(anchor.op))
-      llvm::append_values(result, Implementation::RedMulE,
-                          Implementation::RedMulETransposed);
+    if (!readable || !Contraction::match(op))
+      return result;
+    bool hasWindows = false;
+    for (AffineMap map : op.getIndexingMapsArray())
+      for (const AffineSum &sum : tile::sumsOf(map))
+        hasWindows |= llvm::count_if(sum.terms, [&](AffineSum::Term term) {
+                        return op.getStaticLoopRanges()[term.dim] > 1;
+                      }) > 1;
+    for (bool transposed : {false, true})
+      for (bool gathered : {false, true})
+        if (hasWindows || !gathered)
+          result.push_back({true, transposed, gathered});
     return result;
   };
   SmallVector<SmallVector<Implementation>> result;
@@ -494,9 +727,9 @@ possibleImplementations(const OperatorGroup &group,
   return result;
 }
 
-tile::GroupOp buildGroup(OpBuilder &builder, const OperatorGroup &group,
-                         ArrayRef<Implementation> implementations,
-                         ArrayRef<Value> outputs, BufferOf bufferOf) {
+BuiltGroup buildGroup(OpBuilder &builder, const OperatorGroup &group,
+                      ArrayRef<Implementation> implementations,
+                      ArrayRef<Value> outputs, BufferOf bufferOf) {
   return GroupBuilder(builder, group, implementations, outputs, bufferOf)
       .build();
 }

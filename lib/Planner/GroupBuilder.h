@@ -7,14 +7,26 @@
 
 namespace td {
 
-/// How the matmul of a group is computed. RedMulE wants both operands
-/// row-major: X[M,N] W[N,K]. `Transposed` computes the transposed result from
-/// swapped operands, so that another pair of operands is the row-major one.
-enum class Implementation { Cores, RedMulE, RedMulETransposed };
+/// How a chain of a group is computed. RedMulE wants the operands of a
+/// contraction as row-major matrices X[M,N] W[N,K].
+struct Implementation {
+  bool redmule = false;
+  /// Computes the transposed result from swapped operands, so that another pair
+  /// of operands is the row-major one.
+  bool transposed = false;
+  /// Overlapping windows (of a convolution) are laid out beside each other in
+  /// L1 by the cores. Otherwise all but one of the dimensions that walk a
+  /// window have tiles of 1: one tap of a filter at a time.
+  bool gathered = false;
+};
 
-/// Where a tensor of the step lives: asked for every operand of a group, with
-/// the shape under which the group sees it.
-using BufferOf = llvm::function_ref<mlir::Value(mlir::Value tensor)>;
+/// Where a tensor of the step lives: an array under the shape under which the
+/// group sees it, and the window of it.
+struct ArrayWindow {
+  mlir::Value memref;
+  llvm::SmallVector<int64_t> offsets, strides;
+};
+using BufferOf = llvm::function_ref<ArrayWindow(mlir::Value tensor)>;
 
 /// The implementations of each chain of the group, on operands that the
 /// accelerator reads: every combination that is possible.
@@ -22,12 +34,17 @@ llvm::SmallVector<llvm::SmallVector<Implementation>>
 possibleImplementations(const OperatorGroup &group,
                         llvm::function_ref<bool(mlir::Type)> acceleratorReads);
 
+struct BuiltGroup {
+  tile::GroupOp op;
+  /// Dimensions whose tiles have to be of size 1 for the implementation.
+  llvm::SmallVector<int64_t> unit;
+};
+
 /// Builds the group with one tile as large as the domain. `outputs` are the
 /// results of members that are needed outside of the group.
-tile::GroupOp buildGroup(mlir::OpBuilder &builder, const OperatorGroup &group,
-                         llvm::ArrayRef<Implementation> implementations,
-                         llvm::ArrayRef<mlir::Value> outputs,
-                         BufferOf bufferOf);
+BuiltGroup buildGroup(mlir::OpBuilder &builder, const OperatorGroup &group,
+                      llvm::ArrayRef<Implementation> implementations,
+                      llvm::ArrayRef<mlir::Value> outputs, BufferOf bufferOf);
 
 /// A readable name from an operator's location.
 std::string operatorName(mlir::Operation *op);

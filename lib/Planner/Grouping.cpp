@@ -1,5 +1,6 @@
 #include "lib/Planner/Grouping.h"
 
+#include "dialects/Tile/Windows.h"
 #include "dialects/Train/Train.h"
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
@@ -26,8 +27,35 @@ Value viewSource(Value value) {
   return value;
 }
 
+bool accumulatesProducts(linalg::LinalgOp op) {
+  if (op.getNumDpsInputs() != 2 || op.getNumDpsInits() != 1)
+    return false;
+  if (isa<linalg::MatmulOp>(op.getOperation()))
+    return true;
+  auto generic = dyn_cast<linalg::GenericOp>(op.getOperation());
+  if (!generic)
+    return false;
+  Block &body = generic.getRegion().front();
+  auto isArgument = [&](Value value, unsigned number) {
+    return value == body.getArgument(number);
+  };
+  auto sum = body.getTerminator()->getOperand(0).getDefiningOp<arith::AddFOp>();
+  if (!sum || sum->getBlock() != &body)
+    return false;
+  for (unsigned side : {0, 1}) {
+    auto product = sum->getOperand(side).getDefiningOp<arith::MulFOp>();
+    if (product && isArgument(sum->getOperand(1 - side), 2) &&
+        ((isArgument(product.getLhs(), 0) && isArgument(product.getRhs(), 1)) ||
+         (isArgument(product.getLhs(), 1) && isArgument(product.getRhs(), 0))))
+      return true;
+  }
+  return false;
+}
+
 TypedAttr splatOf(Value value) {
   value = viewSource(value);
+  while (auto slice = value.getDefiningOp<tensor::ExtractSliceOp>())
+    value = viewSource(slice.getSource());
   if (auto fill = value.getDefiningOp<linalg::FillOp>()) {
     TypedAttr constant;
     if (matchPattern(fill.getInputs()[0], m_Constant(&constant)))
@@ -44,7 +72,8 @@ namespace {
 /// Nodes are the groups; an edge says what must run before what.
 class GroupGraph {
 public:
-  explicit GroupGraph(func::FuncOp step) : block(step.getBody().front()) {}
+  GroupGraph(func::FuncOp step, const StepViews &views)
+      : block(step.getBody().front()), views(views) {}
 
   /// One group per operator.
   LogicalResult build() {
@@ -54,17 +83,22 @@ public:
         continue;
       if (!structured) {
         if (!isa<train::ReadOp, train::AssignOp, tensor::CollapseShapeOp,
-                 tensor::ExpandShapeOp, tensor::EmptyOp, arith::ConstantOp,
+                 tensor::ExpandShapeOp, tensor::ExtractSliceOp,
+                 tensor::InsertSliceOp, tensor::EmptyOp, arith::ConstantOp,
                  func::ReturnOp>(op))
           return op.emitError()
                  << "'" << op.getName()
                  << "' is not an operator that the planner knows";
         continue;
       }
-      for (AffineMap map : structured.getIndexingMapsArray())
-        if (!map.isProjectedPermutation())
-          return op.emitError("has an operand that is not indexed by a "
-                              "projection of the loops");
+      for (OpOperand &operand : op.getOpOperands()) {
+        AffineMap map = structured.getMatchingIndexingMap(&operand);
+        if (structured.isDpsInit(&operand) ? !map.isProjectedPermutation()
+                                           : !tile::affineSums(map))
+          return op.emitError("has an operand that is not indexed by sums of "
+                              "multiples of the loops, or a result by a "
+                              "projection");
+      }
       OperatorGroup group;
       GroupMember anchor{structured, {}};
       group.sizes = structured.getStaticLoopRanges();
@@ -156,15 +190,17 @@ private:
       auto found = groupOf.find(&op);
       if (found == groupOf.end())
         continue;
-      for (Value operand : op.getOperands()) {
-        Value source = viewSource(operand);
-        if (auto read = source.getDefiningOp<train::ReadOp>())
-          readers[read.getParameter()].insert(found->second);
-        else if (Operation *producer = source.getDefiningOp();
-                 producer && groupOf.contains(producer))
-          addEdge(groupOf[producer], found->second);
-      }
+      for (Value operand : op.getOperands())
+        for (Value source : views.sourcesOf(operand)) {
+          if (auto read = source.getDefiningOp<train::ReadOp>())
+            readers[read.getParameter()].insert(found->second);
+          else if (Operation *producer = source.getDefiningOp();
+                   producer && groupOf.contains(producer))
+            addEdge(groupOf[producer], found->second);
+        }
     }
+    for (auto [before, after] : views.overwritten)
+      addEdge(groupOf[before.getDefiningOp()], groupOf[after.getDefiningOp()]);
     for (auto assign : block.getOps<train::AssignOp>()) {
       Operation *producer = viewSource(assign.getValue()).getDefiningOp();
       if (!producer || !groupOf.contains(producer))
@@ -204,27 +240,32 @@ private:
     for (unsigned next : successors[into])
       if (next != own && reaches(next, own))
         return false;
-    for (OpOperand &operand : consumer->getOpOperands()) {
-      Value source = viewSource(operand.get());
-      Operation *producer = source.getDefiningOp();
-      auto found = producer ? groupOf.find(producer) : groupOf.end();
-      if (found == groupOf.end() || found->second != into)
-        continue;
-      SmallVector<unsigned> other;
-      if (source != operand.get() ||
-          !alignLoops(groups[into], consumer, operand, other) ||
-          ArrayRef<unsigned>(other) != dims)
+    for (OpOperand &operand : consumer->getOpOperands())
+      for (Value source : views.sourcesOf(operand.get())) {
+        Operation *producer = source.getDefiningOp();
+        auto found = producer ? groupOf.find(producer) : groupOf.end();
+        if (found == groupOf.end() || found->second != into)
+          continue;
+        SmallVector<unsigned> other;
+        if (source != operand.get() ||
+            !alignLoops(groups[into], consumer, operand, other) ||
+            ArrayRef<unsigned>(other) != dims)
+          return false;
+      }
+    for (auto [before, after] : views.overwritten)
+      if (after.getDefiningOp() == consumer &&
+          groups[into].contains(before.getDefiningOp()))
         return false;
-    }
     // A group that overwrites a parameter may read it only through the tile
     // that it overwrites, so no other member may read it.
     for (Operation *user : consumer->getUsers())
       if (auto assign = dyn_cast<train::AssignOp>(user))
         for (const GroupMember &member : groups[into].members)
           for (Value operand : member.op->getOperands())
-            if (auto read = viewSource(operand).getDefiningOp<train::ReadOp>())
-              if (read.getParameter() == assign.getParameter())
-                return false;
+            for (Value source : views.sourcesOf(operand))
+              if (auto read = source.getDefiningOp<train::ReadOp>())
+                if (read.getParameter() == assign.getParameter())
+                  return false;
     return true;
   }
 
@@ -255,6 +296,7 @@ private:
   }
 
   Block &block;
+  const StepViews &views;
   std::vector<OperatorGroup> groups;
   llvm::DenseMap<Operation *, unsigned> groupOf, positions;
   SmallVector<llvm::SetVector<unsigned>> successors;
@@ -262,8 +304,9 @@ private:
 
 } // namespace
 
-FailureOr<std::vector<OperatorGroup>> formGroups(func::FuncOp step) {
-  GroupGraph graph(step);
+FailureOr<std::vector<OperatorGroup>> formGroups(func::FuncOp step,
+                                                 const StepViews &views) {
+  GroupGraph graph(step, views);
   if (failed(graph.build()))
     return failure();
   graph.fuse();
@@ -271,7 +314,8 @@ FailureOr<std::vector<OperatorGroup>> formGroups(func::FuncOp step) {
 }
 
 std::optional<OperatorGroup> mergeSiblings(const OperatorGroup &first,
-                                           const OperatorGroup &second) {
+                                           const OperatorGroup &second,
+                                           const StepViews &views) {
   // The second is a matmul, or at batch 1 an outer product.
   auto isMatmul = [](const OperatorGroup &group) {
     return isa<linalg::MatmulOp>(group.members.front().op) &&
@@ -284,9 +328,10 @@ std::optional<OperatorGroup> mergeSiblings(const OperatorGroup &first,
   // Within a tile the second may not wait for a sum of the first.
   for (const GroupMember &member : second.members)
     for (Value operand : member.op->getOperands())
-      if (Operation *producer = viewSource(operand).getDefiningOp();
-          producer && first.contains(producer))
-        return std::nullopt;
+      for (Value source : views.sourcesOf(operand))
+        if (Operation *producer = source.getDefiningOp();
+            producer && first.contains(producer))
+          return std::nullopt;
   // The parameter that the second updates, and how its domain indexes it.
   for (const GroupMember &member : second.members) {
     linalg::LinalgOp updating = member.op;

@@ -2,7 +2,7 @@
 #ifndef TD_LIB_PLANNER_GROUPING_H
 #define TD_LIB_PLANNER_GROUPING_H
 
-#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "lib/Planner/Views.h"
 #include "mlir/Dialect/Linalg/IR/Linalg.h"
 
 namespace td {
@@ -34,7 +34,8 @@ struct OperatorGroup {
 /// order that respects data flow and in-place updates of parameters. Fills are
 /// not grouped: they are how a group starts its sums.
 /// Requires the closed set of ops that td-decompose leaves.
-mlir::FailureOr<std::vector<OperatorGroup>> formGroups(mlir::func::FuncOp step);
+mlir::FailureOr<std::vector<OperatorGroup>> formGroups(mlir::func::FuncOp step,
+                                                       const StepViews &views);
 
 /// One group for `first`, a matmul that reads a parameter (an input gradient),
 /// and `second`, a matmul whose epilogue updates that parameter in place (its
@@ -42,12 +43,17 @@ mlir::FailureOr<std::vector<OperatorGroup>> formGroups(mlir::func::FuncOp step);
 /// The sum of the second (over the batch) is then whole in each tile. Nothing
 /// if the two do not have that form.
 std::optional<OperatorGroup> mergeSiblings(const OperatorGroup &first,
-                                           const OperatorGroup &second);
+                                           const OperatorGroup &second,
+                                           const StepViews &views);
+
+/// Whether an op adds the product of its two inputs to its output.
+bool accumulatesProducts(mlir::linalg::LinalgOp op);
 
 /// What `tensor.collapse_shape` and `expand_shape` start from.
 mlir::Value viewSource(mlir::Value value);
 
-/// The constant that every element of `value` has, or null.
+/// The constant that every element of `value` has, or null. Slices are seen
+/// through.
 mlir::TypedAttr splatOf(mlir::Value value);
 
 } // namespace td

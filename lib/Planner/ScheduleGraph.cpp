@@ -12,8 +12,10 @@ class WindowHistory {
 public:
   /// First pass: announces a window; the answer is its index.
   unsigned add(const Access &access) {
-    auto [entry, isNew] = indices.try_emplace(
-        std::make_pair(access.offsets, access.sizes), windows.size());
+    auto [entry, isNew] =
+        indices.try_emplace(std::make_tuple(access.shape, access.offsets,
+                                            access.sizes, access.steps),
+                            windows.size());
     if (isNew)
       windows.push_back({access, {}, -1, {}});
     return entry->second;
@@ -24,15 +26,14 @@ public:
   void close() {
     if (windows.empty())
       return;
-    size_t rank = windows.front().access.offsets.size();
-    if (windows.size() == 1 || rank == 0) {
-      for (unsigned i = 0; i < windows.size(); ++i)
-        for (unsigned j = 0; j < windows.size(); ++j)
-          windows[i].overlapping.push_back(j);
-      return;
-    }
+    // If all are windows of one shape, along the dimension with the most
+    // distinct offsets; otherwise along the row-major storage.
+    const Access &front = windows.front().access;
+    bool sameShape = llvm::all_of(windows, [&](const Window &window) {
+      return window.access.shape == front.shape;
+    });
     size_t axis = 0, most = 0;
-    for (size_t dim = 0; dim < rank; ++dim) {
+    for (size_t dim = 0; sameShape && dim < front.shape.size(); ++dim) {
       llvm::DenseSet<int64_t> starts;
       for (const Window &window : windows)
         starts.insert(window.access.offsets[dim]);
@@ -41,15 +42,23 @@ public:
         axis = dim;
       }
     }
+    auto rangeOf = [&](const Access &access) {
+      if (most == 0)
+        return access.range();
+      int64_t begin = access.offsets[axis];
+      return std::make_pair(begin, begin + (access.sizes[axis] - 1) *
+                                               access.steps[axis] +
+                                       1);
+    };
     std::multimap<int64_t, unsigned> byStart;
     int64_t longest = 0;
     for (auto [i, window] : llvm::enumerate(windows)) {
-      byStart.insert({window.access.offsets[axis], i});
-      longest = std::max(longest, window.access.sizes[axis]);
+      auto [begin, end] = rangeOf(window.access);
+      byStart.insert({begin, i});
+      longest = std::max(longest, end - begin);
     }
     for (Window &window : windows) {
-      int64_t begin = window.access.offsets[axis];
-      int64_t end = begin + window.access.sizes[axis];
+      auto [begin, end] = rangeOf(window.access);
       for (auto it = byStart.upper_bound(begin - longest);
            it != byStart.end() && it->first < end; ++it)
         if (window.access.overlaps(windows[it->second].access))
@@ -90,9 +99,8 @@ private:
     SmallVector<unsigned, 2> readers;
   };
   std::vector<Window> windows;
-  std::map<std::pair<SmallVector<int64_t, 4>, SmallVector<int64_t, 4>>,
-           unsigned>
-      indices;
+  using Sizes = SmallVector<int64_t, 4>;
+  std::map<std::tuple<Sizes, Sizes, Sizes, Sizes>, unsigned> indices;
 };
 
 } // namespace

@@ -1,9 +1,12 @@
 #include "lib/Planner/ScheduleProgram.h"
 
+#include "dialects/Tile/Windows.h"
+
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/Linalg/IR/Linalg.h"
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
 #include "mlir/IR/SymbolTable.h"
+#include <numeric>
 
 using namespace mlir;
 using namespace td::tile;
@@ -32,23 +35,59 @@ Value reshapeSource(Value value) {
   return value;
 }
 
+std::pair<int64_t, int64_t> Access::range() const {
+  int64_t first = 0, last = 0;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    first = first * shape[i] + offsets[i];
+    last = last * shape[i] + offsets[i] + (sizes[i] - 1) * steps[i];
+  }
+  return {first, last + 1};
+}
+
+bool Access::isContiguous() const {
+  WindowNest window(shape, offsets, sizes, steps, 1);
+  return window.nest.empty();
+}
+
 bool Access::overlaps(const Access &other) const {
   if (storage != other.storage)
     return false;
-  for (size_t i = 0; i < offsets.size(); ++i)
-    if (offsets[i] + sizes[i] <= other.offsets[i] ||
-        other.offsets[i] + other.sizes[i] <= offsets[i])
+  if (shape != other.shape) {
+    auto [first, end] = range();
+    auto [otherFirst, otherEnd] = other.range();
+    return first < otherEnd && otherFirst < end;
+  }
+  for (size_t i = 0; i < offsets.size(); ++i) {
+    int64_t last = offsets[i] + (sizes[i] - 1) * steps[i],
+            otherLast =
+                other.offsets[i] + (other.sizes[i] - 1) * other.steps[i];
+    if (last < other.offsets[i] || otherLast < offsets[i])
       return false;
+    int64_t common = std::gcd(sizes[i] > 1 ? steps[i] : 0,
+                              other.sizes[i] > 1 ? other.steps[i] : 0);
+    if (common > 1 && (offsets[i] - other.offsets[i]) % common != 0)
+      return false;
+  }
   return true;
 }
 
 bool Access::contains(const Access &other) const {
   if (storage != other.storage)
     return false;
-  for (size_t i = 0; i < offsets.size(); ++i)
-    if (other.offsets[i] < offsets[i] ||
-        other.offsets[i] + other.sizes[i] > offsets[i] + sizes[i])
+  if (shape != other.shape) {
+    auto [first, end] = range();
+    auto [otherFirst, otherEnd] = other.range();
+    return isContiguous() && first <= otherFirst && otherEnd <= end;
+  }
+  for (size_t i = 0; i < offsets.size(); ++i) {
+    int64_t last = offsets[i] + (sizes[i] - 1) * steps[i],
+            otherLast =
+                other.offsets[i] + (other.sizes[i] - 1) * other.steps[i];
+    if (other.offsets[i] < offsets[i] || otherLast > last ||
+        (other.offsets[i] - offsets[i]) % steps[i] != 0 ||
+        (other.sizes[i] > 1 && other.steps[i] % steps[i] != 0))
       return false;
+  }
   return true;
 }
 
@@ -73,9 +112,6 @@ public:
 
   FailureOr<JobProgram> run() {
     for (Operation &op : result.op.getBody().front())
-      if (isa<memref::CollapseShapeOp, memref::ExpandShapeOp>(op))
-        reshaped.insert(reshapeSource(op.getResult(0)));
-    for (Operation &op : result.op.getBody().front())
       if (failed(read(op)))
         return failure();
     return std::move(result);
@@ -91,8 +127,9 @@ private:
     } else if (auto alloc = dyn_cast<AllocOp>(op)) {
       addStorage(alloc.getMemref(), alloc.getAddress(), false, false);
     } else if (auto view = dyn_cast<ViewOp>(op)) {
-      views[view.getResult()] =
-          windowOf(view.getSource(), view.getOffsets(), view.getSizes());
+      views[view.getResult()] = windowOf(
+          view.getSource(), view.getOffsets(), view.getSizes(),
+          SmallVector<int64_t>(view.getOffsets().size(), 1));
     } else if (isa<memref::CollapseShapeOp, memref::ExpandShapeOp>(op)) {
       // Its uses are read as uses of the source.
     } else if (auto entry = dyn_cast<OperatorOp>(op)) {
@@ -143,10 +180,6 @@ private:
     storage.initialized = initialized;
     storage.elementBytes = llvm::divideCeil(type.getElementTypeBitWidth(), 8);
     storage.bytes = storage.elementBytes * type.getNumElements();
-    if (reshaped.contains(value))
-      storage.shape = {type.getNumElements()};
-    else
-      storage.shape.assign(type.getShape().begin(), type.getShape().end());
     storage.address = address.value_or(-1);
     storageOf[value] = result.storages.size();
     result.storages.push_back(storage);
@@ -158,39 +191,30 @@ private:
       return view->second;
     Access access;
     access.storage = storageOf.lookup(reshapeSource(value));
-    ArrayRef<int64_t> shape = result.storages[access.storage].shape;
+    ArrayRef<int64_t> shape = cast<MemRefType>(value.getType()).getShape();
+    access.shape.assign(shape.begin(), shape.end());
     access.offsets.assign(shape.size(), 0);
     access.sizes.assign(shape.begin(), shape.end());
+    access.steps.assign(shape.size(), 1);
     return access;
   }
 
-  /// The window that a copy or view takes of `value`. Of a storage that is seen
-  /// under several shapes, it is the run of elements from the window's first to
-  /// its last: what it leaves out in between counts as touched.
+  /// The window that a copy or view takes of `value`.
   Access windowOf(Value value, ArrayRef<int64_t> offsets,
-                  ArrayRef<int64_t> sizes) {
+                  ArrayRef<int64_t> sizes, ArrayRef<int64_t> steps) {
     Access access = accessOf(value);
-    if (!reshaped.contains(reshapeSource(value))) {
-      for (size_t i = 0; i < access.offsets.size(); ++i) {
-        access.offsets[i] += offsets[i];
-        access.sizes[i] = sizes[i];
-      }
-      return access;
+    for (size_t i = 0; i < access.offsets.size(); ++i) {
+      access.offsets[i] += offsets[i];
+      access.sizes[i] = sizes[i];
+      access.steps[i] = sizes[i] == 1 ? 1 : steps[i];
     }
-    int64_t first = 0, last = 0;
-    auto shape = cast<MemRefType>(value.getType()).getShape();
-    for (size_t i = 0; i < shape.size(); ++i) {
-      first = first * shape[i] + offsets[i];
-      last = last * shape[i] + offsets[i] + sizes[i] - 1;
-    }
-    access.offsets = {first};
-    access.sizes = {last - first + 1};
     return access;
   }
 
   void readCopy(CopyOp copy) {
     Access array =
-        windowOf(copy.getArray(), copy.getOffsets(), copy.getSizes());
+        windowOf(copy.getArray(), copy.getOffsets(), copy.getSizes(),
+                 copy.getWindowSteps());
     Access tile = accessOf(copy.getTile());
     bool load = copy.getLoad();
     (load ? array : tile).reads = true;
@@ -255,7 +279,6 @@ private:
   SymbolTable symbols;
   JobProgram result;
   DenseMap<Value, unsigned> storageOf, jobOf;
-  DenseSet<Value> reshaped; // storages seen under several shapes
   DenseMap<Value, Access> views;
   DenseMap<StringAttr, SmallVector<Effect>> kernels;
 };

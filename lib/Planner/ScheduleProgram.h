@@ -37,10 +37,6 @@ struct Storage {
   /// Absolute in l1 and l2, from the device's start in l3; -1 if not assigned.
   int64_t address = -1;
 
-  /// What windows of it are counted in: its shape, or one dimension if the
-  /// program also sees it under other shapes.
-  llvm::SmallVector<int64_t> shape;
-
   llvm::StringRef name() const;
   void assign(int64_t address) const;
 };
@@ -49,11 +45,22 @@ struct Storage {
 /// written as a whole.
 struct Access {
   unsigned storage;
-  llvm::SmallVector<int64_t, 4> offsets, sizes;
+  /// What the window is counted in: the shape under which the job sees the
+  /// storage. Others may see it under another one.
+  llvm::SmallVector<int64_t, 4> shape;
+  llvm::SmallVector<int64_t, 4> offsets, sizes, steps;
   bool reads = false, writes = false;
 
+  /// Whether the two may have an element in common. Exact for windows of one
+  /// shape with one step; otherwise what lies between a window's elements may
+  /// count as its own.
   bool overlaps(const Access &other) const;
+  /// Whether this has certainly all elements of the other.
   bool contains(const Access &other) const;
+  /// Its first element in the row-major storage, and the one behind its last.
+  std::pair<int64_t, int64_t> range() const;
+  /// Whether it has every element of its range.
+  bool isContiguous() const;
 };
 
 /// What `memref.collapse_shape` and `memref.expand_shape` start from.

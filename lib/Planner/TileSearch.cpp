@@ -1,5 +1,6 @@
 #include "lib/Planner/TileSearch.h"
 
+#include "dialects/Tile/Windows.h"
 #include "lib/CostModel/CostModel.h"
 #include "llvm/ADT/SetVector.h"
 #include "llvm/Support/raw_ostream.h"
@@ -14,6 +15,7 @@ namespace td {
 namespace {
 
 constexpr int64_t tileAlignment = 32; // bytes; RedMulE's port width
+constexpr int64_t maxJobSize = 65535; // RedMulE's registers have 16 bits
 
 int64_t bytesOf(Type element, ArrayRef<int64_t> shape) {
   int64_t bytes = llvm::divideCeil(element.getIntOrFloatBitWidth(), 8);
@@ -22,9 +24,10 @@ int64_t bytesOf(Type element, ArrayRef<int64_t> shape) {
   return bytes;
 }
 
-/// A tile that a group moves or keeps, by the projection that indexes it.
+/// A tile that a group moves or keeps, by the map that indexes it.
 struct TileInfo {
   AffineMap map;
+  SmallVector<bool> walked; // by which dimensions of the domain
   MemRefType array; // null for scratch
   Type element;
   bool input = false, output = false;
@@ -36,6 +39,7 @@ struct StageInfo {
   linalg::LinalgOp op;
   SmallVector<unsigned> operands; // tiles
   SmallVector<unsigned> dims; // of the group that the stage's cost depends on
+  SmallVector<unsigned> matrix; // RedMulE: whether each belongs to M, N or K
   std::map<SmallVector<int64_t>, int64_t> memo;
 };
 
@@ -44,8 +48,8 @@ struct StageInfo {
 struct GroupCostModel::Impl {
   Target target;
   SmallVector<int64_t> sizes;
-  SmallVector<TileInfo> tiles;
-  SmallVector<StageInfo> stages;
+  std::vector<TileInfo> tiles;
+  std::vector<StageInfo> stages;
   bool hasRedmule = false;
 
   Impl(const Target &target, tile::GroupOp group)
@@ -69,39 +73,52 @@ struct GroupCostModel::Impl {
       if (shared)
         continue;
       tileOf[argument] = tiles.size();
-      tiles.push_back({map, type, type.getElementType(), !output, output});
+      tiles.push_back({map, dimsOf(map), type, type.getElementType(), !output,
+                       output});
     }
     for (auto scratch : block.getOps<tile::ScratchOp>()) {
       tileOf[scratch.getMemref()] = tiles.size();
       tiles.push_back(
-          {scratch.getMap(), MemRefType(),
+          {scratch.getMap(), dimsOf(scratch.getMap()), MemRefType(),
            cast<MemRefType>(scratch.getMemref().getType()).getElementType()});
     }
     for (auto stage : block.getOps<tile::StageOp>()) {
       StageInfo info{stage.getPhase(), stage.getEngine(),
                      cast<linalg::LinalgOp>(stage.getBody().front().back())};
-      llvm::SmallSetVector<unsigned, 4> dims;
+      SmallVector<bool> dims(sizes.size(), false);
       for (Value operand : info.op->getOperands()) {
         auto found = tileOf.find(operand);
         if (found == tileOf.end())
           continue; // a fill's constant
         info.operands.push_back(found->second);
-        AffineMap map = tiles[found->second].map;
-        for (unsigned i = 0; i < map.getNumResults(); ++i)
-          dims.insert(map.getDimPosition(i));
+        for (auto [dim, walks] : llvm::enumerate(tiles[found->second].walked))
+          dims[dim] = dims[dim] || walks;
       }
-      info.dims = llvm::to_vector(dims);
+      for (auto [dim, walks] : llvm::enumerate(dims))
+        if (walks)
+          info.dims.push_back(dim);
+      if (info.engine == tile::Engine::RedMulE)
+        for (unsigned dim : info.dims) {
+          bool x = tiles[info.operands[0]].walked[dim],
+               w = tiles[info.operands[1]].walked[dim];
+          info.matrix.push_back(x && w ? 1 : x ? 0 : 2);
+        }
       hasRedmule |= info.engine == tile::Engine::RedMulE;
       stages.push_back(std::move(info));
     }
   }
 
+  /// The packed tile's shape under tile sizes that are set by `setTiles`.
   SmallVector<int64_t> shapeOf(const TileInfo &tile,
                                ArrayRef<int64_t> extent) const {
-    SmallVector<int64_t> shape;
-    for (unsigned i = 0; i < tile.map.getNumResults(); ++i)
-      shape.push_back(extent[tile.map.getDimPosition(i)]);
-    return shape;
+    return SmallVector<int64_t>(
+        windows[&tile - tiles.data()].shape(extent));
+  }
+
+  void setTiles(ArrayRef<int64_t> tileSizes) {
+    windows.clear();
+    for (const TileInfo &tile : tiles)
+      windows.emplace_back(tile.map, tileSizes);
   }
 
   /// Cycles of one execution of a stage on tiles of the given extent.
@@ -113,10 +130,14 @@ struct GroupCostModel::Impl {
     if (!inserted)
       return entry->second;
     if (stage.engine == tile::Engine::RedMulE) {
-      SmallVector<int64_t> x = shapeOf(tiles[stage.operands[0]], extent),
-                           w = shapeOf(tiles[stage.operands[1]], extent);
-      return entry->second = redmuleCycles(target, x[0], x[1], w[1],
-                                           tiles[stage.operands[0]].element);
+      int64_t matrix[3] = {1, 1, 1};
+      for (auto [dim, which] : llvm::zip(stage.dims, stage.matrix))
+        matrix[which] *= extent[dim];
+      if (llvm::any_of(matrix, [](int64_t size) { return size > maxJobSize; }))
+        return entry->second = std::numeric_limits<int32_t>::max();
+      return entry->second =
+                 redmuleCycles(target, matrix[0], matrix[1], matrix[2],
+                               tiles[stage.operands[0]].element);
     }
     SmallVector<SmallVector<int64_t>> shapes;
     if (isa<linalg::FillOp>(stage.op.getOperation()))
@@ -155,16 +176,15 @@ struct GroupCostModel::Impl {
 
   SmallVector<bool> dimsOf(AffineMap map) const {
     SmallVector<bool> walked(sizes.size(), false);
-    for (unsigned i = 0; i < map.getNumResults(); ++i)
-      walked[map.getDimPosition(i)] = true;
+    for (unsigned dim = 0; dim < sizes.size(); ++dim)
+      walked[dim] = map.isFunctionOfDim(dim);
     return walked;
   }
 
   /// How often a tile is fetched anew because a loop outside of its own runs
   /// on.
-  int64_t refetches(AffineMap map, ArrayRef<int64_t> tileSizes,
+  int64_t refetches(ArrayRef<bool> own, ArrayRef<int64_t> tileSizes,
                     ArrayRef<int64_t> order) const {
-    SmallVector<bool> own = dimsOf(map);
     int64_t result = 1, pending = 1;
     for (int64_t dim : order) {
       int64_t trips = llvm::divideCeil(sizes[dim], tileSizes[dim]);
@@ -206,6 +226,7 @@ struct GroupCostModel::Impl {
   GroupCost evaluate(ArrayRef<int64_t> tileSizes, ArrayRef<int64_t> order,
                      int64_t budget, int64_t bound) {
     GroupCost cost;
+    setTiles(tileSizes);
     cost.total = std::numeric_limits<int64_t>::max();
     int64_t tripsAll = 1;
     for (unsigned dim = 0; dim < sizes.size(); ++dim)
@@ -240,15 +261,17 @@ struct GroupCostModel::Impl {
           cast<tile::MemoryAttr>(tile.array.getMemorySpace()).getLevel();
       if (level == tile::Level::L1)
         continue;
-      int64_t times = refetches(tile.map, tileSizes, order);
-      forEachKind(tileSizes, dimsOf(tile.map),
+      int64_t times = refetches(tile.walked, tileSizes, order);
+      forEachKind(tileSizes, tile.walked,
                   [&](ArrayRef<int64_t> extent, int64_t count) {
                     SmallVector<int64_t> shape = shapeOf(tile, extent);
-                    auto [lines, lineBytes] = window(tile, shape);
-                    int64_t dma =
-                        dmaCycles(target, level == tile::Level::L2 ? lines : 1,
-                                  level == tile::Level::L2 ? lineBytes
-                                                           : lines * lineBytes);
+                    tile::WindowNest nest = window(tile, shape);
+                    int64_t lines = nest.runs(), lineBytes = nest.run;
+                    int64_t dma = level == tile::Level::L2
+                                      ? dmaCycles(target, nest.commands(),
+                                                  lines, lineBytes)
+                                      : dmaCycles(target, 1, 1,
+                                                  lines * lineBytes);
                     int64_t moved = bytesOf(tile.element, shape);
                     if (tile.input) {
                       dmaIn += dma * count * times;
@@ -281,12 +304,17 @@ struct GroupCostModel::Impl {
     for (StageInfo &stage : stages) {
       int64_t cycles = 0, times = 1;
       SmallVector<bool> walked = all;
-      // All but the main stages run once for each tile that they write.
-      AffineMap written = tiles[stage.operands.back()].map;
-      if (stage.phase != tile::Phase::Main)
-        walked = dimsOf(written);
-      if (stage.phase == tile::Phase::Prepare)
-        times = refetches(written, tileSizes, order);
+      // Init and finish run once for each tile that they write, preparations
+      // whenever one that they touch is new.
+      if (stage.phase == tile::Phase::Prepare) {
+        walked.assign(sizes.size(), false);
+        for (unsigned dim : stage.dims)
+          walked[dim] = true;
+        times = refetches(walked, tileSizes, order);
+      } else if (stage.phase != tile::Phase::Main) {
+        ArrayRef<bool> written = tiles[stage.operands.back()].walked;
+        walked.assign(written.begin(), written.end());
+      }
       forEachKind(tileSizes, walked,
                   [&](ArrayRef<int64_t> extent, int64_t count) {
                     cycles += stageCycles(stage, extent) * count;
@@ -305,18 +333,13 @@ struct GroupCostModel::Impl {
     return cost;
   }
 
-  /// Lines and bytes a line of a window: inner dimensions that the tile covers
-  /// whole merge into one line.
-  std::pair<int64_t, int64_t> window(const TileInfo &tile,
-                                     ArrayRef<int64_t> shape) const {
-    int64_t lines = 1, lineBytes = bytesOf(tile.element, {});
-    bool merged = true;
-    for (int dim = (int)shape.size() - 1; dim >= 0; --dim) {
-      (merged ? lineBytes : lines) *= shape[dim];
-      merged &= shape[dim] == tile.array.getDimSize(dim);
-    }
-    return {lines, lineBytes};
+  /// What a copy of a tile moves. Where it starts does not matter.
+  tile::WindowNest window(const TileInfo &tile, ArrayRef<int64_t> shape) const {
+    return {tile.array.getShape(), SmallVector<int64_t>(shape.size(), 0), shape,
+            windows[&tile - tiles.data()].steps(), bytesOf(tile.element, {})};
   }
+
+  std::vector<tile::TiledOperand> windows; // per tile, under the tile sizes
 };
 
 GroupCostModel::GroupCostModel(const Target &target, tile::GroupOp group)
@@ -354,14 +377,54 @@ SmallVector<int64_t> candidateSizes(int64_t size, bool exhaustive) {
   return sorted;
 }
 
+/// Loop orders worth trying: reductions innermost, every order of the parallel
+/// dimensions that can be tiled, or, if these are many, any of them innermost
+/// or outermost.
+SmallVector<SmallVector<int64_t>>
+loopOrders(ArrayRef<int64_t> sizes, ArrayRef<SmallVector<int64_t>> candidates,
+           ArrayRef<int64_t> reductions) {
+  SmallVector<int64_t> first, parallel;
+  for (int64_t dim = 0; dim < (int64_t)sizes.size(); ++dim)
+    if (!llvm::is_contained(reductions, dim))
+      (sizes[dim] == candidates[dim].back() ? first : parallel).push_back(dim);
+  SmallVector<SmallVector<int64_t>> orders;
+  auto add = [&](ArrayRef<int64_t> middle) {
+    SmallVector<int64_t> order(first);
+    llvm::append_range(order, middle);
+    llvm::append_range(order, reductions);
+    if (!llvm::is_contained(orders, order))
+      orders.push_back(order);
+  };
+  constexpr size_t few = 3;
+  if (parallel.size() <= few) {
+    do
+      add(parallel);
+    while (std::next_permutation(parallel.begin(), parallel.end()));
+    return orders;
+  }
+  add(parallel);
+  for (size_t at = 0; at < parallel.size(); ++at) {
+    SmallVector<int64_t> moved(parallel);
+    std::rotate(moved.begin(), moved.begin() + at, moved.begin() + at + 1);
+    add(moved);
+    moved = parallel;
+    std::rotate(moved.begin() + at, moved.begin() + at + 1, moved.end());
+    add(moved);
+  }
+  return orders;
+}
+
 } // namespace
 
 const TileSearch::Result &TileSearch::search(tile::GroupOp group,
-                                             ArrayRef<int64_t> whole) {
+                                             ArrayRef<int64_t> whole,
+                                             ArrayRef<int64_t> unit) {
   GroupCostModel model(target, group);
   std::string key = model.key();
   for (int64_t dim : whole)
     key += "|whole" + std::to_string(dim);
+  for (int64_t dim : unit)
+    key += "|unit" + std::to_string(dim);
   auto [entry, inserted] = results.try_emplace(key);
   Result &result = entry->second;
   if (!inserted)
@@ -370,20 +433,13 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
   ArrayRef<int64_t> sizes = group.getSizes();
   SmallVector<SmallVector<int64_t>> candidates;
   for (auto [dim, size] : llvm::enumerate(sizes))
-    candidates.push_back(llvm::is_contained(whole, (int64_t)dim)
-                             ? SmallVector<int64_t>{size}
-                             : candidateSizes(size, exhaustive));
-
-  // Loop orders: every order of the parallel dimensions, reductions innermost.
-  SmallVector<int64_t> parallel, reductions(group.getReductions());
-  for (int64_t dim = 0; dim < (int64_t)sizes.size(); ++dim)
-    if (!llvm::is_contained(reductions, dim))
-      parallel.push_back(dim);
-  SmallVector<SmallVector<int64_t>> orders;
-  do {
-    orders.push_back(parallel);
-    llvm::append_range(orders.back(), reductions);
-  } while (std::next_permutation(parallel.begin(), parallel.end()));
+    candidates.push_back(
+        llvm::is_contained(whole, (int64_t)dim)  ? SmallVector<int64_t>{size}
+        : llvm::is_contained(unit, (int64_t)dim) ? SmallVector<int64_t>{1}
+                                                 : candidateSizes(size,
+                                                                  exhaustive));
+  SmallVector<SmallVector<int64_t>> orders =
+      loopOrders(sizes, candidates, group.getReductions());
 
   constexpr int64_t unknown = std::numeric_limits<int64_t>::max();
   result.smallest = unknown;
@@ -403,6 +459,8 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
       choice.cost = model.evaluate(tiles, order, budget, bound);
       ++evaluated;
       result.smallest = std::min(result.smallest, choice.cost.minBytes);
+      if (choice.cost.minBytes > budget)
+        break; // in any order
       if (choice.cost.total == unknown ||
           (!best.tiles.empty() && !better(choice, best)))
         continue;
@@ -413,11 +471,20 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
     }
     return best;
   };
+  // Takes other tile sizes if they are better.
+  auto improve = [&](TileChoice &best, ArrayRef<int64_t> tiles) {
+    TileChoice choice =
+        evaluate(tiles, best.tiles.empty() ? unknown : best.cost.total);
+    if (choice.tiles.empty() || (!best.tiles.empty() && !better(choice, best)))
+      return false;
+    best = std::move(choice);
+    return true;
+  };
 
-  // The best few of a coarse grid, the best one first.
   constexpr size_t few = 4;
   SmallVector<TileChoice> starts;
   SmallVector<int64_t> tiles(sizes.size());
+  // The best few of a coarse grid, the best one first.
   auto recurse = [&](auto &&self, unsigned dim) -> void {
     if (dim == sizes.size()) {
       TileChoice choice = evaluate(
@@ -436,7 +503,69 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
       self(self, dim + 1);
     }
   };
-  recurse(recurse, 0);
+  // Of a grid with too many points: from the smallest tiles and from the
+  // largest that fit, to the best other size of one dimension, or of two.
+  auto climb = [&] {
+    TileChoice best;
+    for (unsigned dim = 0; dim < sizes.size(); ++dim)
+      tiles[dim] = candidates[dim].back();
+    improve(best, tiles);
+    for (unsigned dim = 0; dim < sizes.size(); ++dim)
+      tiles[dim] = candidates[dim].front();
+    while (!improve(best, tiles)) {
+      unsigned longest = sizes.size();
+      for (unsigned dim = 0; dim < sizes.size(); ++dim)
+        if (tiles[dim] > candidates[dim].back() &&
+            (longest == sizes.size() || tiles[dim] > tiles[longest]))
+          longest = dim;
+      if (longest == sizes.size())
+        break;
+      tiles[longest] = *llvm::find_if(candidates[longest], [&](int64_t tile) {
+        return tile < tiles[longest];
+      });
+    }
+    auto changeOne = [&] {
+      bool improved = false;
+      for (unsigned dim = 0; dim < sizes.size(); ++dim) {
+        tiles = best.tiles;
+        for (int64_t tile : candidates[dim]) {
+          tiles[dim] = tile;
+          improved |= improve(best, tiles);
+        }
+      }
+      return improved;
+    };
+    auto changeTwo = [&] {
+      for (unsigned a = 0; a < sizes.size(); ++a)
+        for (unsigned b = a + 1; b < sizes.size(); ++b) {
+          if (candidates[a].size() < 2 || candidates[b].size() < 2)
+            continue;
+          tiles = best.tiles;
+          bool improved = false;
+          for (int64_t tileA : candidates[a])
+            for (int64_t tileB : candidates[b]) {
+              tiles[a] = tileA;
+              tiles[b] = tileB;
+              improved |= improve(best, tiles);
+            }
+          if (improved)
+            return true;
+        }
+      return false;
+    };
+    while (!best.tiles.empty() && (changeOne() || changeTwo()))
+      ;
+    if (!best.tiles.empty())
+      starts.push_back(std::move(best));
+  };
+  int64_t points = 1;
+  constexpr int64_t most = 10000;
+  for (ArrayRef<int64_t> list : candidates)
+    points = std::min<int64_t>(points * list.size(), most + 1);
+  if (exhaustive || points <= most)
+    recurse(recurse, 0);
+  else
+    climb();
 
   // Descend from each of them in small steps.
   for (TileChoice &best : starts)
@@ -447,14 +576,9 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
         for (int64_t step : {-4, -3, -2, -1, 1, 2, 3, 4}) {
           tiles = start;
           tiles[dim] += step;
-          if (candidates[dim].size() <= 1 || tiles[dim] < 1 ||
-              tiles[dim] > sizes[dim])
-            continue;
-          TileChoice choice = evaluate(tiles, best.cost.total);
-          if (choice.tiles.empty() || !better(choice, best))
-            continue;
-          best = std::move(choice);
-          improved = true;
+          if (candidates[dim].size() > 1 && tiles[dim] >= 1 &&
+              tiles[dim] <= sizes[dim])
+            improved |= improve(best, tiles);
         }
       }
     }

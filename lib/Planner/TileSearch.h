@@ -57,8 +57,9 @@ public:
   TileSearch(const Target &target, int64_t budget, bool exhaustive)
       : target(target), budget(budget), exhaustive(exhaustive) {}
 
-  /// The dimensions `whole` are not tiled.
-  const Result &search(tile::GroupOp group, llvm::ArrayRef<int64_t> whole);
+  /// The dimensions `whole` are not tiled, those of `unit` have tiles of 1.
+  const Result &search(tile::GroupOp group, llvm::ArrayRef<int64_t> whole,
+                       llvm::ArrayRef<int64_t> unit);
 
   int64_t evaluated = 0; // tilings
 

@@ -49,7 +49,7 @@ tile.program @engine target "t" {
   tile.group "copy" domain [8,8] tiles [4,4] order [0,1] reductions [] predicted [0,0,0,0]
    ins(%x : memref<8x8xf32, #l2>) outs(%y : memref<8x8xf32, #l2>) maps [#id, #id] {
    ^bb0(%a: !tile, %b: !tile):
-     // expected-error @below {{RedMulE runs only a linalg.matmul of plain row-major operands}}
+     // expected-error @below {{RedMulE runs only a contraction of two tiles into a third}}
      tile.stage main on redmule { linalg.copy ins(%a : !tile) outs(%b : !tile) }
   }
 }
