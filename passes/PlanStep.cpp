@@ -31,17 +31,25 @@ public:
   LogicalResult run() {
     materializeCopies();
     views = StepViews::prepare(step);
-    FailureOr<std::vector<OperatorGroup>> formed = formGroups(step, views);
-    if (failed(formed))
-      return failure();
-    groups = std::move(*formed);
-    collectBuffers();
-    if (failed(placeBuffers(target, groups.size(), step, planned)))
-      return failure();
-    emitBuffers();
-    search.emplace(target, budget(), exhaustive);
-    if (failed(planGroups()))
-      return failure();
+    NotRowwise excluded;
+    while (true) {
+      FailureOr<std::vector<OperatorGroup>> formed =
+          formGroups(step, views, budget() / rowsInFlight, excluded);
+      if (failed(formed))
+        return failure();
+      groups = std::move(*formed);
+      collectBuffers();
+      if (failed(placeBuffers(target, groups.size(), step, planned)))
+        return failure();
+      emitBuffers();
+      search.emplace(target, budget(), exhaustive);
+      size_t before = excluded.size();
+      if (failed(planGroups(excluded)))
+        return failure();
+      if (excluded.size() == before)
+        break;
+      reset();
+    }
     if (Attribute flop = step->getAttr("train.flop"))
       program->setAttr("tile.flop", flop);
     return success();
@@ -75,10 +83,12 @@ private:
           });
       operand.set(generic.getResult(0));
     };
+    DenseSet<Value> taken; // arrays that are a parameter or an output
     for (Operation &op : llvm::make_early_inc_range(step.getBody().front()))
       if (isa<train::AssignOp, func::ReturnOp>(op))
         for (OpOperand &operand : op.getOpOperands())
-          if (needsCopy(operand.get()))
+          if (needsCopy(operand.get()) ||
+              !taken.insert(viewSource(operand.get())).second)
             copy(&op, operand);
   }
 
@@ -124,6 +134,9 @@ private:
           else
             alias[read.getResult()] = root;
         }
+      for (auto assign : step.getOps<train::AssignOp>())
+        if (!root && assign.getParameter() == parameter.getSymName())
+          root = viewSource(assign.getValue());
       if (!root)
         continue; // not part of the step
       auto &buffer = addBuffer(root, parameter.getSymName().str(),
@@ -133,13 +146,16 @@ private:
       buffer.trainable = parameter.getTrainable();
       parameterRoot[parameter.getSymName()] = root;
     }
-    for (auto assign : step.getOps<train::AssignOp>())
-      alias[viewSource(assign.getValue())] =
-          parameterRoot[assign.getParameter()];
+    for (auto assign : step.getOps<train::AssignOp>()) {
+      Value made = viewSource(assign.getValue()),
+            root = parameterRoot[assign.getParameter()];
+      if (made != root)
+        alias[made] = root;
+    }
     Operation *terminator = step.getBody().front().getTerminator();
     for (auto [index, operand] : llvm::enumerate(terminator->getOperands())) {
       Value root = viewSource(operand);
-      if (alias.count(root))
+      if (alias.count(root) || indexOf.count(root))
         continue;
       addBuffer(root,
                 index == 0 ? "loss" : llvm::formatv("output{0}", index).str(),
@@ -182,6 +198,18 @@ private:
   static bool isNeededOutside(const OperatorGroup &group, OpResult result) {
     return llvm::any_of(result.getUsers(),
                         [&](Operation *user) { return !group.contains(user); });
+  }
+
+  /// Forgets a plan, to make another one.
+  void reset() {
+    groups.clear();
+    planned.clear();
+    indexOf.clear();
+    alias.clear();
+    memrefs.clear();
+    reshaped.clear();
+    temporaries = 0;
+    program.erase();
   }
 
   void emitBuffers() {
@@ -285,8 +313,9 @@ private:
   }
 
   /// Plans every group in order; a pair that can share a tile of a parameter is
-  /// planned both ways.
-  LogicalResult planGroups() {
+  /// planned both ways. Members of a row-wise group that does not fit are added
+  /// to `excluded`, and the plan is of no use then.
+  LogicalResult planGroups(NotRowwise &excluded) {
     DenseMap<unsigned, PlannedGroup>
         ahead; // planned beside a sibling, to be placed in their turn
     DenseSet<unsigned> merged;
@@ -332,6 +361,11 @@ private:
         }
         break;
       }
+      if (!planned.op && group.rowwise) {
+        for (const GroupMember &member : group.members)
+          excluded.insert(member.op);
+        continue;
+      }
       if (!planned.op) {
         const GroupMember &anchor = group.members.front();
         return anchor.op->emitError()
@@ -353,6 +387,9 @@ private:
     RuntimeLayout layout(target, groups.size());
     return layout.l1End() - layout.l1Begin();
   }
+
+  /// Tiles of a row-wise group beside each other: in use, loaded, stored.
+  static constexpr int64_t rowsInFlight = 3;
 
   func::FuncOp step;
   ModuleOp module;

@@ -31,8 +31,7 @@ LogicalResult GemmOp::verify() {
        w = cast<MemRefType>(getW().getType()),
        z = cast<MemRefType>(getZ().getType());
   for (MemRefType type : {x, w, z}) {
-    if ((type.getRank() != 2 && !getSizes()) ||
-        !type.getLayout().isIdentity())
+    if ((type.getRank() != 2 && !getSizes()) || !type.getLayout().isIdentity())
       return emitOpError("operands are packed row-major matrices");
     auto space = dyn_cast_or_null<tile::MemoryAttr>(type.getMemorySpace());
     if (!space || space.getLevel() != tile::Level::L1)

@@ -50,8 +50,7 @@ public:
 
   /// Elements of the packed tile along each dimension of the array, for the
   /// tile's extents in the domain.
-  llvm::SmallVector<int64_t, 4>
-  shape(llvm::ArrayRef<int64_t> extents) const;
+  llvm::SmallVector<int64_t, 4> shape(llvm::ArrayRef<int64_t> extents) const;
   /// The first element, where the tile starts at `starts` of the domain.
   llvm::SmallVector<int64_t, 4> offsets(llvm::ArrayRef<int64_t> starts) const;
   llvm::ArrayRef<int64_t> steps() const { return stepOf; }

@@ -80,7 +80,8 @@ public:
     OpBuilder::InsertionGuard guard(builder);
     builder.setInsertionPointToEnd(&op.getBody().front());
     for (const GroupMember &member : group.members)
-      isAnchor(member) ? emitAnchor(member) : emitElementwise(member);
+      isAnchor(member) || group.rowwise ? emitAnchor(member)
+                                        : emitElementwise(member);
     BuiltGroup built{op, {}};
     for (const Job &job : jobs)
       for (int64_t dim : job.unit)
@@ -163,7 +164,8 @@ private:
     for (OpOperand &operand : op->getOpOperands())
       if (op.isDpsInit(&operand) ||
           (isRead(op, &operand) && !isFolded(op, &operand)))
-        for (AffineExpr result : op.getMatchingIndexingMap(&operand).getResults())
+        for (AffineExpr result :
+             op.getMatchingIndexingMap(&operand).getResults())
           if (auto dim = dyn_cast<AffineDimExpr>(result))
             known[dim.getPosition()] = true;
     SmallVector<unsigned> loops;
@@ -210,9 +212,8 @@ private:
           linalg::LinalgOp linalgOp = member.op;
           ArrayWindow window = bufferOf(result);
           outputTensors.push_back(result);
-          outputMaps.push_back(
-              arrayMap(member, linalgOp.getIndexingMapMatchingResult(result),
-                       window));
+          outputMaps.push_back(arrayMap(
+              member, linalgOp.getIndexingMapMatchingResult(result), window));
           outputBuffers.push_back(window.memref);
         }
   }
@@ -298,8 +299,7 @@ private:
         hosts.insert(tensor);
     for (const GroupMember &member : llvm::reverse(group.members)) {
       linalg::LinalgOp linalgOp = member.op;
-      bool accelerated =
-          isAnchor(member) && implementationOf(member).redmule;
+      bool accelerated = isAnchor(member) && implementationOf(member).redmule;
       for (OpResult result : linalgOp->getResults()) {
         AffineMap map = tile::layoutOf(
             groupMap(member, linalgOp.getIndexingMapMatchingResult(result)));
@@ -308,7 +308,8 @@ private:
             accelerated && !isMatrix(map, job.m, job.k, job)) {
           // RedMulE makes the transposed tile; what is stored is moved from it.
           finalTiles[result] = tiles.lookup(result);
-          tiles[result] = addScratch(element, matrixMap(job.m, job.k));
+          tiles[result] =
+              addScratch(element, matrixMap(job.m, job.k, map, job));
           continue;
         }
         if (tiles.count(result))
@@ -331,6 +332,9 @@ private:
     if (!last)
       return {};
     linalg::LinalgOp linalgOp = last->op;
+    // A sum starts before what it reads is read.
+    if (linalgOp.getNumReductionLoops() != 0)
+      return {};
     for (OpResult result : linalgOp->getResults())
       if (tiles.count(result) && tiles[result].map == map &&
           cast<ShapedType>(result.getType()).getElementType() == element &&
@@ -397,11 +401,11 @@ private:
                                 tile::mapOf(target, loops, context)};
     SmallVector<utils::IteratorType> iterators(loops,
                                                utils::IteratorType::parallel);
-    linalg::GenericOp::create(
-        inside, location, from.memref, to.memref, maps, iterators,
-        [](OpBuilder &b, Location l, ValueRange values) {
-          linalg::YieldOp::create(b, l, values[0]);
-        });
+    linalg::GenericOp::create(inside, location, from.memref, to.memref, maps,
+                              iterators,
+                              [](OpBuilder &b, Location l, ValueRange values) {
+                                linalg::YieldOp::create(b, l, values[0]);
+                              });
   }
 
   void emitInit(const GroupMember &member) {
@@ -417,10 +421,10 @@ private:
             arith::ConstantOp::create(inside, linalgOp.getLoc(), constant);
         linalg::FillOp::create(inside, linalgOp.getLoc(), scalar, to.memref);
       } else {
-        emitMove(tile::Phase::Init,
-                 tileOf(init.get(), member,
-                        linalgOp.getMatchingIndexingMap(&init)),
-                 to, linalgOp.getLoc());
+        emitMove(
+            tile::Phase::Init,
+            tileOf(init.get(), member, linalgOp.getMatchingIndexingMap(&init)),
+            to, linalgOp.getLoc());
       }
     }
   }
@@ -582,9 +586,15 @@ private:
     return job;
   }
 
-  /// A scratch tile's map with these dimensions, outermost first.
-  AffineMap matrixMap(ArrayRef<unsigned> rows, ArrayRef<unsigned> columns) {
+  /// A scratch tile's map with these dimensions, outermost first, behind those
+  /// with tiles of 1 that walk the operand or result that it stands for: it is
+  /// another tile when these move on.
+  AffineMap matrixMap(ArrayRef<unsigned> rows, ArrayRef<unsigned> columns,
+                      AffineMap stands, const Job &job) {
     SmallVector<AffineExpr> results;
+    for (int64_t dim : job.unit)
+      if (group.sizes[dim] > 1 && stands.isFunctionOfDim(dim))
+        results.push_back(getAffineDimExpr(dim, context));
     for (unsigned dim : llvm::concat<const unsigned>(rows, columns))
       results.push_back(getAffineDimExpr(dim, context));
     return AffineMap::get(rank, 0, results, context);
@@ -619,7 +629,8 @@ private:
     auto isPlain = [&](AffineMap map, ArrayRef<unsigned> rows,
                        ArrayRef<unsigned> columns) {
       return rows.size() == 1 && columns.size() == 1 &&
-             map == matrixMap(rows, columns);
+             map == AffineMap::getMultiDimMapWithTargets(
+                        rank, {rows[0], columns[0]}, context);
     };
     if (source.getNumLoops() == 3 && isPlain(x.map, job.m, job.n) &&
         isPlain(w.map, job.n, job.k) && isPlain(z.map, job.m, job.k)) {
@@ -665,9 +676,9 @@ private:
         tileOf(input->get(), member, source.getMatchingIndexingMap(input));
     if (isMatrix(loaded.map, rows, columns, job))
       return loaded;
-    Tile matrix = addScratch(
-        cast<ShapedType>(input->get().getType()).getElementType(),
-        matrixMap(rows, columns));
+    Tile matrix =
+        addScratch(cast<ShapedType>(input->get().getType()).getElementType(),
+                   matrixMap(rows, columns, loaded.map, job));
     emitMove(tile::Phase::Prepare, loaded, matrix, source.getLoc());
     return matrix;
   }
@@ -685,7 +696,7 @@ private:
   SmallVector<Tile> inputTiles, outputTiles;
   DenseMap<Value, Tile> tiles;      // of the members' results
   DenseMap<Value, Tile> finalTiles; // where a transposed result is stored
-  Job jobs[2]; // per chain
+  Job jobs[2];                      // per chain
   tile::GroupOp op;
 };
 
@@ -701,7 +712,8 @@ possibleImplementations(const OperatorGroup &group,
       return acceleratorReads(
           cast<ShapedType>(operand.getType()).getElementType());
     });
-    if (!readable || !Contraction::match(op))
+    if (!readable || group.rowwise || !isContraction(op) ||
+        !Contraction::match(op))
       return result;
     bool hasWindows = false;
     for (AffineMap map : op.getIndexingMapsArray())

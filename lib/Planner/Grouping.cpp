@@ -52,6 +52,17 @@ bool accumulatesProducts(linalg::LinalgOp op) {
   return false;
 }
 
+bool isContraction(linalg::LinalgOp op) {
+  if (!accumulatesProducts(op))
+    return false;
+  SmallVector<AffineMap> maps = op.getIndexingMapsArray();
+  for (unsigned loop = 0; loop < op.getNumLoops(); ++loop)
+    if (maps[0].isFunctionOfDim(loop) != maps[1].isFunctionOfDim(loop) &&
+        maps[2].isFunctionOfDim(loop))
+      return true;
+  return false;
+}
+
 TypedAttr splatOf(Value value) {
   value = viewSource(value);
   while (auto slice = value.getDefiningOp<tensor::ExtractSliceOp>())
@@ -138,6 +149,44 @@ public:
           continue;
         merge(into, own, GroupMember{consumer, dims});
         break;
+      }
+    }
+  }
+
+  /// Joins groups without contractions where one consumes what the other makes
+  /// and both can run on the same tiles: those of dimensions that all members
+  /// walk, and that no member needs the whole sum over.
+  void fuseRows(int64_t rowBytes, const NotRowwise &excluded) {
+    auto isCandidate = [&](unsigned group) {
+      return llvm::none_of(groups[group].members, [&](const GroupMember &m) {
+        return isContraction(m.op) || excluded.contains(m.op);
+      });
+    };
+    for (bool changed = true; changed;) {
+      changed = false;
+      for (Operation &op : block) {
+        auto found = groupOf.find(&op);
+        if (found == groupOf.end() || !isCandidate(found->second))
+          continue;
+        unsigned own = found->second;
+        for (Value operand : op.getOperands()) {
+          Operation *producer = operand.getDefiningOp();
+          auto other = producer ? groupOf.find(producer) : groupOf.end();
+          if (other == groupOf.end() || other->second == own ||
+              !isCandidate(other->second))
+            continue;
+          unsigned into = other->second;
+          std::optional<OperatorGroup> merged = joinRows(into, own, rowBytes);
+          if (!merged)
+            continue;
+          for (const GroupMember &member : groups[own].members)
+            groupOf[member.op] = into;
+          groups[into] = std::move(*merged);
+          groups[own].members.clear();
+          redirect(into, own);
+          own = into;
+          changed = true;
+        }
       }
     }
   }
@@ -232,6 +281,181 @@ private:
     return false;
   }
 
+  /// Group `own` behind `into`, as one group whose members run tile by tile.
+  std::optional<OperatorGroup> joinRows(unsigned into, unsigned own,
+                                        int64_t rowBytes) {
+    for (unsigned next : successors[into])
+      if (next != own && reaches(next, own))
+        return std::nullopt;
+    OperatorGroup merged = groups[into];
+    const OperatorGroup &second = groups[own];
+    // The dimensions of the second group among those of the first: where a
+    // member reads what the first makes, and by what both read.
+    constexpr unsigned unknown = ~0u;
+    SmallVector<unsigned> dimOf(second.sizes.size(), unknown);
+    auto match = [&](const GroupMember &member, AffineMap map,
+                     ArrayRef<unsigned> made) {
+      for (unsigned i = 0; i < map.getNumResults(); ++i) {
+        unsigned &dim = dimOf[member.dims[map.getDimPosition(i)]];
+        if (dim != unknown && dim != made[i])
+          return false;
+        dim = made[i];
+      }
+      return true;
+    };
+    for (const GroupMember &member : second.members) {
+      linalg::LinalgOp linalgOp = member.op;
+      for (OpOperand &operand : linalgOp->getOpOperands()) {
+        AffineMap map = linalgOp.getMatchingIndexingMap(&operand);
+        for (Value source : views.sourcesOf(operand.get())) {
+          Operation *producer = source.getDefiningOp();
+          if (!producer || !merged.contains(producer))
+            continue;
+          if (source != operand.get() || !map.isProjectedPermutation() ||
+              !match(member, map, walkOf(merged, cast<OpResult>(source))))
+            return std::nullopt;
+        }
+      }
+    }
+    for (auto [before, after] : views.overwritten)
+      if ((merged.contains(before.getDefiningOp()) &&
+           second.contains(after.getDefiningOp())) ||
+          (second.contains(before.getDefiningOp()) &&
+           merged.contains(after.getDefiningOp())))
+        return std::nullopt;
+    for (const GroupMember &member : second.members)
+      for (OpOperand &operand : member.op->getOpOperands())
+        matchShared(merged, member, operand, dimOf);
+    for (auto [dim, size] : llvm::enumerate(second.sizes)) {
+      for (unsigned to = 0; dimOf[dim] == unknown && to < merged.sizes.size();
+           ++to)
+        if (merged.sizes[to] == size && !llvm::is_contained(dimOf, to))
+          dimOf[dim] = to;
+      if (dimOf[dim] == unknown) {
+        dimOf[dim] = merged.sizes.size();
+        merged.sizes.push_back(size);
+      }
+      if (merged.sizes[dimOf[dim]] != size ||
+          llvm::count(dimOf, dimOf[dim]) > 1)
+        return std::nullopt;
+    }
+    for (GroupMember member : second.members) {
+      for (unsigned &dim : member.dims)
+        dim = dimOf[dim];
+      merged.members.push_back(std::move(member));
+    }
+    if (overwritesWhatItReads(merged))
+      return std::nullopt;
+    finishRows(merged);
+    if (bytesOfRow(merged) > rowBytes)
+      return std::nullopt;
+    return merged;
+  }
+
+  /// The dimensions of a group that walk a result of a member.
+  static SmallVector<unsigned> walkOf(const OperatorGroup &group,
+                                      OpResult result) {
+    SmallVector<unsigned> walk;
+    for (const GroupMember &member : group.members) {
+      linalg::LinalgOp linalgOp = member.op;
+      if (linalgOp != result.getOwner())
+        continue;
+      AffineMap map = linalgOp.getIndexingMapMatchingResult(result);
+      for (unsigned i = 0; i < map.getNumResults(); ++i)
+        walk.push_back(member.dims[map.getDimPosition(i)]);
+    }
+    return walk;
+  }
+
+  /// Dimensions of a member that are still unknown, from an operand that a
+  /// member of the group reads as well.
+  static void matchShared(const OperatorGroup &group, const GroupMember &member,
+                          OpOperand &operand, MutableArrayRef<unsigned> dimOf) {
+    linalg::LinalgOp linalgOp = member.op;
+    AffineMap map = linalgOp.getMatchingIndexingMap(&operand);
+    if (!map.isProjectedPermutation() || linalgOp.isDpsInit(&operand))
+      return;
+    for (const GroupMember &other : group.members) {
+      linalg::LinalgOp otherOp = other.op;
+      for (OpOperand *input : otherOp.getDpsInputOperands()) {
+        AffineMap otherMap = otherOp.getMatchingIndexingMap(input);
+        if (input->get() != operand.get() || !otherMap.isProjectedPermutation())
+          continue;
+        for (unsigned i = 0; i < map.getNumResults(); ++i) {
+          unsigned to = other.dims[otherMap.getDimPosition(i)];
+          unsigned &dim = dimOf[member.dims[map.getDimPosition(i)]];
+          if (dim == ~0u && !llvm::is_contained(dimOf, to))
+            dim = to;
+        }
+      }
+    }
+  }
+
+  /// Whether a group updates a parameter that another member than the one that
+  /// updates it reads, or that one not element by element.
+  bool overwritesWhatItReads(const OperatorGroup &group) {
+    for (const GroupMember &member : group.members)
+      for (Operation *user : member.op->getUsers())
+        if (auto assign = dyn_cast<train::AssignOp>(user))
+          for (const GroupMember &other : group.members)
+            for (Value operand : other.op->getOperands())
+              for (Value source : views.sourcesOf(operand))
+                if (auto read = source.getDefiningOp<train::ReadOp>();
+                    read && read.getParameter() == assign.getParameter() &&
+                    other.op != member.op)
+                  return true;
+    return false;
+  }
+
+  /// Which dimensions of a row-wise group are whole, and which are summed over.
+  static void finishRows(OperatorGroup &group) {
+    group.rowwise = true;
+    llvm::SmallSetVector<int64_t, 4> whole, reductions;
+    for (const GroupMember &member : group.members) {
+      linalg::LinalgOp linalgOp = member.op;
+      for (unsigned dim = 0; dim < group.sizes.size(); ++dim)
+        if (!llvm::is_contained(member.dims, dim))
+          whole.insert(dim);
+      bool usedInside =
+          llvm::any_of(linalgOp->getUsers(),
+                       [&](Operation *user) { return group.contains(user); });
+      for (unsigned i = 0; i < member.dims.size(); ++i)
+        if (linalgOp.getIteratorTypesArray()[i] ==
+            utils::IteratorType::reduction) {
+          reductions.insert(member.dims[i]);
+          if (usedInside)
+            whole.insert(member.dims[i]);
+        }
+    }
+    group.whole = SmallVector<int64_t>(whole.getArrayRef());
+    group.reductions = SmallVector<int64_t>(reductions.getArrayRef());
+  }
+
+  /// Bytes of L1 that the smallest tiles of a group need, roughly.
+  static int64_t bytesOfRow(const OperatorGroup &group) {
+    int64_t bytes = 0;
+    llvm::DenseSet<Value> seen;
+    auto add = [&](const GroupMember &member, Value value, AffineMap map) {
+      if (!isa<RankedTensorType>(value.getType()) || !seen.insert(value).second)
+        return;
+      int64_t elements = 1;
+      for (unsigned loop = 0; loop < member.dims.size(); ++loop)
+        if (map.isFunctionOfDim(loop) &&
+            llvm::is_contained(group.whole, (int64_t)member.dims[loop]))
+          elements *= group.sizes[member.dims[loop]];
+      Type element = getElementTypeOrSelf(value.getType());
+      bytes += elements * llvm::divideCeil(element.getIntOrFloatBitWidth(), 8);
+    };
+    for (const GroupMember &member : group.members) {
+      linalg::LinalgOp linalgOp = member.op;
+      for (OpOperand *input : linalgOp.getDpsInputOperands())
+        add(member, input->get(), linalgOp.getMatchingIndexingMap(input));
+      for (OpResult result : linalgOp->getResults())
+        add(member, result, linalgOp.getIndexingMapMatchingResult(result));
+    }
+    return bytes;
+  }
+
   /// Whether `consumer` may run inside group `into`: no other path leads from
   /// the group to it, and what it reads of the group it reads element by
   /// element.
@@ -287,6 +511,11 @@ private:
     groupOf[member.op] = into;
     groups[into].members.push_back(std::move(member));
     groups[own].members.clear();
+    redirect(into, own);
+  }
+
+  /// Edges of group `own` become those of `into`.
+  void redirect(unsigned into, unsigned own) {
     for (unsigned target : successors[own])
       addEdge(into, target);
     successors[own].clear();
@@ -305,11 +534,14 @@ private:
 } // namespace
 
 FailureOr<std::vector<OperatorGroup>> formGroups(func::FuncOp step,
-                                                 const StepViews &views) {
+                                                 const StepViews &views,
+                                                 int64_t rowBytes,
+                                                 const NotRowwise &excluded) {
   GroupGraph graph(step, views);
   if (failed(graph.build()))
     return failure();
   graph.fuse();
+  graph.fuseRows(rowBytes, excluded);
   return graph.order();
 }
 
@@ -322,7 +554,8 @@ std::optional<OperatorGroup> mergeSiblings(const OperatorGroup &first,
            group.sizes.size() == 3;
   };
   bool isElementwise = second.reductions.empty() && second.sizes.size() == 2;
-  if (first.secondChain || second.secondChain || !isMatmul(first) ||
+  if (first.secondChain || second.secondChain || first.rowwise ||
+      second.rowwise || !isMatmul(first) ||
       !(isMatmul(second) || isElementwise))
     return std::nullopt;
   // Within a tile the second may not wait for a sum of the first.

@@ -16,12 +16,14 @@ struct GroupMember {
 
 /// A matmul or another structured op (the anchor, first in `members`) with the
 /// element-wise ops that consume its results on the same iteration domain; or
-/// two such chains that share a tile (see mergeSiblings).
+/// two such chains that share a tile (see mergeSiblings); or any ops but
+/// contractions whose tiles hold the rows that they sum over as a whole.
 struct OperatorGroup {
   llvm::SmallVector<GroupMember> members;
   llvm::SmallVector<int64_t> sizes;      // of the anchor's loops
   llvm::SmallVector<int64_t> reductions; // the anchor's reduction loops
   llvm::SmallVector<int64_t> whole;      // dimensions that must not be tiled
+  bool rowwise = false; // every member runs in every tile, in order
   unsigned secondChain =
       0; // index of the second chain's anchor, if there is one
   llvm::SmallVector<unsigned>
@@ -30,12 +32,18 @@ struct OperatorGroup {
   bool contains(mlir::Operation *op) const;
 };
 
+/// Operators that are not to be fused row by row.
+using NotRowwise = llvm::DenseSet<mlir::Operation *>;
+
 /// Groups every linalg op of `step` and returns the groups in an execution
 /// order that respects data flow and in-place updates of parameters. Fills are
-/// not grouped: they are how a group starts its sums.
+/// not grouped: they are how a group starts its sums. Where rows are summed and
+/// the sums used for the same rows (a softmax, a layer norm), one row of all
+/// that is involved has to fit in `rowBytes`.
 /// Requires the closed set of ops that td-decompose leaves.
-mlir::FailureOr<std::vector<OperatorGroup>> formGroups(mlir::func::FuncOp step,
-                                                       const StepViews &views);
+mlir::FailureOr<std::vector<OperatorGroup>>
+formGroups(mlir::func::FuncOp step, const StepViews &views, int64_t rowBytes,
+           const NotRowwise &excluded);
 
 /// One group for `first`, a matmul that reads a parameter (an input gradient),
 /// and `second`, a matmul whose epilogue updates that parameter in place (its
@@ -48,6 +56,10 @@ std::optional<OperatorGroup> mergeSiblings(const OperatorGroup &first,
 
 /// Whether an op adds the product of its two inputs to its output.
 bool accumulatesProducts(mlir::linalg::LinalgOp op);
+
+/// Whether an op multiplies matrices: products of elements of two inputs, one
+/// of which is used for many results.
+bool isContraction(mlir::linalg::LinalgOp op);
 
 /// What `tensor.collapse_shape` and `expand_shape` start from.
 mlir::Value viewSource(mlir::Value value);

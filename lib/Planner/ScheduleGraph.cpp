@@ -46,9 +46,8 @@ public:
       if (most == 0)
         return access.range();
       int64_t begin = access.offsets[axis];
-      return std::make_pair(begin, begin + (access.sizes[axis] - 1) *
-                                               access.steps[axis] +
-                                       1);
+      return std::make_pair(
+          begin, begin + (access.sizes[axis] - 1) * access.steps[axis] + 1);
     };
     std::multimap<int64_t, unsigned> byStart;
     int64_t longest = 0;

@@ -127,9 +127,9 @@ private:
     } else if (auto alloc = dyn_cast<AllocOp>(op)) {
       addStorage(alloc.getMemref(), alloc.getAddress(), false, false);
     } else if (auto view = dyn_cast<ViewOp>(op)) {
-      views[view.getResult()] = windowOf(
-          view.getSource(), view.getOffsets(), view.getSizes(),
-          SmallVector<int64_t>(view.getOffsets().size(), 1));
+      views[view.getResult()] =
+          windowOf(view.getSource(), view.getOffsets(), view.getSizes(),
+                   SmallVector<int64_t>(view.getOffsets().size(), 1));
     } else if (isa<memref::CollapseShapeOp, memref::ExpandShapeOp>(op)) {
       // Its uses are read as uses of the source.
     } else if (auto entry = dyn_cast<OperatorOp>(op)) {
@@ -212,9 +212,8 @@ private:
   }
 
   void readCopy(CopyOp copy) {
-    Access array =
-        windowOf(copy.getArray(), copy.getOffsets(), copy.getSizes(),
-                 copy.getWindowSteps());
+    Access array = windowOf(copy.getArray(), copy.getOffsets(), copy.getSizes(),
+                            copy.getWindowSteps());
     Access tile = accessOf(copy.getTile());
     bool load = copy.getLoad();
     (load ? array : tile).reads = true;
@@ -270,8 +269,7 @@ private:
           continue;
         Effect &effect = effects[argument.getArgNumber()];
         effect.writes |= op.isDpsInit(&operand);
-        effect.reads |=
-            !op.isDpsInit(&operand) || op.payloadUsesValueFromOperand(&operand);
+        effect.reads |= op.payloadUsesValueFromOperand(&operand);
       }
     return effects;
   }

@@ -28,7 +28,7 @@ int64_t bytesOf(Type element, ArrayRef<int64_t> shape) {
 struct TileInfo {
   AffineMap map;
   SmallVector<bool> walked; // by which dimensions of the domain
-  MemRefType array; // null for scratch
+  MemRefType array;         // null for scratch
   Type element;
   bool input = false, output = false;
 };
@@ -38,7 +38,7 @@ struct StageInfo {
   tile::Engine engine;
   linalg::LinalgOp op;
   SmallVector<unsigned> operands; // tiles
-  SmallVector<unsigned> dims; // of the group that the stage's cost depends on
+  SmallVector<unsigned> dims;   // of the group that the stage's cost depends on
   SmallVector<unsigned> matrix; // RedMulE: whether each belongs to M, N or K
   std::map<SmallVector<int64_t>, int64_t> memo;
 };
@@ -73,8 +73,8 @@ struct GroupCostModel::Impl {
       if (shared)
         continue;
       tileOf[argument] = tiles.size();
-      tiles.push_back({map, dimsOf(map), type, type.getElementType(), !output,
-                       output});
+      tiles.push_back(
+          {map, dimsOf(map), type, type.getElementType(), !output, output});
     }
     for (auto scratch : block.getOps<tile::ScratchOp>()) {
       tileOf[scratch.getMemref()] = tiles.size();
@@ -111,8 +111,7 @@ struct GroupCostModel::Impl {
   /// The packed tile's shape under tile sizes that are set by `setTiles`.
   SmallVector<int64_t> shapeOf(const TileInfo &tile,
                                ArrayRef<int64_t> extent) const {
-    return SmallVector<int64_t>(
-        windows[&tile - tiles.data()].shape(extent));
+    return SmallVector<int64_t>(windows[&tile - tiles.data()].shape(extent));
   }
 
   void setTiles(ArrayRef<int64_t> tileSizes) {
@@ -262,34 +261,33 @@ struct GroupCostModel::Impl {
       if (level == tile::Level::L1)
         continue;
       int64_t times = refetches(tile.walked, tileSizes, order);
-      forEachKind(tileSizes, tile.walked,
-                  [&](ArrayRef<int64_t> extent, int64_t count) {
-                    SmallVector<int64_t> shape = shapeOf(tile, extent);
-                    tile::WindowNest nest = window(tile, shape);
-                    int64_t lines = nest.runs(), lineBytes = nest.run;
-                    int64_t dma = level == tile::Level::L2
-                                      ? dmaCycles(target, nest.commands(),
-                                                  lines, lineBytes)
-                                      : dmaCycles(target, 1, 1,
-                                                  lines * lineBytes);
-                    int64_t moved = bytesOf(tile.element, shape);
-                    if (tile.input) {
-                      dmaIn += dma * count * times;
-                      cost.movedBytes += moved * count * times;
-                      if (level == tile::Level::L3)
-                        hyperIn += hyperCycles(target, lines, lineBytes,
-                                               /*toL3=*/false) *
-                                   count * times;
-                    }
-                    if (tile.output) {
-                      dmaOut += dma * count;
-                      cost.movedBytes += moved * count;
-                      if (level == tile::Level::L3)
-                        hyperOut += hyperCycles(target, lines, lineBytes,
-                                                /*toL3=*/true) *
-                                    count;
-                    }
-                  });
+      forEachKind(
+          tileSizes, tile.walked, [&](ArrayRef<int64_t> extent, int64_t count) {
+            SmallVector<int64_t> shape = shapeOf(tile, extent);
+            tile::WindowNest nest = window(tile, shape);
+            int64_t lines = nest.runs(), lineBytes = nest.run;
+            int64_t dma =
+                level == tile::Level::L2
+                    ? dmaCycles(target, nest.commands(), lines, lineBytes)
+                    : dmaCycles(target, 1, 1, lines * lineBytes);
+            int64_t moved = bytesOf(tile.element, shape);
+            if (tile.input) {
+              dmaIn += dma * count * times;
+              cost.movedBytes += moved * count * times;
+              if (level == tile::Level::L3)
+                hyperIn += hyperCycles(target, lines, lineBytes,
+                                       /*toL3=*/false) *
+                           count * times;
+            }
+            if (tile.output) {
+              dmaOut += dma * count;
+              cost.movedBytes += moved * count;
+              if (level == tile::Level::L3)
+                hyperOut += hyperCycles(target, lines, lineBytes,
+                                        /*toL3=*/true) *
+                            count;
+            }
+          });
     }
 
     cost.dma = combine({dmaIn, dmaOut});
@@ -325,11 +323,19 @@ struct GroupCostModel::Impl {
       (stage.engine == tile::Engine::RedMulE ? exposedJob : exposedCores) +=
           once;
     }
-    cost.total =
-        overlaps && hasRedmule
-            ? std::max({cost.dma, cost.hyper, cost.redmule + exposedCores,
-                        cost.cores + exposedJob})
-            : combine({cost.dma, cost.hyper, cost.redmule, cost.cores});
+    if (hasRedmule && overlaps) {
+      // Beside RedMulE, which takes most banks, cores and DMA wait for theirs.
+      int64_t most = std::max({cost.dma, cost.redmule, cost.cores, int64_t(1)});
+      int64_t slower = target.integer("redmule", "beside_percent") - 100;
+      auto beside = [&](int64_t cycles) {
+        return cycles + cycles * slower * cost.redmule / (100 * most);
+      };
+      cost.total =
+          std::max({beside(cost.dma), cost.hyper, cost.redmule + exposedCores,
+                    beside(cost.cores) + exposedJob});
+    } else {
+      cost.total = combine({cost.dma, cost.hyper, cost.redmule, cost.cores});
+    }
     return cost;
   }
 
@@ -433,17 +439,19 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
   ArrayRef<int64_t> sizes = group.getSizes();
   SmallVector<SmallVector<int64_t>> candidates;
   for (auto [dim, size] : llvm::enumerate(sizes))
-    candidates.push_back(
-        llvm::is_contained(whole, (int64_t)dim)  ? SmallVector<int64_t>{size}
-        : llvm::is_contained(unit, (int64_t)dim) ? SmallVector<int64_t>{1}
-                                                 : candidateSizes(size,
-                                                                  exhaustive));
+    candidates.push_back(llvm::is_contained(whole, (int64_t)dim)
+                             ? SmallVector<int64_t>{size}
+                         : llvm::is_contained(unit, (int64_t)dim)
+                             ? SmallVector<int64_t>{1}
+                             : candidateSizes(size, exhaustive));
   SmallVector<SmallVector<int64_t>> orders =
       loopOrders(sizes, candidates, group.getReductions());
 
   constexpr int64_t unknown = std::numeric_limits<int64_t>::max();
   result.smallest = unknown;
   auto better = [](const TileChoice &a, const TileChoice &b) {
+    if (a.cost.total == unknown || b.cost.total == unknown)
+      return a.cost.total < b.cost.total;
     return std::make_tuple(a.cost.total,
                            a.cost.cores + a.cost.redmule + a.cost.dma,
                            a.cost.l1Bytes) <
@@ -451,9 +459,14 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
                            b.cost.cores + b.cost.redmule + b.cost.dma,
                            b.cost.l1Bytes);
   };
+  TileChoice none;
+  none.cost.total = unknown;
+  auto found = [&](const TileChoice &choice) {
+    return choice.cost.total != unknown;
+  };
   // Tile sizes in their best order, if that costs no more than `bound`.
   auto evaluate = [&](ArrayRef<int64_t> tiles, int64_t bound) {
-    TileChoice best;
+    TileChoice best = none;
     for (ArrayRef<int64_t> order : orders) {
       TileChoice choice;
       choice.cost = model.evaluate(tiles, order, budget, bound);
@@ -461,8 +474,7 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
       result.smallest = std::min(result.smallest, choice.cost.minBytes);
       if (choice.cost.minBytes > budget)
         break; // in any order
-      if (choice.cost.total == unknown ||
-          (!best.tiles.empty() && !better(choice, best)))
+      if (!better(choice, best))
         continue;
       choice.tiles.assign(tiles.begin(), tiles.end());
       choice.order.assign(order.begin(), order.end());
@@ -473,9 +485,8 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
   };
   // Takes other tile sizes if they are better.
   auto improve = [&](TileChoice &best, ArrayRef<int64_t> tiles) {
-    TileChoice choice =
-        evaluate(tiles, best.tiles.empty() ? unknown : best.cost.total);
-    if (choice.tiles.empty() || (!best.tiles.empty() && !better(choice, best)))
+    TileChoice choice = evaluate(tiles, best.cost.total);
+    if (!better(choice, best))
       return false;
     best = std::move(choice);
     return true;
@@ -489,8 +500,7 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
     if (dim == sizes.size()) {
       TileChoice choice = evaluate(
           tiles, starts.size() < few ? unknown : starts.back().cost.total);
-      if (choice.tiles.empty() ||
-          (starts.size() == few && !better(choice, starts.back())))
+      if (!better(choice, starts.size() < few ? none : starts.back()))
         return;
       if (starts.size() == few)
         starts.pop_back();
@@ -506,7 +516,7 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
   // Of a grid with too many points: from the smallest tiles and from the
   // largest that fit, to the best other size of one dimension, or of two.
   auto climb = [&] {
-    TileChoice best;
+    TileChoice best = none;
     for (unsigned dim = 0; dim < sizes.size(); ++dim)
       tiles[dim] = candidates[dim].back();
     improve(best, tiles);
@@ -553,9 +563,9 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
         }
       return false;
     };
-    while (!best.tiles.empty() && (changeOne() || changeTwo()))
+    while (found(best) && (changeOne() || changeTwo()))
       ;
-    if (!best.tiles.empty())
+    if (found(best))
       starts.push_back(std::move(best));
   };
   int64_t points = 1;

@@ -58,8 +58,8 @@ SmallVector<Box> subtract(const Box &from, const Box &what) {
     int64_t begin = core.offsets[dim], end = begin + core.sizes[dim];
     int64_t cutBegin = std::max(begin, what.offsets[dim]),
             cutEnd = std::min(end, what.last(dim) + 1);
-    for (auto [first, past] : {std::make_pair(begin, cutBegin),
-                               std::make_pair(cutEnd, end)}) {
+    for (auto [first, past] :
+         {std::make_pair(begin, cutBegin), std::make_pair(cutEnd, end)}) {
       Box side = core;
       side.offsets[dim] = first;
       side.sizes[dim] = past - first;
@@ -84,7 +84,8 @@ public:
   void run(DenseMap<Value, tensor::InsertSliceOp> &insertedBy,
            SmallVectorImpl<std::pair<Value, Value>> &overwritten) {
     for (Operation &op : llvm::make_early_inc_range(block)) {
-      if (isReshape(&op) && op.getOperand(0).getDefiningOp<tensor::ExtractSliceOp>())
+      if (isReshape(&op) &&
+          op.getOperand(0).getDefiningOp<tensor::ExtractSliceOp>())
         copyOperand(op.getOpOperand(0));
       // Where a constant cannot become part of the computation, it is an array.
       if (auto matmul = dyn_cast<linalg::MatmulOp>(op))
@@ -115,17 +116,16 @@ private:
              TypedAttr constant) {
     Value empty = tensor::EmptyOp::create(builder, location, type.getShape(),
                                           type.getElementType());
-    SmallVector<AffineMap> maps(
-        inputs.size() + 1, builder.getMultiDimIdentityMap(type.getRank()));
+    SmallVector<AffineMap> maps(inputs.size() + 1,
+                                builder.getMultiDimIdentityMap(type.getRank()));
     SmallVector<utils::IteratorType> loops(type.getRank(),
                                            utils::IteratorType::parallel);
     return linalg::GenericOp::create(
                builder, location, type, inputs, empty, maps, loops,
                [&](OpBuilder &b, Location l, ValueRange values) {
-                 Value value = constant
-                                   ? Value(arith::ConstantOp::create(b, l,
-                                                                     constant))
-                                   : values[0];
+                 Value value =
+                     constant ? Value(arith::ConstantOp::create(b, l, constant))
+                              : values[0];
                  linalg::YieldOp::create(b, l, value);
                })
         .getResult(0);
@@ -153,9 +153,8 @@ private:
                     DenseMap<Value, tensor::InsertSliceOp> &insertedBy,
                     SmallVectorImpl<std::pair<Value, Value>> &overwritten) {
     SmallVector<tensor::InsertSliceOp> chain{end};
-    while (auto before = chain.back()
-                             .getDest()
-                             .getDefiningOp<tensor::InsertSliceOp>()) {
+    while (auto before =
+               chain.back().getDest().getDefiningOp<tensor::InsertSliceOp>()) {
       if (!continues(before))
         break;
       chain.push_back(before);
@@ -229,8 +228,7 @@ private:
     Value source = part.getSource();
     auto producer = source.getDefiningOp<linalg::LinalgOp>();
     if (!producer || isa<linalg::FillOp>(producer.getOperation()) ||
-        insertedBy.count(source) ||
-        (overwrittenLater && !source.hasOneUse()))
+        insertedBy.count(source) || (overwrittenLater && !source.hasOneUse()))
       return false;
     // An array of its own is needed by what is assigned, returned or reshaped.
     return llvm::all_of(source.getUses(), [&](OpOperand &use) {

@@ -26,9 +26,7 @@ public:
   static StepViews prepare(mlir::func::FuncOp step);
 
   TensorView viewOf(mlir::Value tensor) const;
-  mlir::Value rootOf(mlir::Value tensor) const {
-    return viewOf(tensor).root;
-  }
+  mlir::Value rootOf(mlir::Value tensor) const { return viewOf(tensor).root; }
   /// The results of operators (or arguments, parameters, constants) that a
   /// tensor's elements come from.
   llvm::SmallVector<mlir::Value> sourcesOf(mlir::Value tensor) const;

@@ -4,7 +4,9 @@ import ctypes
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import mlir
 import numpy as np
 from mlir.execution_engine import ExecutionEngine
 from mlir.ir import (
@@ -165,7 +167,9 @@ class HostStep:
         self.updated = [spec.name for spec in self.parameters if spec.name in assigned]
         self._loss = [TensorSpec.of("loss", type_) for type_ in step.type.results]
         run_pipeline(module, "td-host")
-        self._engine = ExecutionEngine(module, opt_level=2)
+        # Copies between strided views are calls of a function of MLIR's runtime library.
+        library = Path(mlir.__path__[0]) / "lib" / "libmlir_c_runner_utils.so"
+        self._engine = ExecutionEngine(module, opt_level=2, shared_libs=[str(library)])
 
     def initial_state(self) -> dict[str, np.ndarray]:
         """Optimizer state before the first step: zeros."""
@@ -185,7 +189,8 @@ class HostStep:
             for spec in specs:
                 if spec.name not in given:
                     raise TrainDeeployError(f"the {what} '{spec.name}' is missing")
-                arrays.append(spec.check(given[spec.name]))
+                # A copy: what the step overwrites is not the caller's.
+                arrays.append(np.array(spec.check(given[spec.name])))
         by_name = {spec.name: spec for spec in self.parameters}
         results = [spec.empty() for spec in self._loss]
         results += [by_name[name].empty() for name in self.updated]

@@ -122,9 +122,7 @@ class Step:
         kind = "collapse" if len(shape) < len(x.shape) else "expand"
         result = Tensor("", shape)
         sizes = f" output_shape {list(shape)}" if kind == "expand" else ""
-        return self.emit(
-            shape, f"tensor.{kind}_shape {x.name} {groups}{sizes} : {x.type} into {result.type}"
-        )
+        return self.emit(shape, f"tensor.{kind}_shape {x.name} {groups}{sizes} : {x.type} into {result.type}")
 
     def pad(self, x: Tensor, by: int, *, number: float = 0.0) -> Tensor:
         """Height and width of NHWC, both sides."""
@@ -155,11 +153,12 @@ class Step:
         """Compares what the step assigns on the simulator with the host."""
         _, expected = HostStep(self.text())(self.values, {"lr": np.asarray(0.5, np.float32)})
         outcome = self.simulate(target)
-        assert outcome.losses == [0.5]
+        assert float(outcome.outputs[0]["loss"]) == 0.5
         for name, value in expected.items():
-            actual = outcome.params[name] if name in outcome.params else outcome.all_params[name]
             scale = max(1e-6, float(np.abs(value).max()))
-            np.testing.assert_allclose(actual, value, rtol=0, atol=tolerance * scale, err_msg=name)
+            np.testing.assert_allclose(
+                outcome.values[name], value, rtol=0, atol=tolerance * scale, err_msg=name
+            )
         return outcome
 
 

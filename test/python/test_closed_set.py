@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from closed_set import Step, Tensor
 
+from closed_set import Step, Tensor
 from traindeeploy.target import load_target
 
 TARGETS = ("pulp-redmule", "pulp")
@@ -116,9 +116,7 @@ def test_attention(tokens: int, heads: int, size: int, target: str) -> None:
     projected = []
     for _ in range(3):
         w = step.read((full, full), scale=0.3)
-        y = step.contract(
-            "m k n", "n", (x, "m, n"), (w, "k, n"), (step.fill((tokens, full)), "m, k")
-        )
+        y = step.contract("m k n", "n", (x, "m, n"), (w, "k, n"), (step.fill((tokens, full)), "m, k"))
         projected.append(step.reshape(y, (tokens, heads, size), "[[0], [1, 2]]"))
     q, k, v = projected
     scores = step.contract(
@@ -139,7 +137,11 @@ def test_attention(tokens: int, heads: int, size: int, target: str) -> None:
         "%d = arith.subf %a0, %a1 : f32\n%r = math.exp %d : f32",
     )
     total = step.generic(
-        "h t s", "s", [(exps, "h, t, s")], (step.fill((heads, tokens)), "h, t"), "%r = arith.addf %a0, %o : f32"
+        "h t s",
+        "s",
+        [(exps, "h, t, s")],
+        (step.fill((heads, tokens)), "h, t"),
+        "%r = arith.addf %a0, %o : f32",
     )
     weights = step.generic(
         "h t s",
@@ -161,7 +163,8 @@ def test_attention(tokens: int, heads: int, size: int, target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
-    ("shape", "k", "stride", "padding"), [((1, 32, 32, 8), 3, 2, 1), ((2, 7, 9, 3), 2, 2, 0), ((1, 5, 5, 1), 3, 1, 1)]
+    ("shape", "k", "stride", "padding"),
+    [((1, 32, 32, 8), 3, 2, 1), ((2, 7, 9, 3), 2, 2, 0), ((1, 5, 5, 1), 3, 1, 1)],
 )
 def test_pooling(shape: tuple[int, ...], k: int, stride: int, padding: int, target: str) -> None:
     step = Step()
