@@ -324,15 +324,13 @@ struct GroupCostModel::Impl {
           once;
     }
     if (hasRedmule && overlaps) {
-      // Beside RedMulE, which takes most banks, cores and DMA wait for theirs.
+      // Beside RedMulE, which takes most banks, the DMA waits for its.
       int64_t most = std::max({cost.dma, cost.redmule, cost.cores, int64_t(1)});
       int64_t slower = target.integer("redmule", "beside_percent") - 100;
-      auto beside = [&](int64_t cycles) {
-        return cycles + cycles * slower * cost.redmule / (100 * most);
-      };
-      cost.total =
-          std::max({beside(cost.dma), cost.hyper, cost.redmule + exposedCores,
-                    beside(cost.cores) + exposedJob});
+      int64_t beside =
+          cost.dma + cost.dma * slower * cost.redmule / (100 * most);
+      cost.total = std::max({beside, cost.hyper, cost.redmule + exposedCores,
+                             cost.cores + exposedJob});
     } else {
       cost.total = combine({cost.dma, cost.hyper, cost.redmule, cost.cores});
     }
