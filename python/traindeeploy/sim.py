@@ -160,7 +160,7 @@ class Simulator:
             (`slti x0, x0, 1`) and marker 2 (`slti x0, x0, 2`) in program time, or none.
         job_log_limit: the most entries that a list takes; `RunResult.dropped_jobs` counts the rest.
         check: stop at the first access that is not right (docs/simulator.md); with a MemoryMap, also at
-            those outside of its arrays and stacks. About three times slower, with the same results.
+            those outside of its arrays and stacks. Slower, with the same results.
         on_step: called with the logs of each step (from marker 1 to marker 2), which are then dropped: so a
             run may be of any length.
         kernels: entry points; calls of these on cores other than 0, which marks its own, are noted as
