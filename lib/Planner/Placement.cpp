@@ -16,9 +16,20 @@ int64_t PlannedBuffer::bytes() const {
 
 namespace {
 
-/// Bytes that a level must hold at once: what persists plus the largest sum of
-/// temporaries that live beside each other.
-int64_t peakBytes(ArrayRef<PlannedBuffer> buffers, tile::Level level) {
+/// What a level must hold at once: what persists plus the largest sum of
+/// temporaries that live beside each other, with a margin for these in percent.
+struct Peak {
+  int64_t bytes = 0;
+  unsigned group = 0; // where the temporaries are most
+
+  bool includes(const PlannedBuffer &buffer) const {
+    return buffer.role != tile::Role::Temporary ||
+           (buffer.firstGroup <= group && group <= buffer.lastGroup);
+  }
+};
+
+Peak peakOf(ArrayRef<PlannedBuffer> buffers, tile::Level level,
+            int64_t margin = 0) {
   int64_t persistent = 0;
   unsigned groups = 0;
   for (const PlannedBuffer &buffer : buffers)
@@ -34,10 +45,23 @@ int64_t peakBytes(ArrayRef<PlannedBuffer> buffers, tile::Level level) {
       change[buffer.lastGroup + 1] -= buffer.bytes();
     }
   }
-  int64_t live = 0, peak = 0;
-  for (int64_t delta : change)
-    peak = std::max(peak, live += delta);
-  return persistent + peak;
+  int64_t live = 0, most = 0;
+  Peak peak;
+  for (auto [group, delta] : llvm::enumerate(change))
+    if ((live += delta) > most) {
+      most = live;
+      peak.group = group;
+    }
+  peak.bytes = persistent + most + most * margin / 100;
+  return peak;
+}
+
+// Live ranges overlap a little more than group by group once jobs overlap.
+constexpr int64_t margin = 3;
+
+int64_t capacityOfL2(const Target &target, int64_t operators) {
+  RuntimeLayout layout(target, operators);
+  return layout.l2End() - layout.l2Begin();
 }
 
 } // namespace
@@ -46,23 +70,20 @@ LogicalResult placeBuffers(const Target &target, int64_t operators,
                            Operation *op,
                            MutableArrayRef<PlannedBuffer> buffers) {
   RuntimeLayout layout(target, operators);
-  int64_t capacity = layout.l2End() - layout.l2Begin(),
+  int64_t capacity = capacityOfL2(target, operators),
           l1 = layout.l1End() - layout.l1Begin();
-  // Live ranges overlap a little more than group by group once jobs overlap.
   auto fits = [&](int64_t staging) {
-    int64_t peak = peakBytes(buffers, tile::Level::L2);
-    return peak + peak / 32 + staging <= capacity;
+    return peakOf(buffers, tile::Level::L2, margin).bytes + staging <= capacity;
   };
   if (fits(0))
     return success();
   if (!target.has("memory.l3"))
     return op->emitError() << "the training step needs "
-                           << peakBytes(buffers, tile::Level::L2)
+                           << peakOf(buffers, tile::Level::L2).bytes
                            << " bytes of L2, and " << capacity
                            << " are available on a target without L3";
-  // What passes between L1 and L3 is staged in L2, at most what L1 holds,
-  // twice.
-  int64_t staging = 2 * l1;
+  // What passes between L1 and L3 is staged in L2, at most what L1 holds.
+  int64_t staging = l1;
   SmallVector<PlannedBuffer *> order;
   for (PlannedBuffer &buffer : buffers)
     if (buffer.role != tile::Role::Output &&
@@ -72,15 +93,17 @@ LogicalResult placeBuffers(const Target &target, int64_t operators,
     return std::make_pair(a->uses, -a->bytes()) <
            std::make_pair(b->uses, -b->bytes());
   });
-  // Small buffers win little: the largest go first, then the rest.
+  // Small buffers win little: the largest go first, then the rest. What is not
+  // there when memory is fullest stays.
   for (int64_t least : {capacity / 16, int64_t(0)})
     for (PlannedBuffer *buffer : order) {
       if (fits(staging))
         break;
-      if (buffer->level == tile::Level::L2 && buffer->bytes() > least)
+      if (buffer->level == tile::Level::L2 && buffer->bytes() > least &&
+          peakOf(buffers, tile::Level::L2, margin).includes(*buffer))
         buffer->level = tile::Level::L3;
     }
-  int64_t needed = peakBytes(buffers, tile::Level::L3),
+  int64_t needed = peakOf(buffers, tile::Level::L3).bytes,
           available = target.integer("memory.l3", "size");
   if (needed > available) {
     const PlannedBuffer *largest = order.front();

@@ -511,27 +511,10 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
       self(self, dim + 1);
     }
   };
-  // Of a grid with too many points: from the smallest tiles and from the
-  // largest that fit, to the best other size of one dimension, or of two.
-  auto climb = [&] {
-    TileChoice best = none;
-    for (unsigned dim = 0; dim < sizes.size(); ++dim)
-      tiles[dim] = candidates[dim].back();
-    improve(best, tiles);
-    for (unsigned dim = 0; dim < sizes.size(); ++dim)
-      tiles[dim] = candidates[dim].front();
-    while (!improve(best, tiles)) {
-      unsigned longest = sizes.size();
-      for (unsigned dim = 0; dim < sizes.size(); ++dim)
-        if (tiles[dim] > candidates[dim].back() &&
-            (longest == sizes.size() || tiles[dim] > tiles[longest]))
-          longest = dim;
-      if (longest == sizes.size())
-        break;
-      tiles[longest] = *llvm::find_if(candidates[longest], [&](int64_t tile) {
-        return tile < tiles[longest];
-      });
-    }
+  // In a grid with too many points: from the smallest tiles, and from the
+  // largest that fit with what is summed over left whole, or cut first, to the
+  // best other size of one dimension, or of two.
+  auto climb = [&](TileChoice best) {
     auto changeOne = [&] {
       bool improved = false;
       for (unsigned dim = 0; dim < sizes.size(); ++dim) {
@@ -566,6 +549,35 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
     if (found(best))
       starts.push_back(std::move(best));
   };
+  auto climbFromAll = [&] {
+    TileChoice smallest = none;
+    for (unsigned dim = 0; dim < sizes.size(); ++dim)
+      tiles[dim] = candidates[dim].back();
+    improve(smallest, tiles);
+    climb(std::move(smallest));
+    for (bool cutSums : {false, true}) {
+      TileChoice largest = none;
+      for (unsigned dim = 0; dim < sizes.size(); ++dim)
+        tiles[dim] = candidates[dim].front();
+      while (!improve(largest, tiles)) {
+        // Cuts the longest dimension, of the kind that is cut first.
+        std::optional<unsigned> cut;
+        auto rank = [&](unsigned dim) {
+          bool summed = llvm::is_contained(group.getReductions(), (int64_t)dim);
+          return std::make_pair(summed == cutSums, tiles[dim]);
+        };
+        for (unsigned dim = 0; dim < sizes.size(); ++dim)
+          if (tiles[dim] > candidates[dim].back() &&
+              (!cut || rank(dim) > rank(*cut)))
+            cut = dim;
+        if (!cut)
+          break;
+        tiles[*cut] = *llvm::find_if(
+            candidates[*cut], [&](int64_t tile) { return tile < tiles[*cut]; });
+      }
+      climb(std::move(largest));
+    }
+  };
   int64_t points = 1;
   constexpr int64_t most = 10000;
   for (ArrayRef<int64_t> list : candidates)
@@ -573,7 +585,7 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
   if (exhaustive || points <= most)
     recurse(recurse, 0);
   else
-    climb();
+    climbFromAll();
 
   // Descend from each of them in small steps.
   for (TileChoice &best : starts)
