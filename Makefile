@@ -1,5 +1,6 @@
 # make demo   fine-tune Deep-AE on the simulated SoC, compared with PyTorch
 # make test   formatting, static checks, lit and pytest
+# make test-gvsoc  tdsim against GVSoC (docs/gvsoc.md), which TRAINDEEPLOY_GVSOC names
 # make bench  the figures of the project as a table
 # make format rewrite sources in the project's format
 # make clean  remove the build and the environment
@@ -17,7 +18,7 @@ SOURCES := pyproject.toml CMakeLists.txt \
   $(shell find dialects passes lib tools python -not -path '*/__pycache__*' \( -type d -o -type f \))
 CXX_SOURCES = $(shell git ls-files '*.cpp' '*.h' '*.c')
 
-.PHONY: demo test bench format check clean
+.PHONY: demo test test-gvsoc bench format check clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/package $(STAMPS)/torch
@@ -25,6 +26,9 @@ demo: $(STAMPS)/package $(STAMPS)/torch
 
 test: $(STAMPS)/package $(STAMPS)/torch $(STAMPS)/test
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/run_tests.py
+
+test-gvsoc: $(STAMPS)/package $(STAMPS)/torch $(STAMPS)/gvsoc
+	@$(BIN)/python test/gvsoc/agreement.py
 
 bench: $(STAMPS)/package
 	@$(BIN)/python benchmarks/deep_ae.py
@@ -51,6 +55,11 @@ $(STAMPS)/build: pyproject.toml $(STAMPS)/created
 $(STAMPS)/torch: pyproject.toml $(STAMPS)/build
 	@echo "==> Installing PyTorch from PyPI (1-2 minutes)"
 	@$(BIN)/python tools/requirements.py torch > $@.txt
+	@$(PIP) -r $@.txt
+	@touch $@
+
+$(STAMPS)/gvsoc: pyproject.toml $(STAMPS)/build
+	@$(BIN)/python tools/requirements.py gvsoc > $@.txt
 	@$(PIP) -r $@.txt
 	@touch $@
 

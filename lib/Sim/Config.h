@@ -44,9 +44,10 @@ struct Config {
   uint32_t standardOutput = 0;
 
   // Core timing, all in cycles.
-  uint32_t mul = 0;          // an integer multiplication
-  uint32_t mulDependent = 0; // the same when the next instruction needs it
-  uint32_t div = 0;
+  uint32_t mul = 0;              // an integer multiplication
+  uint32_t mulDependent = 0;     // the same when the next instruction needs it
+  uint32_t mulh = 0;             // the upper half of a product
+  uint32_t div = 0;              // of a division by a number of two bits
   uint32_t loadUse = 0;          // extra when the next instruction needs a load
   uint32_t l2Access = 0;         // load or store to L2, or of the host to L1
   uint32_t peripheralAccess = 0; // load or store to a cluster peripheral
@@ -56,6 +57,11 @@ struct Config {
   uint32_t jump = 0;
   uint32_t wakeUp = 0;        // from an event to the core's next instruction
   uint32_t icacheOffLine = 0; // a 16 byte line with the cache off
+
+  // The cluster's instruction caches: each core's own, and shared banks.
+  uint32_t icacheOwnSets = 0, icacheOwnWays = 0;
+  uint32_t icacheBanks = 0, icacheSets = 0, icacheWays = 0;
+  uint32_t icacheRefill = 0; // cycles that each of both adds to a refill
 
   // Floating point.
   uint32_t fpus = 0;               // core i uses unit i modulo fpus

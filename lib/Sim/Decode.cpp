@@ -486,17 +486,21 @@ Insn decode(const Config &config, uint32_t pc, uint32_t raw, uint32_t next,
   }
 
   switch (i.op) {
-  case Op::Mul:
   case Op::Mulh:
   case Op::Mulhsu:
   case Op::Mulhu:
+    i.cycles = uint8_t(config.mulh);
+    if (reads(next, rd))
+      i.cycles = uint8_t(i.cycles + config.mulDependent - config.mul);
+    break;
+  case Op::Mul:
     i.cycles = uint8_t(reads(next, rd) ? config.mulDependent : config.mul);
     break;
   case Op::Div:
   case Op::Divu:
   case Op::Rem:
   case Op::Remu:
-    i.cycles = uint8_t(config.div);
+    i.cycles = 1; // the rest depends on the divisor
     break;
   case Op::Illegal:
     load = store = false;

@@ -9,10 +9,11 @@ namespace tdsim {
 
 // Undecoded comes first: memory that calloc returns is undecoded code.
 // HwLoopEnd stands in for the last instruction of a hardware loop, whose own
-// operation moves to Insn::real.
+// operation moves to Insn::real. So does Entry where execution can enter a line
+// of the instruction cache.
 // clang-format off
 #define TDSIM_OPERATIONS(X)                                                    \
-  X(Undecoded) X(HwLoopEnd) X(OutOfRegion) X(Illegal) X(Lui) X(Jal) X(Jalr)    \
+  X(Undecoded) X(HwLoopEnd) X(Entry) X(OutOfRegion) X(Illegal) X(Lui) X(Jal) X(Jalr)    \
   X(Beq) X(Bne) X(Blt) X(Bge) X(Bltu) X(Bgeu) X(BeqImm) X(BneImm) X(Lb)        \
   X(Lh) X(Lw) X(Lbu) X(Lhu) X(Sb) X(Sh) X(Sw) X(LbPost) X(LhPost) X(LwPost)    \
   X(LbuPost) X(LhuPost) X(SbPost) X(ShPost) X(SwPost) X(LbRegPost)             \

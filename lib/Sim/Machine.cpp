@@ -151,10 +151,12 @@ void Machine::schedule() {
   while (!exited) {
     // The actor furthest behind; among equals the first, which is what makes a
     // run repeatable.
-    uint64_t first = Never, second = Never;
+    uint64_t first = Never, second = Never, behind = Never;
     unsigned actor = 0;
     for (unsigned i = 0; i < times.size(); ++i) {
       uint64_t t = times[i];
+      if (i == config.clusterCores)
+        behind = first;
       if (t < first) {
         second = first;
         first = t;
@@ -175,16 +177,19 @@ void Machine::schedule() {
     uint64_t limit = first + LongestTurn;
     if (second != Never)
       limit = std::min(limit, second + Lookahead);
+    auto beforeCores = [&](uint64_t limit, uint64_t ahead) {
+      return behind == Never ? limit : std::min(limit, behind + ahead);
+    };
     // Waiting for a bank takes far less than the second half of the calendar.
     banks.clearUntil(first + BankCalendar::Size / 2 + LongestTurn);
     if (actor < cores.size())
       (this->*runCoreVariant)(cores[actor], limit, second);
     else if (actor < hyperActor)
-      runDma(actor - dmaActor, limit);
+      runDma(actor - dmaActor, beforeCores(limit, DmaAhead));
     else if (actor == hyperActor)
       runHyper();
     else
-      runRedmule(limit);
+      runRedmule(beforeCores(limit, RedmuleAhead));
   }
 }
 
@@ -271,19 +276,35 @@ void Machine::decodeAt(Insn *ip) {
   };
   uint32_t raw = word(pc);
   uint32_t length = (raw & 3) == 3 ? 4 : 2;
+  bool entered = ip->real == Op::Entry;
   *ip = decode(config, pc, raw, word(pc + length), word(pc - 4));
   bool relative =
       ip->op == Op::Jal || (ip->op >= Op::Beq && ip->op <= Op::BneImm);
+  uint32_t inLine = pc % InstructionCache::LineBytes;
+  bool edge = inLine == 0 || inLine == InstructionCache::LineBytes - 2;
   if (relative) {
     uint32_t target = pc + uint32_t(ip->imm) * 2;
     const MemoryRange &home =
         pc - config.l2.base < config.l2.size ? config.l2 : config.l1;
     if (target - home.base >= home.size)
       ip->op = ip->real = Op::OutOfRegion;
+    else
+      markEntry(ip + ip->imm);
   }
+  if (entered || edge)
+    markEntry(ip);
+}
+
+/// Execution can come to `ip` from elsewhere.
+void Machine::markEntry(Insn *ip) {
+  if (ip->op == Op::Undecoded)
+    ip->real = Op::Entry;
+  else if (ip->op != Op::HwLoopEnd)
+    ip->op = Op::Entry;
 }
 
 void Machine::flushDecoded() {
+  icache.flush();
   // Only the pages that hold code were ever touched, but which is not known:
   // fence.i is rare enough to sweep.
   for (uint32_t i = 0; i < config.l2.size / 2; ++i)
@@ -321,6 +342,7 @@ void Machine::startCore(Core &core, uint32_t pc, uint64_t time) {
                   core.host ? "the host core" : "a cluster core", pc);
     throw Stop(text);
   }
+  markEntry(core.ip);
   core.state = Core::State::Running;
   core.started = time;
   times[core.index] = time;

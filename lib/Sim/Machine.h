@@ -16,6 +16,7 @@
 #include "Config.h"
 #include "Decode.h"
 #include "Elf.h"
+#include "InstructionCache.h"
 #include "Semihosting.h"
 #include <array>
 #include <cstdint>
@@ -194,6 +195,9 @@ public:
 private:
   /// How far an actor may run ahead of the others, in cycles.
   static constexpr uint64_t Lookahead = 16;
+  // Who runs ahead wins the banks. So far engines may run ahead of the cores,
+  // which gives each the share that it has on GVSoC (benchmarks/gvsoc.json).
+  static constexpr uint64_t DmaAhead = 4, RedmuleAhead = 8;
   /// The longest turn, which bounds what the calendar must hold.
   static constexpr uint64_t LongestTurn = 512;
 
@@ -215,6 +219,7 @@ private:
   Insn *fetch(uint32_t pc);
   uint32_t pcOf(const Insn *ip) const;
   void decodeAt(Insn *ip);
+  void markEntry(Insn *ip);
   void flushDecoded();
   void setLoopEnd(Core &core, unsigned loop, uint32_t pc, uint64_t time);
   uint32_t readHalf(uint32_t address) const;
@@ -375,6 +380,7 @@ private:
   uint64_t fdivFree = 0;
   uint32_t hostFlags = 31; // what may be raised in the host's own unit
   bool clusterIcacheOn = false, hostIcacheOn = false;
+  InstructionCache icache{config};
 
   std::vector<std::string> outputLines;
   std::unique_ptr<Semihosting> semihosting;

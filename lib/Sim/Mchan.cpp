@@ -1,9 +1,9 @@
 //===- Mchan.cpp - The cluster's DMA --------------------------------------===//
 //
 // Each direction moves one command at a time, in bursts. A burst to L1 is
-// requested from L2, arrives after L2's latency and is written word by word
-// through the DMA's ports; a burst to L2 is read from L1 first. Several bursts
-// are in flight, so latency shows only in short lines. Commands follow each
+// requested from L2, arrives after a latency and is written word by word
+// through the DMA's ports; several are in flight. A burst to L2 is read from
+// L1, then the next one: a latency lies between them. Commands follow each
 // other without a gap.
 //
 //===----------------------------------------------------------------------===//
@@ -188,7 +188,9 @@ void Machine::runDma(unsigned index, uint64_t limit) {
       uint64_t &oldest =
           direction.completed[direction.bursts % config.dmaOutstanding];
       direction.issue = std::max(direction.issue + 1, oldest);
-      direction.available = direction.issue + (toL1 ? config.dmaLatency : 0);
+      if (!toL1)
+        direction.issue = std::max(direction.issue, direction.lastByte);
+      direction.available = direction.issue + config.dmaLatency;
     }
     while (direction.burst) {
       auto port =
@@ -214,13 +216,13 @@ void Machine::runDma(unsigned index, uint64_t limit) {
     }
     uint64_t end =
         *std::max_element(direction.ports.begin(), direction.ports.end());
-    direction.completed[direction.bursts++ % config.dmaOutstanding] =
-        end + (toL1 ? 0 : config.dmaLatency);
+    direction.completed[direction.bursts++ % config.dmaOutstanding] = end;
     if (!direction.left) {
-      // The event must not be early: it waits for its turn.
+      // The event comes with the last word, and must not be early: it waits for
+      // its turn.
       direction.ending = true;
-      direction.lastByte = end + (toL1 ? 0 : config.dmaLatency);
-      actorTime = std::max(now, direction.lastByte);
+      direction.lastByte = end;
+      actorTime = std::max(now, end - 1);
       return;
     }
     if (!direction.lineLeft) {
@@ -233,8 +235,8 @@ void Machine::runDma(unsigned index, uint64_t limit) {
 void Machine::dmaFinish(DmaDirection &direction, bool toL1) {
   const DmaCommand &command = direction.current;
   uint32_t length = command.words[0] & mchan::LengthMask;
-  logJob(dmaJobs, DmaJob{direction.started, now, length, toL1, command.words[1],
-                         command.words[2]});
+  logJob(dmaJobs, DmaJob{direction.started, now + 1, length, toL1,
+                         command.words[1], command.words[2]});
   direction.active = direction.ending = false;
   times[dmaActor + toL1] = Never;
   dmaPending[command.id] -= length;

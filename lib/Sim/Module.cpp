@@ -44,6 +44,7 @@ std::map<std::string, std::function<void(nb::handle)>> setters(Config &c) {
   FIELD("standard_output", standardOutput);
   FIELD("mul", mul);
   FIELD("mul_dependent", mulDependent);
+  FIELD("mulh", mulh);
   FIELD("div", div);
   FIELD("load_use", loadUse);
   FIELD("l2_access", l2Access);
@@ -54,6 +55,12 @@ std::map<std::string, std::function<void(nb::handle)>> setters(Config &c) {
   FIELD("jump", jump);
   FIELD("wake_up", wakeUp);
   FIELD("icache_off_line", icacheOffLine);
+  FIELD("icache_own_sets", icacheOwnSets);
+  FIELD("icache_own_ways", icacheOwnWays);
+  FIELD("icache_banks", icacheBanks);
+  FIELD("icache_sets", icacheSets);
+  FIELD("icache_ways", icacheWays);
+  FIELD("icache_refill", icacheRefill);
   FIELD("fpus", fpus);
   FIELD("fdiv32", fdiv32);
   FIELD("fdiv16", fdiv16);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from traindeeploy.sim import RunResult, Simulator
-from traindeeploy.target import load_target
+from traindeeploy.target import Target, load_target
 
 _BUILD = Path(tempfile.mkdtemp(prefix="tdsim-tests-"))
 
@@ -50,9 +51,11 @@ _start:
   csrr t0, mhartid
   li t1, 0x3E0
   bne t0, t1, cluster
-  li t0, 0x10201400
   li t1, 1
+  .ifndef FREE_FETCH
+  li t0, 0x10201400
   sw t1, 0(t0)
+  .endif
   li t0, 0x1A108800
   sw t1, 0(t0)
   .ifdef HOST_ONLY
@@ -88,9 +91,12 @@ cluster:
 """
 
 
-def build(source: str, *, cores: int = 1, host_only: bool = False, language: str = "S") -> Path:
+def build(
+    source: str, *, cores: int = 1, host_only: bool = False, free_fetch: bool = False, language: str = "S"
+) -> Path:
     """An ELF from assembly whose `main` runs on every started core with its id in a0, or from C."""
     options = [f"-Wa,--defsym,CORES={(1 << cores) - 1}"] + (["-Wa,--defsym,HOST_ONLY=1"] if host_only else [])
+    options += ["-Wa,--defsym,FREE_FETCH=1"] if free_fetch else []
     key = hashlib.sha256("\0".join([source, *options, language, START]).encode()).hexdigest()[:16]
     elf = _BUILD / f"{key}.elf"
     if not elf.exists():
@@ -113,11 +119,19 @@ def build(source: str, *, cores: int = 1, host_only: bool = False, language: str
 
 
 def run(source: str, *, target: str = "pulp-redmule", workdir: Path | None = None, **options) -> RunResult:
-    """Builds and runs; keyword arguments of `build` and of `Simulator.run`."""
-    building = {k: options.pop(k) for k in ("cores", "host_only", "language") if k in options}
+    """Builds and runs; keyword arguments of `build` and of `Simulator.run`.
+
+    free_fetch: instructions come at no cost, also the first time; what is timed is what they do.
+    """
+    building = {k: options.pop(k) for k in ("cores", "host_only", "language", "free_fetch") if k in options}
     elf = build(source, **building)
     options.setdefault("max_cycles", 50_000_000)
-    return Simulator(load_target(target)).run(elf, workdir or _BUILD, **options)
+    machine = load_target(target)
+    if building.get("free_fetch"):
+        description = copy.deepcopy(dict(machine.description))
+        description["cores"]["icache_off_line"] = 0
+        machine = Target(machine.name, description)
+    return Simulator(machine).run(elf, workdir or _BUILD, **options)
 
 
 def words(values: np.ndarray) -> str:

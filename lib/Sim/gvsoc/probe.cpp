@@ -83,13 +83,17 @@ private:
   template <typename Entry> void put(const Entry &entry) {
     std::fwrite(&entry, sizeof entry, 1, log);
   }
-  uint64_t now() { return uint64_t(clock.get_cycles()); }
+  // The bus has no clock of its own: `period` is that of the cluster's.
+  uint64_t now() {
+    return period ? uint64_t(time.get_time()) / period
+                  : uint64_t(clock.get_cycles());
+  }
 
   vp::Trace trace;
   Kind kind;
   FILE *log = nullptr;
   uint32_t base;
-  uint64_t maxCycles = 0;
+  uint64_t maxCycles = 0, period = 0;
   vp::ClockEvent *heart = nullptr;
 
   vp::IoSlave registers;
@@ -125,6 +129,7 @@ Probe::Probe(vp::ComponentConf &conf) : vp::Component(conf) {
   };
   base = uint32_t(number("base"));
   maxCycles = number("max_cycles");
+  period = number("period");
   heart = event_new(&Probe::beat);
   traces.new_trace("trace", &trace, vp::DEBUG);
   if (kind == Kind::Bus) {

@@ -18,6 +18,7 @@ from pulp.chips.pulp_open.cluster import Cluster as PulpOpenCluster
 TARGET_VARIABLE = "TRAINDEEPLOY_GVSOC_TARGET"
 CYCLES_VARIABLE = "TRAINDEEPLOY_GVSOC_CYCLES"
 BANK_BYTES = 4
+CACHE_LINE_BYTES = 16
 REDMULE_EVENT = 12
 HOST_HART_ID = 0x3E0  # of PULP-open's host core
 STOCK = "pulp/chips/pulp_open"
@@ -144,6 +145,13 @@ class Cluster(PulpOpenCluster):
             self.bind(*done, events, f"in_event_{REDMULE_EVENT}_pe_{core}")
 
 
+def logarithm(value):
+    """The logarithm of a power of two."""
+    if value & (value - 1):
+        raise RuntimeError(f"GVSoC has instruction caches of powers of two only, not of {value}")
+    return value.bit_length() - 1
+
+
 def place(mapping, base, size=None):
     """Moves a mapping of a configuration."""
     offset = int(mapping.get("remove_offset", mapping["base"]), 0) - int(mapping["base"], 0)
@@ -163,7 +171,15 @@ def cluster_configuration(stock, description):
     stock["l1"]["banking_factor"] = l1["banks"] // count
     place(stock["l1"]["mapping"], l1["base"], l1["size"])
     stock["l1"]["ts_mapping"]["size"] = hex(l1["size"])
-    stock["icache"]["config"].update(nb_cores=count, has_cc=False)
+    caches, stated = stock["icache"]["config"], description["icache"]
+    caches.update(nb_cores=count, has_cc=False, nb_l1_banks=stated["banks"])
+    for level, sets, ways in (("l0", "own_sets", "own_ways"), ("l1", "sets", "ways")):
+        caches[level].update(
+            nb_sets_bits=logarithm(stated[sets]),
+            nb_ways_bits=logarithm(stated[ways]),
+            line_size_bits=logarithm(CACHE_LINE_BYTES),
+            refill_latency=stated["refill"],
+        )
     peripherals, demux = stock["peripherals"], stock["demux_peripherals"]
     peripherals["event_unit"]["config"]["nb_core"] = count
     place(peripherals["cluster_ctrl"]["mapping"], devices["cluster_control"])
@@ -228,7 +244,8 @@ class Board(st.Component):
             cluster_config_file=str(files["cluster"]),
         )
         ram = Hyperram(self, "ram", size=description["memory"]["l3"]["size"])
-        probe = Probe(self, "probe_bus", "bus")
+        frequency = chip.get_component("cluster_clock").get_property("frequency", int)
+        probe = Probe(self, "probe_bus", "bus", period=10**12 // frequency)
         self.bind(chip, "hyper0_cs0_data", probe, "bus")
         self.bind(probe, "bus_out", ram, "input")
 
