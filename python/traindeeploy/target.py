@@ -58,6 +58,7 @@ _INTEGERS: dict[str, dict[str, tuple[int, int]]] = {
     "dma": {
         "bytes_per_cycle": (4, 32),
         "transfer_cycles": (1, 1000),
+        "start_cycles": (1, 1000),
         "max_bytes": (1, 131071),
         "burst_bytes": (4, 4096),
         "outstanding_bursts": (1, 64),
@@ -65,7 +66,7 @@ _INTEGERS: dict[str, dict[str, tuple[int, int]]] = {
         "core_queue": (1, 64),
         "global_queue": (1, 64),
     },
-    "hyperram": {"transfer_cycles": (0, 10000), "line_cycles": (0, 10000)},
+    "hyperram": {"transfer_cycles": (0, 10000), "start_cycles": (0, 10000), "line_cycles": (0, 10000)},
     "redmule": {
         "rows": (1, 64),
         "columns": (1, 64),
@@ -213,7 +214,7 @@ class Target:
             "fdiv32": d["fpu"]["fdiv32"],
             "fdiv16": d["fpu"]["fdiv16"],
             "dma_bytes_per_cycle": dma["bytes_per_cycle"],
-            "dma_transfer": dma["transfer_cycles"],
+            "dma_transfer": dma["start_cycles"],
             "dma_burst": dma["burst_bytes"],
             "dma_outstanding": dma["outstanding_bursts"],
             "dma_latency": dma["latency_cycles"],
@@ -221,7 +222,7 @@ class Target:
             "dma_global_queue": dma["global_queue"],
             "hyper_read_per_byte": float(d["hyperram"]["read_cycles_per_byte"]),
             "hyper_write_per_byte": float(d["hyperram"]["write_cycles_per_byte"]),
-            "hyper_transfer": d["hyperram"]["transfer_cycles"],
+            "hyper_transfer": d["hyperram"]["start_cycles"],
             "hyper_line": d["hyperram"]["line_cycles"],
             "redmule_rows": redmule["rows"] if redmule else 0,
             "redmule_columns": redmule["columns"] if redmule else 0,
@@ -322,8 +323,8 @@ def _check(name: str, description: Mapping[str, Any]) -> None:
         raise fail(f"memory.l1.banks = {banks} is not a power of two")
     if description["dma"]["bytes_per_cycle"] % 4:
         raise fail("dma.bytes_per_cycle must be a multiple of 4")
-    if description["dma"]["latency_cycles"] > description["dma"]["transfer_cycles"]:
-        raise fail("dma.latency_cycles is part of dma.transfer_cycles and cannot exceed it")
+    if description["dma"]["latency_cycles"] > description["dma"]["start_cycles"]:
+        raise fail("dma.latency_cycles is part of dma.start_cycles and cannot exceed it")
     devices = description["devices"]
     if devices["udma_hyperram"] != devices["udma_clock_gate"] + _HYPERRAM_OFFSET:
         raise fail(f"devices.udma_hyperram must be devices.udma_clock_gate + {_HYPERRAM_OFFSET:#x}")

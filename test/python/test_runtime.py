@@ -182,7 +182,8 @@ def test_engines_overlap_and_are_accounted() -> None:
     for feed, output in zip(feeds, outcome.outputs, strict=True):
         x = feed["x"].astype(np.float64)
         np.testing.assert_allclose(output["y"], x + x @ values["w"], atol=2e-5)
-    assert outcome.cycles[0] == outcome.cycles[1]
+    # The second step finds its code in the instruction caches.
+    assert 0.9 * outcome.cycles[0] < outcome.cycles[1] < outcome.cycles[0]
     busy = outcome.engines
     assert sum(outcome.cycles) < busy["dma"] + busy["redmule"] + busy["cores"]
     assert busy["dma_hidden"] > 0

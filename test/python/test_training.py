@@ -102,14 +102,15 @@ def test_deep_ae(target: str, batch: int, steps: int, momentum: float) -> None:
 
 
 def check_predictions(report: dict[str, Any]) -> None:
-    """Predicted cycles are within 20% of simulated ones for layers above 2% of a step.
+    """Predicted cycles are within 30% of simulated ones for layers above 2% of a step.
 
-    What instruction caches miss, some 5% of a step, is not predicted.
+    What instruction caches miss, some 5% of a step, is not predicted; nor is how much DMA, RedMulE and cores
+    take from each other, beyond a mean.
     """
     for layer in report["layers"]:
         predicted, measured = layer["predicted"]["total"], layer["measured"]["total"]
         if measured > 0.02 * report["cycles"]:
-            assert abs(predicted - measured) <= 0.20 * measured, (layer["name"], predicted, measured)
+            assert abs(predicted - measured) <= 0.30 * measured, (layer["name"], predicted, measured)
 
 
 def test_deep_ae_is_fast() -> None:
