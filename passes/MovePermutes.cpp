@@ -244,13 +244,66 @@ struct IntoMatmul : OpRewritePattern<MatmulOp> {
   }
 };
 
+/// The permute of zeros around a tensor is zeros around its permute.
+struct ThroughEmbed : OpRewritePattern<PermuteOp> {
+  using OpRewritePattern::OpRewritePattern;
+
+  LogicalResult matchAndRewrite(PermuteOp op,
+                                PatternRewriter &rewriter) const override {
+    auto embed = op.getInput().getDefiningOp<EmbedOp>();
+    if (!embed || !embed->hasOneUse())
+      return failure();
+    ArrayRef<int64_t> permutation = op.getPermutation();
+    SmallVector<int64_t> offsets, strides;
+    for (int64_t axis : permutation) {
+      offsets.push_back(embed.getOffsets()[axis]);
+      strides.push_back(embed.getStrides()[axis]);
+    }
+    Value inner =
+        PermuteOp::create(rewriter, op.getLoc(),
+                          permutedType(embed.getInput().getType(), permutation),
+                          embed.getInput(), permutation);
+    rewriter.replaceOpWithNewOp<EmbedOp>(op, op.getType(), inner, offsets,
+                                         strides);
+    return success();
+  }
+};
+
+/// Zeros around the input of a convolution are its padding.
+struct PaddingOfConvolution : OpRewritePattern<Conv2DOp> {
+  using OpRewritePattern::OpRewritePattern;
+
+  LogicalResult matchAndRewrite(Conv2DOp op,
+                                PatternRewriter &rewriter) const override {
+    auto embed = op.getInput().getDefiningOp<EmbedOp>();
+    if (!embed || !llvm::all_of(embed.getStrides(),
+                                [](int64_t stride) { return stride == 1; }))
+      return failure();
+    ArrayRef<int64_t> inner = embed.getInput().getType().getShape(),
+                      outer = embed.getType().getShape();
+    if (inner[0] != outer[0] || inner[3] != outer[3])
+      return failure();
+    SmallVector<int64_t> padding(op.getPadding());
+    for (unsigned axis : {0, 1}) {
+      int64_t before = embed.getOffsets()[axis + 1];
+      padding[2 * axis] += before;
+      padding[2 * axis + 1] += outer[axis + 1] - inner[axis + 1] - before;
+    }
+    rewriter.modifyOpInPlace(op, [&] {
+      op.getInputMutable().assign(embed.getInput());
+      op.setPadding(padding);
+    });
+    return success();
+  }
+};
+
 struct MovePermutes : td::impl::MovePermutesBase<MovePermutes> {
   using MovePermutesBase::MovePermutesBase;
 
   void runOnOperation() override {
     RewritePatternSet patterns(&getContext());
     patterns.add<ThroughUnary, ThroughBinary, ThroughReshape, OnlyUnits,
-                 IntoMatmul>(&getContext());
+                 IntoMatmul, ThroughEmbed, PaddingOfConvolution>(&getContext());
     PermuteOp::getCanonicalizationPatterns(patterns, &getContext());
     if (failed(applyPatternsGreedily(getOperation(), std::move(patterns))))
       signalPassFailure();

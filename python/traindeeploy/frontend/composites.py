@@ -427,11 +427,14 @@ def expand_as(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return expand(graph, op)
 
 
-@lowers("aten.constant_pad_nd")
+@lowers("aten.constant_pad_nd", "aten.pad")
 def constant_pad(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     x = op.tensor(graph, 0)
     amounts = op.integers(1)
-    fill = 0.0 if op.operands[2] is None else op.number(2)
+    if op.name == "aten.pad" and op.operands[2] != "constant":
+        op.refuse(f"pads by '{op.operands[2]}'; only constant padding is supported")
+    value = 3 if op.name == "aten.pad" else 2
+    fill = 0.0 if op.operands[value] is None else op.number(value)
     if fill not in (0, -inf):
         op.refuse(f"pads with {fill}; only 0 is supported")
     offsets = [0] * len(x.shape)

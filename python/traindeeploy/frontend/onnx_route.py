@@ -170,6 +170,7 @@ def _prepare(model: onnx.ModelProto) -> _Graph:
     _keep_live_nodes(graph)
     operators = _name_nodes(graph)
     _spell_out_alpha(graph)
+    _spell_out_padding(graph)
     initializers = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initializers]
     tensors = _lift_tensors(graph)
@@ -247,6 +248,27 @@ def _spell_out_alpha(graph: onnx.GraphProto) -> None:
         node.output[0] = product
         graph.initializer.append(numpy_helper.from_array(np.float32(alpha), factor))
         nodes.append(onnx.helper.make_node("Mul", [product, factor], [result], name=node.name))
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _spell_out_padding(graph: onnx.GraphProto) -> None:
+    """A Conv whose padding differs between the sides becomes Pad and Conv: torch-mlir refuses it."""
+    nodes = []
+    for node in graph.node:
+        pads = next((list(a.ints) for a in node.attribute if a.name == "pads"), [])
+        half = len(pads) // 2
+        if node.op_type == "Conv" and pads[:half] != pads[half:]:
+            padded, amounts = f"{node.input[0]}.padded.{node.name}", f"{node.name}.pads"
+            whole = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], np.int64)
+            graph.initializer.append(numpy_helper.from_array(whole, amounts))
+            nodes.append(onnx.helper.make_node("Pad", [node.input[0], amounts], [padded], name=node.name))
+            node.input[0] = padded
+            for attribute in node.attribute:
+                if attribute.name == "pads":
+                    attribute.ints[:] = [0] * len(pads)
+        nodes.append(node)
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)

@@ -10,8 +10,10 @@ from typing import Any
 
 from .cct2 import cct2
 from .deep_ae import deep_ae
+from .resnet8 import resnet8
 
 BUILT_IN: dict[str, Callable[[int], Any]] = {
     "cct2": cct2,
     "deep-ae": deep_ae,
+    "resnet8": resnet8,
 }
