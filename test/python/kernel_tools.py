@@ -217,7 +217,7 @@ def run_batch(calls: Sequence[Call], target: str) -> RunResult:
         sources = {
             "table.c": "\n".join(lines),
             "main.c": MAIN,
-            "start.S": "  .equ CORES, 255\n" + sim_tools.START,
+            "start.S": "  .equ CORES, 255\n  .equ FREE_FETCH, 1\n" + sim_tools.START,
             "finish.S": sim_tools.START.split("  .section")[0] + "  .text\n" + FINISH,
             "blob.S": f'  .data\n  .balign 16\n  .global results\nresults:\n  .incbin "{folder}/blob.bin"\n',
             "link.ld": sim_tools.LINK,
@@ -227,7 +227,7 @@ def run_batch(calls: Sequence[Call], target: str) -> RunResult:
         inputs = [str(folder / file) for file in sources if file != "link.ld"]
         elf = folder / "program.elf"
         compiler("-T", str(folder / "link.ld"), *inputs, str(objects), "-o", str(elf))
-        simulator = Simulator(load_target(target))
+        simulator = Simulator(sim_tools.with_free_fetch(load_target(target)))
         run = simulator.run(elf, folder, max_cycles=500_000_000, check=True)
         data = np.fromfile(folder / "out.bin", np.uint32)
         at = len(calls)

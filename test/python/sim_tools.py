@@ -118,6 +118,13 @@ def build(
     return elf
 
 
+def with_free_fetch(machine: Target) -> Target:
+    """The machine for programs that leave the cluster's instruction caches off, at no cost."""
+    description = copy.deepcopy(dict(machine.description))
+    description["cores"]["icache_off_line"] = 0
+    return Target(machine.name, description)
+
+
 def run(source: str, *, target: str = "pulp-redmule", workdir: Path | None = None, **options) -> RunResult:
     """Builds and runs; keyword arguments of `build` and of `Simulator.run`.
 
@@ -128,9 +135,7 @@ def run(source: str, *, target: str = "pulp-redmule", workdir: Path | None = Non
     options.setdefault("max_cycles", 50_000_000)
     machine = load_target(target)
     if building.get("free_fetch"):
-        description = copy.deepcopy(dict(machine.description))
-        description["cores"]["icache_off_line"] = 0
-        machine = Target(machine.name, description)
+        machine = with_free_fetch(machine)
     return Simulator(machine).run(elf, workdir or _BUILD, **options)
 
 
