@@ -368,6 +368,7 @@ private:
   //---------------------------------------------===//
   void emitStructure(const LoopStructure &structure) {
     operands = plan.operandsOf(structure);
+    this->structure = &structure;
     if (!structure.cols) {
       auto [first, others] =
           branch(compare(arith::CmpIPredicate::eq, core, constant(0)));
@@ -784,6 +785,8 @@ private:
     auto finish = [&](unsigned firstRow, unsigned rows, unsigned firstCol,
                       unsigned cols) {
       std::map<std::pair<unsigned, unsigned>, SmallVector<Value>> results;
+      Block *block = b.getInsertionBlock();
+      Operation *before = block->empty() ? nullptr : &block->back();
       for (unsigned r = firstRow; r < firstRow + rows; ++r)
         for (unsigned u = firstCol; u < firstCol + cols; ++u) {
           SmallVector<Value> indices = at.indices;
@@ -797,6 +800,12 @@ private:
             shift(*structure.rows, r);
           results[{r, u}] = compute(arguments[r * width + u], indices);
         }
+      if (b.getInsertionBlock() == block) {
+        IRMapping pinned = alternate(*block, before);
+        for (auto &[place, values] : results)
+          for (Value &value : values)
+            value = pinned.lookupOrDefault(value);
+      }
       for (unsigned r = firstRow; r < firstRow + rows; ++r)
         for (unsigned u = firstCol; u < firstCol + cols; ++u) {
           unsigned result = 0;
@@ -1081,12 +1090,151 @@ private:
                         .getResult());
         continue;
       }
-      if (Value value = branchFree(inner, mapping))
+      if (auto quotient = dyn_cast<arith::DivFOp>(inner);
+          quotient && quotient.getType().isF32())
+        mapping.map(quotient.getResult(), divide(quotient, mapping));
+      else if (Value value = branchFree(inner, mapping))
         mapping.map(inner.getResult(0), value);
       else
         b.clone(inner, mapping);
     }
     return mapping;
+  }
+
+  //===--- Floating-point units
+  //--------------------------------------------===//
+  /// Reorders what follows `before` so that floating-point and other
+  /// instructions take turns, and pins the order (the values that replace
+  /// others are returned): two cores share a unit, and where both have nothing
+  /// else to do, each waits for the other.
+  IRMapping alternate(Block &block, Operation *before) {
+    IRMapping pinned;
+    SmallVector<Operation *> waiting;
+    DenseSet<Operation *> pending;
+    unsigned floating = 0, others = 0;
+    auto isFloating = [](Operation *op) {
+      return isa<arith::AddFOp, arith::SubFOp, arith::MulFOp, math::FmaOp,
+                 arith::CmpFOp, arith::MaxNumFOp, arith::MinNumFOp>(op);
+    };
+    auto isFree = [](Operation *op) {
+      return op->hasTrait<OpTrait::ConstantLike>() ||
+             isa<arith::BitcastOp, arith::NegFOp, arith::CmpFOp, arith::CmpIOp,
+                 arith::IndexCastOp>(op);
+    };
+    for (auto it = before ? std::next(before->getIterator()) : block.begin();
+         it != block.end(); ++it) {
+      waiting.push_back(&*it);
+      pending.insert(&*it);
+      floating += isFloating(&*it);
+      others += !isFloating(&*it) && !isFree(&*it);
+    }
+    // With few, chance keeps the cores out of each other's way; with many, what
+    // is computed early takes too many registers.
+    if (floating < 12 || 2 * floating < others || floating + others > 100)
+      return pinned;
+    bool floatingNext = false;
+    while (!waiting.empty()) {
+      auto ready = [&](Operation *op) {
+        return llvm::none_of(op->getOperands(), [&](Value operand) {
+          return pending.contains(operand.getDefiningOp());
+        });
+      };
+      auto chosen = waiting.end();
+      for (auto it = waiting.begin(); it != waiting.end(); ++it) {
+        if (!ready(*it))
+          continue;
+        if (isFree(*it) || isFloating(*it) == floatingNext) {
+          chosen = it;
+          break;
+        }
+        if (chosen == waiting.end())
+          chosen = it;
+      }
+      Operation *op = *chosen;
+      waiting.erase(chosen);
+      pending.erase(op);
+      op->moveBefore(&block, block.end());
+      if (isFree(op))
+        continue;
+      floatingNext = !isFloating(op);
+      Type type = op->getResult(0).getType();
+      if (!type.isF32() && !type.isInteger(32))
+        continue;
+      b.setInsertionPointToEnd(&block);
+      Value value = pin(op->getResult(0));
+      op->getResult(0).replaceAllUsesExcept(value, value.getDefiningOp());
+      pinned.map(op->getResult(0), value);
+    }
+    b.setInsertionPointToEnd(&block);
+    return pinned;
+  }
+
+  //===--- Division
+  //--------------------------------------------------------===//
+  /// All cores share one divider. So a quotient of numbers of usual size, whose
+  /// quotient is of usual size, comes from a reciprocal and one correction by
+  /// the remainder, which rounds it as the divider would: the reciprocal is
+  /// rounded correctly itself, as long as the divisor's mantissa is not all
+  /// ones. Everything else is left to the divider.
+  Value divide(arith::DivFOp op, const IRMapping &mapping) {
+    Value x = mapping.lookupOrDefault(op.getLhs()),
+          y = mapping.lookupOrDefault(op.getRhs());
+    std::optional<unsigned> innermost =
+        structure->streamed
+            ? structure->cols
+            : std::optional<unsigned>(structure->reductions.back());
+    bool varies = !innermost || plan.varies(op.getRhs(), *innermost);
+    if (!varies && !plan.varies(op.getLhs(), *innermost))
+      return arith::DivFOp::create(b, loc, x, y);
+    auto real = [&](float value) -> Value {
+      return arith::ConstantOp::create(b, loc, b.getF32FloatAttr(value));
+    };
+    auto bits = [&](Value value) -> Value {
+      return b.createOrFold<arith::BitcastOp>(loc, b.getI32Type(), value);
+    };
+    auto fma = [&](Value p, Value q, Value r) -> Value {
+      return math::FmaOp::create(b, loc, p, q, r);
+    };
+    // The magnitude is from 2^-60 to 2^60.
+    auto usual = [&](Value value) {
+      return compare(
+          arith::CmpIPredicate::ult,
+          sub(shiftLeft(bits(value), constant(1)), constant(67 << 24)),
+          constant(120 << 24));
+    };
+    Value easy = bitAnd(usual(x), usual(y));
+    Value minus = arith::NegFOp::create(b, loc, y), reciprocal;
+    if (varies) {
+      easy = bitAnd(easy, compare(arith::CmpIPredicate::ult,
+                                  shiftLeft(bits(y), constant(9)),
+                                  constant(-(1 << 9))));
+      // A linear guess, two steps of third order, one of second that rounds.
+      reciprocal = b.createOrFold<arith::BitcastOp>(
+          loc, b.getF32Type(), sub(constant(0x7EF311C7), bits(y)));
+      for (int step = 0; step < 2; ++step) {
+        Value error = fma(minus, reciprocal, real(1.0f));
+        reciprocal = fma(reciprocal, fma(error, error, error), reciprocal);
+      }
+      reciprocal =
+          fma(fma(minus, reciprocal, real(1.0f)), reciprocal, reciprocal);
+    } else {
+      // Before the loop.
+      reciprocal = arith::DivFOp::create(b, loc, real(1.0f), y);
+    }
+    Value quotient = arith::MulFOp::create(b, loc, x, reciprocal);
+    quotient = fma(fma(minus, quotient, x), reciprocal, quotient);
+
+    Block *before = b.getInsertionBlock();
+    Block *hard = b.createBlock(exit);
+    Block *after = b.createBlock(exit, x.getType(), loc);
+    b.setInsertionPointToEnd(before);
+    LLVM::CondBrOp::create(b, loc, easy, after, ValueRange(quotient), hard,
+                           ValueRange(), std::make_pair(1000u, 1u));
+    b.setInsertionPointToEnd(hard);
+    Value exact = arith::DivFOp::create(b, loc, x, y);
+    LLVM::BrOp::create(b, loc, exact, after);
+    b.setInsertionPointToEnd(after);
+    return after->getArgument(0);
   }
 
   //===--- Running extrema
@@ -1161,6 +1309,9 @@ private:
       if (matchPattern(yes, m_PosZeroFloat()) || matchPattern(yes, m_Zero()))
         return value(bitAnd(bits(no), mask(condition, true)));
       // Any NaN is as good as another.
+      if (matchPattern(yes, m_NaNFloat()))
+        return value(b.createOrFold<arith::OrIOp>(loc, bits(no),
+                                                  mask(condition, false)));
       if (matchPattern(no, m_NaNFloat()))
         return value(b.createOrFold<arith::OrIOp>(loc, bits(yes),
                                                   mask(condition, true)));
@@ -1209,8 +1360,9 @@ private:
   SmallVector<Value> scalars;              // per operand, if it is one
   IRMapping constants; // of the kernel's function, around the op
   Position start;
-  SmallVector<KernelOperand>
-      operands; // as the structure being emitted sees them
+  // What is being emitted, and the operands as it sees them.
+  const LoopStructure *structure = nullptr;
+  SmallVector<KernelOperand> operands;
 };
 
 /// `pulp.mask` as inline assembly, which LLVM does not turn back into a branch.
@@ -1230,6 +1382,30 @@ struct LowerMask : OpConversionPattern<pulp::MaskOp> {
         /*operand_attrs=*/ArrayAttr());
     return success();
   }
+};
+
+/// Extrema of integers, which the cores have instructions for and LLVM's
+/// RISC-V does not.
+template <typename Op> struct LowerIntegerExtremum : OpConversionPattern<Op> {
+  LowerIntegerExtremum(const TypeConverter &converter, MLIRContext *context,
+                       unsigned function)
+      : OpConversionPattern<Op>(converter, context, /*benefit=*/2),
+        function(function) {}
+  LogicalResult
+  matchAndRewrite(Op op, typename Op::Adaptor adaptor,
+                  ConversionPatternRewriter &rewriter) const override {
+    if (!op.getType().isInteger(32))
+      return failure();
+    std::string text =
+        ".insn r 0x33, " + std::to_string(function) + ", 2, $0, $1, $2";
+    rewriter.replaceOpWithNewOp<LLVM::InlineAsmOp>(
+        op, op.getType(), ValueRange{adaptor.getLhs(), adaptor.getRhs()}, text,
+        "=r,r,r", /*has_side_effects=*/false, /*is_align_stack=*/false,
+        LLVM::TailCallKind::None, /*asm_dialect=*/LLVM::AsmDialectAttr(),
+        /*operand_attrs=*/ArrayAttr());
+    return success();
+  }
+  unsigned function;
 };
 
 /// `pulp.advance` as inline assembly: see the op.
@@ -1321,8 +1497,10 @@ struct LowerKernels : td::impl::LowerKernelsBase<LowerKernels> {
     auto function =
         LLVM::LLVMFuncOp::create(b, kernel.getLoc(), kernel.getName(), type);
     function->setAttr("tile.kernel", b.getUnitAttr());
-    // No loop of a kernel may become a call to memset or memcpy.
-    function.setPassthroughAttr(b.getStrArrayAttr({"no-builtins", "nounwind"}));
+    // No loop of a kernel may become a call to memset or memcpy, and operations
+    // on bits stay with the integer unit.
+    function.setPassthroughAttr(
+        b.getStrArrayAttr({"no-builtins", "noimplicitfloat", "nounwind"}));
     KernelEmitter(op, *plan, cores, function).emit();
     kernel.erase();
 
@@ -1333,6 +1511,10 @@ struct LowerKernels : td::impl::LowerKernelsBase<LowerKernels> {
     arith::populateArithToLLVMConversionPatterns(converter, patterns);
     populateMathToLLVMConversionPatterns(converter, patterns);
     patterns.add<LowerMask, LowerAdvance>(converter, context);
+    patterns.add<LowerIntegerExtremum<arith::MinSIOp>>(converter, context, 4);
+    patterns.add<LowerIntegerExtremum<arith::MinUIOp>>(converter, context, 5);
+    patterns.add<LowerIntegerExtremum<arith::MaxSIOp>>(converter, context, 6);
+    patterns.add<LowerIntegerExtremum<arith::MaxUIOp>>(converter, context, 7);
     ConversionTarget conversion(*context);
     conversion.addLegalDialect<LLVM::LLVMDialect>();
     return applyFullConversion(function, conversion, std::move(patterns));

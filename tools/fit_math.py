@@ -3,7 +3,7 @@
 Each fit minimises the largest weighted error on a dense grid by Lawson's algorithm (weighted least
 squares whose weights follow the error). Coefficients become float32 one at a time from the lowest
 degree, and the others are fitted again around each, so that rounding them costs no accuracy.
-Run it to print the tables of passes/ExpandMath.cpp.
+Run it to print the tables of lib/Kernels/MathExpansion.cpp.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import erf, erfc
+from scipy.special import erf, erfc, log_ndtr
 
 
 def lawson(basis: np.ndarray, value: np.ndarray, weight: np.ndarray, rounds: int = 200) -> np.ndarray:
@@ -68,7 +68,7 @@ def main() -> None:
             lambda r: r**2 / np.abs(np.expm1(r)),
             -half_ln2,
             half_ln2,
-            5,
+            4,
             (0.5,),
         ),
     )
@@ -83,21 +83,27 @@ def main() -> None:
             7,
         ),
     )
-    # erf(x) = x + x P(x^2) for |x| < 0.9, in z = x^2.
+    # 2^r = 1 + r P(r), relative to 2^r - 1.
     table(
-        "erf P",
+        "exp2 P",
         *fit(
-            lambda z: erf(np.sqrt(z)) / np.sqrt(z) - 1,
-            lambda z: np.sqrt(z) / erf(np.sqrt(z)),
-            0.0,
-            0.9**2,
-            6,
+            lambda r: np.expm1(r * np.log(2)) / r,
+            lambda r: r / np.abs(np.expm1(r * np.log(2))),
+            -0.5001,
+            0.5001,
+            5,
         ),
     )
-    # erf(x) = 1 - exp(-x R(x)) for 0.9 <= x <= 4: absolute error of the result.
+    # erf(x) = 1 - 2^(x Q(x)) for 0 <= x <= 4: an error of Q counts as much as erfc leaves of it.
     table(
-        "erf R",
-        *fit(lambda x: -np.log(erfc(x)) / x, lambda x: x * erfc(x) / erf(x), 0.9, 4.0, 7),
+        "erf Q",
+        *fit(
+            lambda x: 1 / x + log_ndtr(-x * np.sqrt(2)) / np.log(2) / x,
+            lambda x: erfc(x) * np.log(2) * x / erf(x),
+            0.0,
+            3.95,
+            7,
+        ),
     )
 
 

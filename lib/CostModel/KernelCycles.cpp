@@ -35,10 +35,15 @@ struct Work {
 
 // What LLVM makes of the code around the loops, in instructions.
 constexpr double entryOfBlocks = 85, entryOfStreams = 18, entryOfNests = 58;
-constexpr unsigned constantRegisters = 16;
+constexpr unsigned constantRegisters = 14;
+constexpr double remakeConstant = 2;
+constexpr double outOfStep = 150;
 constexpr double gridCandidate = 9, shareOfLoop = 10;
+// Division without the divider: by what varies, and by what does not.
+constexpr Work quotientWork{19, 11, 0, 0}, correctionWork{7, 3, 0, 0};
 // Loops that cores share as one.
 constexpr double nestLoopEntry = 12, nestStep = 4;
+constexpr double reductionStep = 9;
 constexpr double loopEntry = 5, blockEntry = 18, rowEntry = 30,
                  streamRowEntry = 11;
 
@@ -64,7 +69,7 @@ public:
         size *= dimensions[member];
       sizes.push_back(size);
     }
-    element = plan.factors ? Work{1, 1, 0, 0} : bodyWork(*op.getBlock());
+    body = op.getBlock();
   }
 
   double cycles() {
@@ -74,11 +79,20 @@ public:
         }))
       structure = &*plan.rankOne;
     operands = plan.operandsOf(*structure);
+    countBody(*structure);
     double entry = !plan.main.streamed       ? entryOfBlocks
                    : plan.main.sharesOuter() ? entryOfNests
                                              : entryOfStreams;
-    bankConflicts = structure->streamed ? 0.4 : structure->rows ? 1 : 0.2;
-    return entry + structureCycles(*structure) + barrier;
+    streamed = structure->streamed;
+    bankConflicts = structure->transposes ? 1
+                    : structure->streamed ? 0.4
+                    : structure->rows     ? 1
+                                          : 0.2;
+    double cycles = entry + structureCycles(*structure) + barrier;
+    // Until chance has moved cores that share a unit out of step.
+    if (streamed && element.floating > 0)
+      cycles += std::min(outOfStep, 0.06 * cycles);
+    return cycles;
   }
 
 private:
@@ -89,7 +103,11 @@ private:
     if (work.issue == 0)
       return 0;
     double sharing = std::ceil(cores / units) - 1;
-    double time = work.issue;
+    double time = work.issue, density = work.floating / work.issue;
+    // Uses of a unit come in bursts. In streams, cores that use it seldom fall
+    // in behind one another, and those that use it much meet in each burst.
+    double unitConflicts =
+        streamed ? std::clamp(6.5 * (density - 0.25), 0.0, 1.9) : 1.12;
     for (int round = 0; round < 8; ++round) {
       double meetUnit =
           unitConflicts * sharing * work.floating * work.floating / time;
@@ -154,7 +172,7 @@ private:
     // Cores without a share disturb nobody.
     cores = std::min<double>(cores, busyInner * busyOuter);
     if (structure.linear())
-      return cycles + nestCycles(structure, outerCount);
+      return cycles + nestCycles(structure, outerCount, outerSize);
     if (shared)
       counts[*shared] = outerCount;
     if (structure.outer.empty())
@@ -163,8 +181,9 @@ private:
            outerCount * (rowCycles(structure, 1) + 2 + takenBranch);
   }
 
-  /// `count` iterations of several loops run as one.
-  double nestCycles(const LoopStructure &structure, int64_t count) const {
+  /// `count` of `total` iterations of several loops run as one.
+  double nestCycles(const LoopStructure &structure, int64_t count,
+                    int64_t total) const {
     unsigned depth = structure.outer.size() + (structure.rows ? 1 : 0);
     // Where a core begins takes a division a loop.
     double entry = (depth - 1) * (divideInteger + nestLoopEntry);
@@ -172,24 +191,27 @@ private:
     for (const KernelOperand &operand : operands)
       moving += !operand.loops.empty();
     double step = nestStep + moving + takenBranch;
-    double perBlock = rowCycles(structure, structure.rowBlock);
-    if (structure.rows) {
-      int64_t rows = sizes[*structure.rows],
-              blocks = llvm::divideCeil(rows, structure.rowBlock);
-      double each = structure.streamed ? streamRowEntry : rowEntry;
-      if (int64_t rest = rows % structure.rowBlock) {
-        double partial = rest * (each + takenBranch + rowCycles(structure, 1));
-        // The busiest core has its share of partial blocks, or one.
-        double partials = std::max<double>(1, double(count) / blocks);
-        if (blocks == 1)
-          perBlock = partial;
-        else
-          perBlock += std::max(0.0, partial - perBlock) * partials / count -
-                      std::max(0.0, perBlock - partial) / blocks;
-      }
-      step += each;
+    double full = rowCycles(structure, structure.rowBlock) + step;
+    if (!structure.rows)
+      return entry + count * full;
+    double each = structure.streamed ? streamRowEntry : rowEntry;
+    full += each;
+    int64_t rows = sizes[*structure.rows], rest = rows % structure.rowBlock,
+            blocks = llvm::divideCeil(rows, structure.rowBlock);
+    if (rest == 0)
+      return entry + count * full;
+    // The last block of each row loop has fewer rows: the core with the most to
+    // do.
+    double partial =
+        rest * (each + takenBranch + rowCycles(structure, 1)) + step;
+    double most = 0;
+    for (int64_t begin = 0; begin < total; begin += count) {
+      int64_t end = std::min(begin + count, total);
+      int64_t partials = end / blocks - begin / blocks;
+      most =
+          std::max(most, (end - begin - partials) * full + partials * partial);
     }
-    return entry + count * (perBlock + step);
+    return entry + most;
   }
 
   double rowCycles(const LoopStructure &structure, unsigned height) const {
@@ -247,12 +269,20 @@ private:
         transfers += 2 * elements(structure, operand, height, width);
     }
     Work around{setup + transfers, 0, transfers, 0};
+    if (plan.extremum)
+      around += double(height * width) * Work{4, 1, 0, 0};
     double cycles = together(around);
     double times = 1;
     for (unsigned loop : ArrayRef<unsigned>(structure.reductions).drop_back()) {
       cycles += times * loopEntry;
       times *= sizes[loop];
-      cycles += times * (2 + takenBranch);
+      // Addresses step, and are set aside while the loops within move them.
+      double kept = 0;
+      for (const KernelOperand &operand : operands)
+        if (operand.has(loop))
+          kept += addresses(structure, operand, height, width);
+      double each = height * width > 1 ? 3 : 1; // by registers left
+      cycles += times * (reductionStep + each * kept + takenBranch);
     }
     int64_t steps = sizes[structure.reductions.back()];
     double inner = steps < structure.unroll ? 2 : loopEntry;
@@ -269,6 +299,8 @@ private:
                  unsigned height, unsigned width) const {
     unsigned loop = structure.reductions.back();
     Work work = (double(steps) * height * width) * element;
+    work.issue += remade;
+    work += double(steps) * invariant;
     for (const KernelOperand &operand : operands) {
       if (!operand.isTile() || operand.loops.empty())
         continue;
@@ -305,6 +337,7 @@ private:
       if (operand.isTile() && operand.read && !operand.loops.empty() &&
           !operand.has(*structure.cols))
         cycles += height;
+    cycles += together(height * invariant);
     cycles += loopCycles(count / structure.unroll,
                          streamWork(structure, height, structure.unroll));
     if (structure.unroll > 1)
@@ -316,6 +349,7 @@ private:
   Work streamWork(const LoopStructure &structure, unsigned height,
                   unsigned width) const {
     Work work = (double(height) * width) * element;
+    work.issue += remade;
     for (const KernelOperand &operand : operands) {
       if (!operand.isTile() || operand.loops.empty())
         continue;
@@ -339,24 +373,61 @@ private:
 
   //===--- The computation of one element
   //----------------------------------===//
-  Work bodyWork(Block &body) const {
+  void countBody(const LoopStructure &structure) {
+    if (plan.factors) {
+      element = {1, 1, 0, 0};
+      return;
+    }
     DenseSet<Attribute> constants;
-    Work work;
-    for (Operation &op : body.without_terminator())
-      work += &op == plan.extremum ? Work{3, 2, 0, 0}
-                                   : operationWork(op, constants);
-    // LLVM makes those anew that have no register, mostly by two instructions.
+    DenseSet<Value> masks;
+    for (Operation &op : body->without_terminator()) {
+      if (&op == plan.extremum) {
+        element += Work{3, 2, 0, 0};
+        continue;
+      }
+      if (isConstant(op)) {
+        operationWork(op, constants);
+        continue;
+      }
+      bool varies =
+          !structure.cols || plan.varies(op.getResult(0), *structure.cols);
+      if (auto quotient = dyn_cast<arith::DivFOp>(op);
+          quotient && varies && quotient.getType().isF32()) {
+        if (!structure.streamed || !structure.cols ||
+            plan.varies(quotient.getRhs(), *structure.cols)) {
+          element += quotientWork;
+          constants.insert(StringAttr::get(op.getContext(), "guess"));
+        } else {
+          element += correctionWork;
+          invariant += Work{double(divide), 0, 0, double(divide)};
+        }
+        continue;
+      }
+      (varies ? element : invariant) += operationWork(op, constants, varies);
+      // Selections by one condition share its mask.
+      if (auto select = dyn_cast<arith::SelectOp>(op))
+        if (!masks.insert(select.getCondition()).second)
+          (varies ? element : invariant).issue -= 1;
+    }
+    // LLVM makes those anew that have no register, or reloads them.
     if (constants.size() > constantRegisters)
-      work.issue += 1.5 * (constants.size() - constantRegisters);
-    return work;
+      remade = remakeConstant * (constants.size() - constantRegisters);
+  }
+  static bool isConstant(Operation &op) {
+    return op.hasTrait<OpTrait::ConstantLike>();
   }
 
   Work floating(double count) const { return {count, count, 0, 0}; }
   Work integer(double count) const { return {count, 0, 0, 0}; }
 
-  Work operationWork(Operation &op, DenseSet<Attribute> &constants) const {
+  Work operationWork(Operation &op, DenseSet<Attribute> &constants,
+                     bool varies = true) const {
     Attribute constant;
-    if (matchPattern(&op, m_Constant(&constant)))
+    APInt immediate;
+    if (matchPattern(&op, m_Constant(&constant)) &&
+        !(matchPattern(&op, m_ConstantInt(&immediate)) &&
+          immediate.isSignedIntN(12)) &&
+        !matchPattern(op.getResult(0), m_NaNFloat()))
       constants.insert(constant);
     if (op.hasTrait<OpTrait::ConstantLike>() ||
         isa<arith::BitcastOp, arith::IndexCastOp, arith::IndexCastUIOp,
@@ -418,7 +489,9 @@ private:
       expandMath(b, &op, x);
       Work work;
       for (Operation &inner : scratch)
-        work += operationWork(inner, constants);
+        work += isa<arith::DivFOp>(inner) && varies
+                    ? quotientWork
+                    : operationWork(inner, constants);
       return work;
     }
     bool real = llvm::any_of(op.getOperandTypes(),
@@ -430,14 +503,16 @@ private:
   const KernelPlan &plan;
   double cores, units, banks, takenBranch, loadUse, divide, barrier, multiply,
       divideInteger;
-  /// Uses of a floating-point unit come in bursts.
-  static constexpr double unitConflicts = 1.12;
+  bool streamed = false;
   /// Accesses meet less often than independent ones would, since the cores fall
   /// in step.
   double bankConflicts = 1;
   SmallVector<int64_t> sizes, counts;
   SmallVector<KernelOperand> operands;
-  Work element;
+  Block *body;
+  Work element;      ///< the computation of one
+  Work invariant;    ///< what a stream computes ahead of its innermost loop
+  double remade = 0; ///< instructions for constants, each iteration
 };
 
 } // namespace

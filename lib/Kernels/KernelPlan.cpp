@@ -87,6 +87,8 @@ bool canMerge(const KernelPlan &plan, linalg::LinalgOp op,
 unsigned instructions(Operation &op) {
   if (op.hasTrait<OpTrait::ConstantLike>() || isa<arith::BitcastOp>(op))
     return 0;
+  if (isa<arith::DivFOp>(op))
+    return 20;
   if (!isa_and_present<math::MathDialect>(op.getDialect()) ||
       isMathInstruction(&op))
     return 1;
@@ -159,7 +161,7 @@ void finishStream(const KernelPlan &plan, LoopStructure &stream,
     streams += operand.isTile() && operand.read && operand.has(cols);
     strided += operand.strided(cols);
   }
-  stream.unroll = body > 40                 ? 1
+  stream.unroll = body > 100                ? 1
                   : body > 12               ? 2
                   : body > 4 || streams > 2 ? 4
                                             : 8;
@@ -312,12 +314,16 @@ FailureOr<KernelPlan> KernelPlan::get(linalg::LinalgOp op) {
     stridedCols |= main.cols && !operand.output && operand.strided(*main.cols);
   }
   // Rows: the last parallel loop besides the columns that some input does not
-  // walk, so that blocking it saves loads.
-  if (size <= 2 && inputs <= 2 && outputs == 1)
+  // walk, so that blocking it saves loads; and the columns save some.
+  auto someInputLacks = [&](unsigned loop) {
+    return llvm::any_of(plan.operands, [&](const KernelOperand &o) {
+      return o.isTile() && !o.output && !o.has(loop);
+    });
+  };
+  if (main.cols && size <= 2 && inputs <= 2 && outputs == 1 &&
+      someInputLacks(*main.cols))
     for (unsigned loop : llvm::reverse(main.outer))
-      if (llvm::any_of(plan.operands, [&](const KernelOperand &o) {
-            return o.isTile() && !o.has(loop);
-          })) {
+      if (someInputLacks(loop)) {
         main.rows = loop;
         llvm::erase(main.outer, loop);
         break;
@@ -402,6 +408,21 @@ bool KernelPlan::resultByResult(const LoopStructure &structure, unsigned height,
   });
 }
 
+bool KernelPlan::varies(Value value, unsigned loop) const {
+  if (auto argument = dyn_cast<BlockArgument>(value)) {
+    const KernelOperand &operand = operands[argument.getArgNumber()];
+    return operand.output || operand.has(loop);
+  }
+  Operation *op = value.getDefiningOp();
+  if (auto index = dyn_cast<linalg::IndexOp>(op))
+    return llvm::is_contained(loops[loop], index.getDim());
+  return llvm::any_of(op->getOperands(), [&](Value operand) {
+    // What is around the kernel's op does not change.
+    bool around = operand.getParentBlock() != op->getBlock();
+    return !around && varies(operand, loop);
+  });
+}
+
 SmallVector<CoreGrid> coreGrids(const LoopStructure &structure,
                                 unsigned cores) {
   SmallVector<CoreGrid> grids;
@@ -412,9 +433,9 @@ SmallVector<CoreGrid> coreGrids(const LoopStructure &structure,
   for (unsigned inner = 1; inner <= cores; ++inner)
     if (cores % inner == 0)
       grids.push_back({cores / inner, inner});
-  // Streams like long inner loops; blocks like full rows of blocks, which
-  // cutting the columns leaves.
-  if (!structure.streamed)
+  // Long inner loops are good, but for blocks full rows of blocks are better,
+  // which cutting the columns leaves.
+  if (!structure.streamed && !structure.linear())
     std::reverse(grids.begin(), grids.end());
   return grids;
 }

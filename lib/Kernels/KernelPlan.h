@@ -122,6 +122,10 @@ struct KernelPlan {
   bool resultByResult(const LoopStructure &structure, unsigned height,
                       unsigned width) const;
 
+  /// Whether a value of the op's body changes from one iteration of the loop to
+  /// the next.
+  bool varies(mlir::Value value, unsigned loop) const;
+
   /// The loops that walk an operand which these sums index.
   void describeLoops(KernelOperand &operand,
                      llvm::ArrayRef<AffineSum> sums) const;

@@ -10,18 +10,17 @@ namespace td {
 namespace {
 
 // Polynomials, lowest degree first: output of tools/fit_math.py.
-constexpr float expCoefficients[] = {0x1p-1f,         0x1.555554p-3f,
-                                     0x1.5554f8p-5f,  0x1.1112dap-7f,
-                                     0x1.6d3a40p-10f, 0x1.9e6ecep-13f};
+constexpr float expCoefficients[] = {0x1p-1f, 0x1.5554b6p-3f, 0x1.5555aap-5f,
+                                     0x1.12240ep-7f, 0x1.6c6804p-10f};
+constexpr float exp2Coefficients[] = {0x1.62e430p-1f,  0x1.ebfbdep-3f,
+                                      0x1.c6afa4p-5f,  0x1.3b2c3ap-7f,
+                                      0x1.5ef14cp-10f, 0x1.429a38p-13f};
 constexpr float logCoefficients[] = {
     0x1.555554p-2f, -0x1.000226p-2f, 0x1.99a01cp-3f, -0x1.54728ap-3f,
     0x1.22d92ep-3f, -0x1.0d8242p-3f, 0x1.055ec6p-3f, -0x1.38c9dep-4f};
-constexpr float erfSmallCoefficients[] = {
-    0x1.06eba8p-3f, -0x1.812740p-2f,  0x1.ce2d60p-4f, -0x1.b80062p-6f,
-    0x1.543f2ap-8f, -0x1.a583bcp-11f, 0x1.4d2864p-14f};
-constexpr float erfLargeCoefficients[] = {
-    0x1.20e818p+0f, 0x1.4576eep-1f,   0x1.aec696p-4f,   -0x1.71e2cap-6f,
-    0x1.7819a6p-9f, -0x1.ce491ep-16f, -0x1.a2b6a4p-15f, 0x1.63515cp-18f};
+constexpr float erfCoefficients[] = {
+    -0x1.a0be84p+0f,  -0x1.d63e62p-1f,  -0x1.2fc338p-3f, 0x1.c85498p-6f,
+    -0x1.15f52cp-12f, -0x1.df40c8p-10f, 0x1.243996p-11f, -0x1.f54978p-15f};
 constexpr float log2e = 0x1.715476p+0f;
 constexpr float ln2High = 0x1.62e430p-1f,
                 ln2Low = -0x1.05c610p-29f; // their sum is ln 2
@@ -31,17 +30,19 @@ constexpr float ln2Short = 0x1.63p-1f, ln2Rest = -0x1.bd0106p-13f;
 constexpr float roundingShift = 12582912.0f;
 constexpr int32_t roundingShiftBits = 0x4B400000;
 constexpr int32_t oneBits = 0x3F800000;
+constexpr int32_t signBit = INT32_MIN, infinityBits = 0x7F800000;
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
 /// Short names for building f32 and i32 arithmetic. No branches, and no
-/// selections but where a function has exceptional values.
+/// selections but where a function has exceptional values. Two cores share a
+/// floating-point unit, so what integers can do as cheaply is left to them:
+/// signs, and bounds by the order of bit patterns.
 class Expander {
 public:
   Expander(OpBuilder &b, Location loc) : b(b), loc(loc) {}
 
   Value exp(Value x) {
-    Value clamped = max(min(x, real(89.0f)), real(-104.0f));
-    Reduced reduced = reduce(clamped);
+    Reduced reduced = reduce(clamp(x, -104.0f, 89.0f));
     Value y = exponential(reduced.rest);
     // 2^n in two steps: the first keeps y normal, so that a subnormal result is
     // rounded once.
@@ -51,8 +52,7 @@ public:
   }
 
   Value expm1(Value x) {
-    Value clamped = max(min(x, real(89.0f)), real(-25.0f));
-    Reduced reduced = reduce(clamped);
+    Reduced reduced = reduce(clamp(x, -25.0f, 89.0f));
     // Half of the result first: 2^128 is no float.
     Value scale = powerOfTwo(subInt(reduced.n, integer(1)));
     Value half =
@@ -61,16 +61,14 @@ public:
   }
 
   /// tanh |x| = t / (t + 2) with t = expm1(2 |x|), which loses nothing for
-  /// small x.
+  /// small x. tanh 10 rounds to 1.
   Value tanh(Value x) {
-    Value magnitude = absolute(x);
-    Value clamped =
-        min(add(magnitude, magnitude), real(20.0f)); // tanh 10 rounds to 1
-    Reduced reduced = reduce(clamped);
-    Value scale = powerOfTwo(reduced.n);
+    Value magnitude = magnitudeBits(x);
+    Value bounded = atMost(magnitude, 10.0f);
+    PowerOfTwo power = powerLessOne(bounded, real(2 * log2e));
     Value t =
-        fma(exponentialLessOne(reduced.rest), scale, add(scale, real(-1.0f)));
-    return orNaN(copySign(quotient(t), x), x);
+        fma(power.rest, power.scale, negate(sub(real(1.0f), power.scale)));
+    return withSign(quotient(t), x, magnitude);
   }
 
   Value log(Value x) {
@@ -102,17 +100,16 @@ public:
                                  math::SqrtOp::create(b, loc, x));
   }
 
+  /// erf |x| = 1 - 2^p = (1 - 2^n) - 2^n (2^r - 1) with p = |x| Q(|x|) = n + r,
+  /// which loses nothing for small x. erf 4 rounds to 1.
   Value erf(Value x) {
-    Value magnitude = absolute(x);
-    Value small = fma(polynomial(mul(x, x), erfSmallCoefficients), x, x);
-    Value clamped = min(magnitude, real(4.0f)); // erf 4 rounds to 1
-    Value exponent = mul(clamped, polynomial(clamped, erfLargeCoefficients));
-    Reduced reduced = reduce(negate(exponent));
-    Value complement = mul(exponential(reduced.rest), powerOfTwo(reduced.n));
-    Value large = copySign(sub(real(1.0f), complement), x);
-    // Not taken for NaN, which the other passes on.
-    return select(compare(arith::CmpFPredicate::OGE, magnitude, real(0.9f)),
-                  large, small);
+    Value magnitude = magnitudeBits(x);
+    Value bounded = atMost(magnitude, 4.0f);
+    PowerOfTwo power =
+        powerLessOne(bounded, polynomial(bounded, erfCoefficients));
+    Value result =
+        fma(negate(power.scale), power.rest, sub(real(1.0f), power.scale));
+    return withSign(result, x, magnitude);
   }
 
 private:
@@ -122,10 +119,22 @@ private:
   };
   Reduced reduce(Value x) {
     Value shifted = fma(x, real(log2e), real(roundingShift));
-    Value n = sub(shifted, real(roundingShift));
-    Value rest = fma(n, real(-ln2Short), x);
-    rest = fma(n, real(-ln2Rest), rest);
+    Value minusN = sub(real(roundingShift), shifted);
+    Value rest = fma(minusN, real(ln2Short), x);
+    rest = fma(minusN, real(ln2Rest), rest);
     return {subInt(bits(shifted), integer(roundingShiftBits)), rest};
+  }
+  /// 2^(x y) = scale (1 + rest)
+  struct PowerOfTwo {
+    Value scale, rest;
+  };
+  PowerOfTwo powerLessOne(Value x, Value y) {
+    // A constant less something keeps LLVM from making its negative, one more
+    // constant.
+    Value shifted = fma(x, y, real(roundingShift));
+    Value r = fma(x, y, sub(real(roundingShift), shifted));
+    // The shift's own bits leave on the left.
+    return {powerOfTwo(bits(shifted)), mul(r, polynomial(r, exp2Coefficients))};
   }
   /// e^r - 1 for |r| <= ln 2 / 2
   Value exponentialLessOne(Value r) {
@@ -189,6 +198,30 @@ private:
     return result;
   }
 
+  /// Some number between the bounds for NaN.
+  Value clamp(Value x, float low, float high) {
+    // As integers, what exceeds a positive number is positive; without signs,
+    // what exceeds a negative one is a larger negative one.
+    Value below = arith::MinSIOp::create(b, loc, bits(x), bitsOf(high));
+    return asReal(arith::MinUIOp::create(b, loc, below, bitsOf(low)));
+  }
+  Value magnitudeBits(Value x) {
+    return arith::AndIOp::create(b, loc, bits(x), integer(~signBit));
+  }
+  Value atMost(Value magnitude, float bound) {
+    return asReal(arith::MinUIOp::create(b, loc, magnitude, bitsOf(bound)));
+  }
+  /// A positive result with the sign of x; NaN for NaN.
+  Value withSign(Value result, Value x, Value magnitude) {
+    Value sign = arith::AndIOp::create(b, loc, bits(x), integer(signBit));
+    Value isNaN = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ugt,
+                                        magnitude, integer(infinityBits));
+    // All ones are a NaN.
+    Value mark = arith::OrIOp::create(
+        b, loc, sign, arith::ExtSIOp::create(b, loc, b.getI32Type(), isNaN));
+    return asReal(arith::OrIOp::create(b, loc, bits(result), mark));
+  }
+
   Value orNaN(Value result, Value x) {
     return orNaNUnless(compare(arith::CmpFPredicate::ORD, x, x), result);
   }
@@ -200,6 +233,7 @@ private:
   Value real(float value) {
     return arith::ConstantOp::create(b, loc, b.getF32FloatAttr(value));
   }
+  Value bitsOf(float value) { return integer(llvm::bit_cast<int32_t>(value)); }
   Value integer(int32_t value) {
     return arith::ConstantOp::create(b, loc, b.getI32IntegerAttr(value));
   }
@@ -210,12 +244,9 @@ private:
     return math::FmaOp::create(b, loc, x, y, z);
   }
   Value negate(Value x) { return arith::NegFOp::create(b, loc, x); }
-  Value absolute(Value x) { return math::AbsFOp::create(b, loc, x); }
   Value copySign(Value x, Value sign) {
     return math::CopySignOp::create(b, loc, x, sign);
   }
-  Value min(Value x, Value y) { return arith::MinNumFOp::create(b, loc, x, y); }
-  Value max(Value x, Value y) { return arith::MaxNumFOp::create(b, loc, x, y); }
   Value compare(arith::CmpFPredicate predicate, Value x, Value y) {
     return arith::CmpFOp::create(b, loc, predicate, x, y);
   }

@@ -8,7 +8,7 @@
 // dimension's are read once. Four cores in one direction and two in the other is
 // one of the grids.
 // CHECK-LABEL: llvm.func @gemm(%arg0: !llvm.ptr, %arg1: i32)
-// CHECK-SAME: passthrough = ["no-builtins", "nounwind"]
+// CHECK-SAME: passthrough = ["no-builtins", "noimplicitfloat", "nounwind"]
 // CHECK-SAME: tile.kernel
 // CHECK-COUNT-6: llvm.load %{{.*}} : !llvm.ptr -> i32
 // A rank-1 update is a stream, others accumulate a block in registers.

@@ -76,7 +76,8 @@ _start:
   j 2b
 cluster:
   li sp, 0x10020000 - 256
-  slli t1, t0, 10
+  li t1, 1040
+  mul t1, t1, t0
   sub sp, sp, t1
   li t1, EU
   li t2, 1 << 16

@@ -128,7 +128,8 @@ SGD = generic(
     ["(i,j)->(i,j)", "(i,j)->()", "(i,j)->(i,j)"],
     "pp",
     1,
-    block("%s = arith.mulf %a0, %a1 : f32", "%r = arith.subf %a2, %s : f32", "linalg.yield %r : f32"),
+    block("%s = math.fma %a0, %a1, %zero : f32", "%r = arith.subf %a2, %s : f32", "linalg.yield %r : f32"),
+    ZERO,
 )
 RANK_ONE_UPDATE = generic(
     "rank_one_update",
@@ -570,3 +571,7 @@ def nest_calls() -> list[tuple[Call, list[np.ndarray]]]:
 
 def test_windows_batches_and_permutations_are_exact(nest_calls):
     check_results(nest_calls)
+
+
+def test_windows_batches_and_permutations_are_predicted(nest_calls):
+    check_prediction([call for call, _ in nest_calls])
