@@ -48,17 +48,27 @@ public:
         b.clone(other, constants);
     loadArguments(entry->getArgument(0));
 
-    if (plan.rankOne) {
-      Value steps = constant(1);
-      for (unsigned loop : plan.main.reductions)
-        steps = mul(steps, sizes[loop]);
-      auto [single, several] =
-          branch(compare(arith::CmpIPredicate::eq, steps, constant(1)));
-      b.setInsertionPointToEnd(single);
-      emitStructure(*plan.rankOne);
-      b.setInsertionPointToEnd(several);
+    if (arith::SelectOp select = plan.uniformSelection(*op.getBlock())) {
+      IRMapping mapping = constants;
+      for (auto [argument, value] :
+           llvm::zip(op.getBlock()->getArguments(), scalars))
+        if (value)
+          mapping.map(argument, value);
+      Operation *condition = select.getCondition().getDefiningOp();
+      for (Value operand : condition->getOperands())
+        if (Operation *inner = operand.getDefiningOp();
+            inner && !mapping.contains(operand))
+          b.clone(*inner, mapping);
+      Operation *compare = b.clone(*condition, mapping);
+      auto [yes, no] = branch(compare->getResult(0));
+      selection = select;
+      b.setInsertionPointToEnd(yes);
+      selected = select.getTrueValue();
+      emitStructures();
+      b.setInsertionPointToEnd(no);
+      selected = select.getFalseValue();
     }
-    emitStructure(plan.main);
+    emitStructures();
   }
 
 private:
@@ -362,6 +372,20 @@ private:
     ValueRange range(results);
     return {replaced(from, loopIndex, range.take_front(positions)),
             SmallVector<Value>(range.drop_front(positions))};
+  }
+
+  void emitStructures() {
+    if (plan.rankOne) {
+      Value steps = constant(1);
+      for (unsigned loop : plan.main.reductions)
+        steps = mul(steps, sizes[loop]);
+      auto [single, several] =
+          branch(compare(arith::CmpIPredicate::eq, steps, constant(1)));
+      b.setInsertionPointToEnd(single);
+      emitStructure(*plan.rankOne);
+      b.setInsertionPointToEnd(several);
+    }
+    emitStructure(plan.main);
   }
 
   //===--- The share of a core
@@ -1083,6 +1107,10 @@ private:
     for (Operation &inner : body.without_terminator()) {
       if (&inner == plan.extremum)
         continue;
+      if (selection && &inner == selection.getOperation()) {
+        mapping.map(selection.getResult(), mapping.lookupOrDefault(selected));
+        continue;
+      }
       if (auto index = dyn_cast<linalg::IndexOp>(inner)) {
         Value value = indices[loopOfDimension(index.getDim())];
         mapping.map(index.getResult(),
@@ -1360,6 +1388,8 @@ private:
   SmallVector<Value> scalars;              // per operand, if it is one
   IRMapping constants; // of the kernel's function, around the op
   Position start;
+  arith::SelectOp selection; // that is decided ahead of the loops, if any
+  Value selected;            // the operand that it takes in this code
   // What is being emitted, and the operands as it sees them.
   const LoopStructure *structure = nullptr;
   SmallVector<KernelOperand> operands;

@@ -626,11 +626,14 @@ Values SGDOp::decomposeOperation(OpBuilder &builder) {
               scalar(b, l, element, getMomentum().convertToDouble());
           velocity = math::FmaOp::create(b, l, momentum, v[3], v[0]);
         }
-        // Adding +0 makes a step of zero positive whatever the gradient's sign,
-        // so that with a rate of zero a weight of -0 stays what it is.
-        Value step = math::FmaOp::create(b, l, v[1], velocity,
-                                         scalar(b, l, element, 0.0));
-        Value weight = arith::SubFOp::create(b, l, v[2], step);
+        // One rounding: half the work of the cores' shared FPUs, and closer to
+        // the exact update than two. With a rate of zero, the sum of a weight
+        // of -0 and a step of +0 would be +0.
+        Value moved = math::FmaOp::create(
+            b, l, arith::NegFOp::create(b, l, v[1]), velocity, v[2]);
+        Value still = arith::CmpFOp::create(b, l, arith::CmpFPredicate::OEQ,
+                                            v[1], scalar(b, l, element, 0.0));
+        Value weight = arith::SelectOp::create(b, l, still, v[2], moved);
         SmallVector<Value> results = {weight};
         if (hasState)
           results.push_back(velocity);

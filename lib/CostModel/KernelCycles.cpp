@@ -37,7 +37,6 @@ struct Work {
 constexpr double entryOfBlocks = 85, entryOfStreams = 18, entryOfNests = 58;
 constexpr unsigned constantRegisters = 14;
 constexpr double remakeConstant = 2;
-constexpr double outOfStep = 150;
 constexpr double gridCandidate = 9, shareOfLoop = 10;
 // Division without the divider: by what varies, and by what does not.
 constexpr Work quotientWork{19, 11, 0, 0}, correctionWork{7, 3, 0, 0};
@@ -88,11 +87,7 @@ public:
                     : structure->streamed ? 0.4
                     : structure->rows     ? 1
                                           : 0.2;
-    double cycles = entry + structureCycles(*structure) + barrier;
-    // Until chance has moved cores that share a unit out of step.
-    if (streamed && element.floating > 0)
-      cycles += std::min(outOfStep, 0.06 * cycles);
-    return cycles;
+    return entry + structureCycles(*structure) + barrier;
   }
 
 private:
@@ -380,7 +375,11 @@ private:
     }
     DenseSet<Attribute> constants;
     DenseSet<Value> masks;
+    arith::SelectOp decided = plan.uniformSelection(*body);
     for (Operation &op : body->without_terminator()) {
+      if (decided && (&op == decided.getOperation() ||
+                      &op == decided.getCondition().getDefiningOp()))
+        continue;
       if (&op == plan.extremum) {
         element += Work{3, 2, 0, 0};
         continue;

@@ -408,6 +408,24 @@ bool KernelPlan::resultByResult(const LoopStructure &structure, unsigned height,
   });
 }
 
+arith::SelectOp KernelPlan::uniformSelection(Block &body) const {
+  for (auto select : body.getOps<arith::SelectOp>()) {
+    auto condition = select.getCondition().getDefiningOp<arith::CmpFOp>();
+    if (!condition || condition->getBlock() != &body)
+      continue;
+    bool uniform = llvm::all_of(condition->getOperands(), [&](Value operand) {
+      if (auto argument = dyn_cast<BlockArgument>(operand))
+        return argument.getOwner() == &body &&
+               !operands[argument.getArgNumber()].output &&
+               operands[argument.getArgNumber()].loops.empty();
+      return operand.getDefiningOp()->hasTrait<OpTrait::ConstantLike>();
+    });
+    if (uniform)
+      return select;
+  }
+  return {};
+}
+
 bool KernelPlan::varies(Value value, unsigned loop) const {
   if (auto argument = dyn_cast<BlockArgument>(value)) {
     const KernelOperand &operand = operands[argument.getArgNumber()];

@@ -3,6 +3,7 @@
 #ifndef TD_LIB_KERNELS_KERNELPLAN_H
 #define TD_LIB_KERNELS_KERNELPLAN_H
 
+#include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Linalg/IR/Linalg.h"
 #include "llvm/ADT/SmallVector.h"
 #include <optional>
@@ -121,6 +122,11 @@ struct KernelPlan {
   /// result after the other.
   bool resultByResult(const LoopStructure &structure, unsigned height,
                       unsigned width) const;
+
+  /// A selection of the body that goes the same way for all elements, if there
+  /// is one: its condition depends on scalars only. There is code for either
+  /// way.
+  mlir::arith::SelectOp uniformSelection(mlir::Block &body) const;
 
   /// Whether a value of the op's body changes from one iteration of the loop to
   /// the next.

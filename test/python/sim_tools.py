@@ -76,8 +76,7 @@ _start:
   j 2b
 cluster:
   li sp, 0x10020000 - 256
-  li t1, 1040
-  mul t1, t1, t0
+  slli t1, t0, 10
   sub sp, sp, t1
   li t1, EU
   li t2, 1 << 16

@@ -128,7 +128,13 @@ SGD = generic(
     ["(i,j)->(i,j)", "(i,j)->()", "(i,j)->(i,j)"],
     "pp",
     1,
-    block("%s = math.fma %a0, %a1, %zero : f32", "%r = arith.subf %a2, %s : f32", "linalg.yield %r : f32"),
+    block(
+        "%n = arith.negf %a1 : f32",
+        "%m = math.fma %n, %a0, %a2 : f32",
+        "%c = arith.cmpf oeq, %a1, %zero : f32",
+        "%r = arith.select %c, %a2, %m : f32",
+        "linalg.yield %r : f32",
+    ),
     ZERO,
 )
 RANK_ONE_UPDATE = generic(
@@ -231,7 +237,8 @@ def generic_calls() -> list[tuple[Call, list[np.ndarray]]]:
                 (Call(MASK, [x, y, x]), [x, y, np.where(x > 0, y, F32(0))]),
                 (Call(BIAS, [y, row, x]), [y, row, y + row]),
                 (Call(SCALE_ROWS, [y, column, x]), [y, column, y * column[:, None]]),
-                (Call(SGD, [y, rate, x]), [y, rate, x - y * rate]),
+                (Call(SGD, [y, rate, x]), [y, rate, fma(-rate, y, x)]),
+                (Call(SGD, [y, np.array(-0.0, F32), -np.abs(y) * 0]), [y, np.array(-0.0, F32), -np.abs(y) * 0]),
                 (
                     Call(RANK_ONE_UPDATE, [column, row, rate, y]),
                     [column, row, rate, y - (column[:, None] * row) * rate],
