@@ -223,7 +223,7 @@ def compensated(x: np.ndarray, total: np.float32, lost: np.float32) -> tuple[np.
 
 @pytest.fixture(scope="module")
 def generic_calls() -> list[tuple[Call, list[np.ndarray]]]:
-    rate = np.array(0.01, F32)
+    rate, stopped = np.array(0.01, F32), np.array(-0.0, F32)
     calls = []
     for m, n in [(1, 1), (1, 128), (128, 1), (16, 8), (17, 31), (3, 640), (64, 100), (1, 5), (61, 13)]:
         x, y, row, column = random(m, n), random(m, n), random(n), random(m)
@@ -238,7 +238,7 @@ def generic_calls() -> list[tuple[Call, list[np.ndarray]]]:
                 (Call(BIAS, [y, row, x]), [y, row, y + row]),
                 (Call(SCALE_ROWS, [y, column, x]), [y, column, y * column[:, None]]),
                 (Call(SGD, [y, rate, x]), [y, rate, fma(-rate, y, x)]),
-                (Call(SGD, [y, np.array(-0.0, F32), -np.abs(y) * 0]), [y, np.array(-0.0, F32), -np.abs(y) * 0]),
+                (Call(SGD, [y, stopped, F32(-0.0) * abs(y)]), [y, stopped, F32(-0.0) * abs(y)]),
                 (
                     Call(RANK_ONE_UPDATE, [column, row, rate, y]),
                     [column, row, rate, y - (column[:, None] * row) * rate],
