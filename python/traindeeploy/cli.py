@@ -53,7 +53,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="file.onnx, package.module:callable (returns nn.Module, example inputs) or built-in: deep-ae",
+        help="file.onnx, package.module:callable (returns nn.Module, example inputs)"
+        " or built-in: cct2, deep-ae, resnet8",
     )
     parser.add_argument(
         "--batch-size", type=_positive, metavar="B", help="samples a step (default: the model's own)"
