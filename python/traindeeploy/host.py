@@ -4,9 +4,7 @@ import ctypes
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import mlir
 import numpy as np
 from mlir.execution_engine import ExecutionEngine
 from mlir.ir import (
@@ -167,9 +165,7 @@ class HostStep:
         self.updated = [spec.name for spec in self.parameters if spec.name in assigned]
         self._loss = [TensorSpec.of("loss", type_) for type_ in step.type.results]
         run_pipeline(module, "td-host")
-        # Copies between strided views are calls of a function of MLIR's runtime library.
-        library = Path(mlir.__path__[0]) / "lib" / "libmlir_c_runner_utils.so"
-        self._engine = ExecutionEngine(module, opt_level=2, shared_libs=[str(library)])
+        self._engine = ExecutionEngine(module, opt_level=2)
 
     def initial_state(self) -> dict[str, np.ndarray]:
         """Optimizer state before the first step: zeros."""

@@ -93,6 +93,15 @@ def slices(manifest: Mapping[str, Any], steps: Sequence[Any], first: int = 1) ->
             near, far, size = hex(job["l2"]), hex(job["l3"]), int(job["bytes"])
             way = "to L3" if job["to_l3"] else "from L3"
             add(UDMA, operator, job["start"], job["end"], way=way, bytes=size, l2=near, l3=far)
+    # A transfer starts while the bursts of the one before are on their way: its slice begins at the end of that.
+    for track in (DMA_IN, DMA_OUT):
+        ended = 0
+        ordered = sorted(by_track.get(track, []), key=lambda s: s.begin)
+        for i, item in enumerate(ordered):
+            ordered[i] = replace(item, begin=min(max(item.begin, ended), item.end))
+            ended = max(ended, ordered[i].end)
+        if ordered:
+            by_track[track] = ordered
     tracks = [STEPS, *sorted(t for t in by_track if t.startswith("core ")), REDMULE, DMA_IN, DMA_OUT, UDMA]
     return [item for track in tracks for item in sorted(by_track.get(track, []), key=lambda s: s.begin)]
 
