@@ -93,7 +93,7 @@ def slices(manifest: Mapping[str, Any], steps: Sequence[Any], first: int = 1) ->
             near, far, size = hex(job["l2"]), hex(job["l3"]), int(job["bytes"])
             way = "to L3" if job["to_l3"] else "from L3"
             add(UDMA, operator, job["start"], job["end"], way=way, bytes=size, l2=near, l3=far)
-    # A transfer starts while the bursts of the one before are on their way: its slice begins at the end of that.
+    # A transfer starts while bursts of the one before are on their way: its slice begins at the end of that.
     for track in (DMA_IN, DMA_OUT):
         ended = 0
         ordered = sorted(by_track.get(track, []), key=lambda s: s.begin)
