@@ -67,14 +67,20 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         metavar="R",
         help="which parameters to train: full (default), linear-probe, last:N (layers), blocks:N (weight"
-        " matrices of the last blocks, and the layers behind), lora:RANK or lora:RANK:N (adapters to those)",
+        " matrices of the last blocks, and the layers behind), lora or lora:N (adapters to those of all or"
+        " the last blocks, and the layers behind)",
     )
     recipe.add_argument(
         "--trainable", nargs="+", metavar="PATTERN", help="names or patterns of the parameters to train"
     )
     recipe.add_argument("--trainable-file", type=Path, metavar="F", help="a file with such names, one a line")
+    parser.add_argument(
+        "--lora-rank", type=_positive, metavar="R", help="rank of LoRA's adapters (default: 4)"
+    )
     parser.add_argument("--lora-alpha", type=_rate, metavar="X", help="LoRA's alpha (default: its rank)")
-    parser.add_argument("--lora-targets", nargs="+", metavar="PATTERN", help="weights that get adapters")
+    parser.add_argument(
+        "--lora-targets", nargs="+", metavar="PATTERN", help="only these weights get adapters"
+    )
     parser.add_argument("--lora-seed", type=_natural, metavar="SEED", help="of the adapters' first values")
 
 
@@ -188,7 +194,7 @@ def _recipe(options: argparse.Namespace) -> dict[str, Any]:
     """The arguments of the driver that say what is trained."""
     given = {
         name: value
-        for name in ("alpha", "targets", "seed")
+        for name in ("rank", "alpha", "targets", "seed")
         if (value := getattr(options, f"lora_{name}")) is not None
     }
     lora = None

@@ -141,34 +141,65 @@ def _lower(
     return build_elf(llvm_ir, machine), operators, memory
 
 
-def _training_graph(
-    imported: ImportedModel,
-    chosen: Sequence[str],
+@dataclass
+class _Step:
+    """A decomposed training step (level 2) on its way down, and the model that it trains."""
+
+    imported: ImportedModel
+    lowering: _Lowering
+
+
+def _training_step(
+    model: Any,
+    example_inputs: Sequence[Any] | None,
+    batch_size: int | None,
+    *,
     loss: str,
     optimizer: str,
     momentum: float,
-    lowering: _Lowering,
-) -> None:
-    """Lowers an imported model to its decomposed training step, with the chosen parameters marked."""
+    recipe: str | None,
+    trainable: Sequence[str] | None,
+    trainable_file: str | Path | None,
+    lora: LoraOptions | None,
+    keep_ir: bool = False,
+    progress: Message = _silent,
+    notice: Message = _silent,
+) -> _Step:
+    """Imports a model and lowers it to its training step. Arguments and errors are those of `compile`."""
     with interrupts_held():
         from mlir import ir
 
         from . import _td
+        from .frontend import import_model
+        from .recipes import apply_recipe
 
+    if loss not in LOSS_TARGETS:
+        raise TrainDeeployError(f"unknown loss '{loss}'; there are: {', '.join(LOSS_TARGETS)}")
+    if optimizer != "sgd":
+        raise TrainDeeployError(f"unknown optimizer '{optimizer}'; there is: sgd")
+    if not 0 <= momentum < 1:
+        raise TrainDeeployError(f"momentum {momentum} is not from 0 up to, but not including, 1")
+    progress("importing the model")
+    imported = import_model(model, example_inputs, batch_size)
+    for note in imported.notes:
+        notice(note)
+    imported, chosen = apply_recipe(imported, recipe, trainable, trainable_file, lora)
     context = ir.Context()
     context.emit_error_diagnostics = False
     with interrupts_held(), context:
         _td.register_dialects(context)
         try:
-            module = lowering.module = ir.Module.parse(imported.module_text)
+            module = ir.Module.parse(imported.module_text)
         except ir.MLIRError as error:
             raise _diagnosed(error) from None
         # Marked here and not by an option of the pipeline: names may hold what options cannot.
         for op in module.body.operations:
             if op.operation.name == "train.parameter" and op.attributes["sym_name"].value in set(chosen):
                 op.operation.attributes["trainable"] = ir.UnitAttr.get()
+        lowering = _Lowering(module, keep_ir, progress)
         lowering.keep("model")
         lowering.run("graph", f"loss={loss} optimizer={optimizer} momentum={momentum!r}")
+    return _Step(imported, lowering)
 
 
 def training_graph(
@@ -186,17 +217,21 @@ def training_graph(
 ) -> tuple[str, ImportedModel]:
     """The decomposed training step of a model as text (level 2), and the model with its parameters' values.
 
-    What a planner gets, for looking at it and for `host.HostStep`. Arguments are those of `compile`.
+    What a planner gets, to look at and for `host.HostStep`. Arguments and errors are those of `compile`.
     """
-    with interrupts_held():
-        from .frontend import import_model
-        from .recipes import apply_recipe
-
-    imported = import_model(model, example_inputs, batch_size)
-    imported, chosen = apply_recipe(imported, recipe, trainable, trainable_file, lora)
-    lowering = _Lowering(None, False, _silent)
-    _training_graph(imported, chosen, loss, optimizer, momentum, lowering)
-    return lowering.module.operation.get_asm(enable_debug_info=True), imported
+    step = _training_step(
+        model,
+        example_inputs,
+        batch_size,
+        loss=loss,
+        optimizer=optimizer,
+        momentum=momentum,
+        recipe=recipe,
+        trainable=trainable,
+        trainable_file=trainable_file,
+        lora=lora,
+    )
+    return step.lowering.module.operation.get_asm(enable_debug_info=True), step.imported
 
 
 def compile(
@@ -222,7 +257,7 @@ def compile(
         the path of an .onnx file, "package.module:callable", or the name of a built-in model.
     loss: "mse" or "cross-entropy" (mean over the batch).
     optimizer: "sgd"; `momentum` from 0 up to, but not including, 1.
-    recipe: "full" (default), "linear-probe", "last:N", "blocks:N", "lora:R" or "lora:R:N" with the options
+    recipe: "full" (default), "linear-probe", "last:N", "blocks:N", "lora" or "lora:N" with the options
         `lora`; or `trainable`, names or patterns of parameters, or `trainable_file`, a file with one of
         these a line.
     target: "pulp-redmule", "pulp" or the path of a target description.
@@ -234,26 +269,26 @@ def compile(
     """
     with interrupts_held():
         from . import ir_facts
-        from .frontend import import_model
-        from .recipes import apply_recipe
         from .target import load_target
         from .toolchain import ProgramTooLarge
 
-    if loss not in LOSS_TARGETS:
-        raise TrainDeeployError(f"unknown loss '{loss}'; there are: {', '.join(LOSS_TARGETS)}")
-    if optimizer != "sgd":
-        raise TrainDeeployError(f"unknown optimizer '{optimizer}'; there is: sgd")
-    if not 0 <= momentum < 1:
-        raise TrainDeeployError(f"momentum {momentum} is not from 0 up to, but not including, 1")
     machine = load_target(target)
-    progress("importing the model")
-    imported = import_model(model, example_inputs, batch_size)
-    for note in imported.notes:
-        notice(note)
-    imported, chosen = apply_recipe(imported, recipe, trainable, trainable_file, lora)
-
-    lowering = _Lowering(None, keep_ir, progress)
-    _training_graph(imported, chosen, loss, optimizer, momentum, lowering)
+    step = _training_step(
+        model,
+        example_inputs,
+        batch_size,
+        loss=loss,
+        optimizer=optimizer,
+        momentum=momentum,
+        recipe=recipe,
+        trainable=trainable,
+        trainable_file=trainable_file,
+        lora=lora,
+        keep_ir=keep_ir,
+        progress=progress,
+        notice=notice,
+    )
+    imported, lowering = step.imported, step.lowering
     module = lowering.module
     with interrupts_held(), module.context:
         trained, states = ir_facts.parameters(module)

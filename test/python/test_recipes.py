@@ -116,7 +116,7 @@ def test_numbers_out_of_range(deep_ae, number):
     "recipe, hint", [("fulll", "full"), ("linear_probe", "linear-probe"), ("last", "last:1")]
 )
 def test_unknown_recipes(deep_ae, recipe, hint):
-    recipes = "full, linear-probe, last:N, blocks:N, lora:R, lora:R:N"
+    recipes = "full, linear-probe, last:N, blocks:N, lora, lora:N"
     there_are = f"there are: {recipes}, or names of parameters to train"
     assert refused(deep_ae, recipe) == f"unknown recipe '{recipe}' (did you mean {hint}?); {there_are}"
     assert refused(deep_ae, "zzz") == f"unknown recipe 'zzz'; {there_are}"

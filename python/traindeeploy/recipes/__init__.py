@@ -2,8 +2,8 @@
 
 A recipe selects names. `full` is every parameter, `linear-probe` the last layer that has
 parameters, `last:N` the last N of them, `blocks:N` the weight matrices of the last N blocks and the layers
-behind the blocks; or names and patterns (`*`, `?`, `[...]`) are given. `lora:R` and `lora:R:N` rewrite the
-model first: adapters of rank R train in place of those matrices.
+behind the blocks; or names and patterns (`*`, `?`, `[...]`) are given. `lora:N` rewrites the model first:
+adapters train in place of the linear ones of these matrices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from traindeeploy.errors import TrainDeeployError
 from traindeeploy.frontend.model import ImportedModel
 
-RECIPES = ("full", "linear-probe", "last:N", "blocks:N", "lora:R", "lora:R:N")
+RECIPES = ("full", "linear-probe", "last:N", "blocks:N", "lora", "lora:N")
 
 
 class RecipeError(TrainDeeployError):
@@ -28,14 +28,15 @@ class RecipeError(TrainDeeployError):
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """What `lora:R` leaves open.
+    """What `lora` and `lora:N` leave open.
 
+    rank:    of the adapters.
     alpha:   the adapters' output is multiplied with alpha / rank; None is alpha = rank.
-    targets: names or patterns of weights to adapt; None is the weight matrices of the blocks, or, in a
-             model without blocks, of all linear layers but the last.
+    targets: names or patterns; of the weights that the recipe would adapt, those that match get adapters.
     seed:    of the values that A starts from.
     """
 
+    rank: int = 4
     alpha: float | None = None
     targets: Sequence[str] | None = None
     seed: int = 0
@@ -54,46 +55,60 @@ def apply_recipe(
     """
     if recipe is None or recipe.partition(":")[0] != "lora":
         if lora is not None:
-            raise RecipeError("options of LoRA need the recipe lora:R")
+            raise RecipeError("options of LoRA need the recipe lora or lora:N")
         return model, resolve_recipe(model, recipe, trainable, trainable_file)
     if trainable is not None or trainable_file is not None:
         raise RecipeError("only one of recipe, trainable and trainable file can be given")
     from .lora import add_adapters
 
     lora = lora or LoraOptions()
-    numbers = recipe.split(":")[1:]
-    if len(numbers) not in (1, 2) or not all(n.isascii() and n.isdigit() and int(n) > 0 for n in numbers):
-        raise RecipeError(f"recipe '{recipe}' is not lora:R or lora:R:N with positive numbers")
-    rank = int(numbers[0])
-    blocks = int(numbers[1]) if len(numbers) == 2 else None
-    if blocks is not None and lora.targets is not None:
-        raise RecipeError("a number of blocks and targets of LoRA exclude each other")
+    if lora.rank < 1:
+        raise RecipeError(f"a rank of {lora.rank}: at least 1 is needed")
+    weights, heads = _lora_weights(model, recipe)
+    if not weights:
+        raise RecipeError(f"recipe '{recipe}': {model.name} has no linear layer to adapt")
     if lora.targets is not None:
         chosen = _match(model, lora.targets)
-        targets = [n for n in model.parameters if n in chosen and n in model.matrices]
-        if not targets:
+        if chosen.isdisjoint(weights):
             raise RecipeError(
-                f"the targets of LoRA match no weight of a linear layer of {model.name}:"
+                f"the targets of LoRA match no weight that recipe '{recipe}' adapts:"
                 f" {', '.join(sorted(chosen)[:3])} {'are' if len(chosen) > 1 else 'is'} none"
             )
-        heads: set[str] = set()
-    else:
-        found = _blocks(model)
-        if found or blocks is not None:
-            inside, heads = _last_blocks(model, recipe, len(found) if blocks is None else blocks)
-        else:
-            last = set(model.layers[-1].parameters)
-            inside, heads = set(model.matrices) - last, last
-        targets = [n for n in model.parameters if n in inside and n in model.matrices]
-        if not targets:
-            raise RecipeError(f"recipe '{recipe}': {model.name} has no linear layer to adapt")
-    if largest := [n for n in targets if rank > min(model.parameters[n].shape)]:
+        weights = [name for name in weights if name in chosen]
+    if largest := [n for n in weights if lora.rank > min(model.parameters[n].shape)]:
         shape = "x".join(map(str, model.parameters[largest[0]].shape))
-        raise RecipeError(f"a rank of {rank} is larger than the weight '{largest[0]}' of {shape}")
-    alpha = float(rank) if lora.alpha is None else lora.alpha
-    adapted, adapters = add_adapters(model, targets, rank, alpha, lora.seed)
+        raise RecipeError(f"a rank of {lora.rank} is larger than the weight '{largest[0]}' of {shape}")
+    alpha = float(lora.rank) if lora.alpha is None else lora.alpha
+    adapted, adapters = add_adapters(model, weights, lora.rank, alpha, lora.seed)
     train = heads | set(adapters)
     return adapted, [name for name in adapted.parameters if name in train]
+
+
+def _lora_weights(model: ImportedModel, recipe: str) -> tuple[list[str], set[str]]:
+    """The weights that `lora` or `lora:N` adapts, and the parameters of the layers that train beside them.
+
+    The linear weights of all blocks, or of the last N, and the layers behind the blocks; in a model without
+    blocks, of all linear layers but the last, or of the last N of these, and the last layer.
+    """
+    _, colon, number = recipe.partition(":")
+    if colon and not (number.isascii() and number.isdigit()):
+        raise RecipeError(f"recipe '{recipe}' is not lora:N with a number")
+    if blocks := _blocks(model):
+        inside, heads = _last_blocks(model, recipe, int(number) if colon else len(blocks))
+        return [n for n in model.parameters if n in inside and n in model.matrices], heads
+    heads = set(model.layers[-1].parameters) - model.frozen
+    weights = [
+        name
+        for layer in model.layers[:-1]
+        for name in layer.parameters
+        if name in model.matrices and name not in model.frozen
+    ]
+    if colon and not 1 <= int(number) <= len(weights):
+        raise RecipeError(
+            f"recipe '{recipe}' needs a number from 1 to {len(weights)}:"
+            f" {model.name} has no blocks, and {len(weights)} linear layers before the last layer"
+        )
+    return weights[-int(number) :] if colon else weights, heads
 
 
 def _blocks(model: ImportedModel) -> list[list[str]]:
@@ -199,7 +214,7 @@ def _named(model: ImportedModel, recipe: str) -> set[str]:
         count = int(number)
     else:
         near = difflib.get_close_matches(
-            recipe, ("full", "linear-probe", "last:1", "blocks:1", "lora:4"), n=1
+            recipe, ("full", "linear-probe", "last:1", "blocks:1", "lora:1"), n=1
         )
         hint = f" (did you mean {near[0]}?)" if near else ""
         there_are = f"{', '.join(RECIPES)}, or names of parameters to train"
