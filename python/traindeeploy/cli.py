@@ -138,6 +138,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "--timeline", type=Path, metavar="FILE", help="write what each engine did, as a trace for Perfetto"
     )
     parser.add_argument(
+        "--save-onnx", type=Path, metavar="FILE", help="write the ONNX model with the trained parameters"
+    )
+    parser.add_argument(
         "--timeline-steps", type=_positive, default=1, metavar="N", help="last steps in it (default: 1)"
     )
 
@@ -260,11 +263,13 @@ def _loaded(options: argparse.Namespace) -> dict[str, Any]:
             from .gvsoc import Gvsoc
 
         Gvsoc(options.gvsoc)
-    if options.timeline:
-        folder = options.timeline.absolute().parent
+    for path in (options.timeline, options.save_onnx):
+        if path is None:
+            continue
+        folder = path.absolute().parent
         later = options.output or options.program
         if not folder.is_dir() and folder != later.absolute():
-            raise TrainDeeployError(f"cannot write {options.timeline}: there is no folder {folder}")
+            raise TrainDeeployError(f"cannot write {path}: there is no folder {folder}")
     return {
         "data": load_npz(options.data, "data"),
         "init": None if options.init is None else load_npz(options.init, "--init"),
@@ -272,6 +277,8 @@ def _loaded(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _result(program: Any, files: dict[str, Any], options: argparse.Namespace, progress: _Progress) -> Any:
+    if options.save_onnx:
+        program.onnx_source()  # refused before long work
     return program.run(
         **files,
         steps=options.steps,
@@ -288,12 +295,14 @@ def _result(program: Any, files: dict[str, Any], options: argparse.Namespace, pr
     )
 
 
-def _write_timeline(result: Any, options: argparse.Namespace) -> None:
-    """Writes the file of --timeline; it may be in the output folder."""
+def _write_files(program: Any, result: Any, options: argparse.Namespace) -> None:
+    """Writes the files of --timeline and --save-onnx; they may be in the output folder."""
     from .output import write_file
 
     if options.timeline:
         write_file(options.timeline, result.trace())
+    if options.save_onnx:
+        program.save_onnx(options.save_onnx)
 
 
 def _train(options: argparse.Namespace, progress: _Progress) -> None:
@@ -305,7 +314,7 @@ def _train(options: argparse.Namespace, progress: _Progress) -> None:
         result = _result(program, files, options, progress)
         program.write(folder, dump_ir=options.dump_ir)
         result.write(folder)
-    _write_timeline(result, options)
+    _write_files(program, result, options)
     progress.clear()
     print(result.summary())
 
@@ -347,7 +356,7 @@ def _run(options: argparse.Namespace, progress: _Progress) -> None:
         result = _result(program, files, options, progress)
         program.write(folder, dump_ir=bool(program.ir))
         result.write(folder)
-    _write_timeline(result, options)
+    _write_files(program, result, options)
     progress.clear()
     print(result.summary())
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .recipes import LoraOptions
     from .target import Target
 
-FORMAT = 2
+FORMAT = 3
 """Version of what Program.write writes; Program.load refuses others."""
 
 LOSS_TARGETS = {"mse": ("target", "labels"), "cross-entropy": ("labels", "target")}
@@ -318,13 +318,14 @@ def compile(
         "output": list(imported.output.shape),
         "parameters": trained,
         "states": states,
+        "adapters": [asdict(adapter) for adapter in imported.adapters],
         "layouts": layouts,
         "flop": flop,
         "parameter_traffic": {"loaded": traffic[0], "stored": traffic[1]},
         "memory": memory,
         "operators": [operator.to_json() for operator in operators],
     }
-    return Program(elf, manifest, dict(imported.parameters), lowering.texts)
+    return Program(elf, manifest, dict(imported.parameters), lowering.texts, imported.onnx)
 
 
 def inspect(
@@ -403,6 +404,10 @@ class Program:
     """Values of all parameters before the first step, by name."""
     ir: dict[str, str] = field(default_factory=dict)
     """IR by border ("model", "graph", "plan", "tile", "cluster", "llvm", "program"), if it was kept."""
+    onnx: bytes | None = None
+    """The ONNX model that it was compiled from, serialized; None for a PyTorch model."""
+    trained: dict[str, Array] = field(default_factory=dict)
+    """Parameters that the last run has trained, by name."""
 
     @property
     def operators(self) -> list[Operator]:
@@ -437,11 +442,13 @@ class Program:
             self.write(staging, dump_ir=bool(self.ir))
 
     def write(self, folder: Path, *, dump_ir: bool = False) -> None:
-        """Writes program.elf, program.json, initial.npz and, if asked, ir/ into an existing folder."""
+        """Writes what `load` reads, and ir/ if asked, into an existing folder."""
         with explained(f"cannot write into {folder}"):
             (folder / "program.elf").write_bytes(self.elf)
             (folder / MANIFEST).write_text(_json(self.manifest))
             _save_npz(folder / "initial.npz", self.initial)
+            if self.onnx is not None:
+                (folder / "model.onnx").write_bytes(self.onnx)
             if dump_ir:
                 (folder / "ir").mkdir()
                 for number, (border, text) in enumerate(self.ir.items()):
@@ -455,9 +462,11 @@ class Program:
         Raises TrainDeeployError when the folder holds none, or one of another version.
         """
         folder = Path(folder)
+        source = folder / "model.onnx"
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
             elf = (folder / "program.elf").read_bytes()
+            model = source.read_bytes() if source.exists() else None
         except OSError as error:
             raise TrainDeeployError(f"{folder} holds no compiled program: {error.strerror}") from None
         except ValueError:
@@ -467,7 +476,54 @@ class Program:
         texts = {}
         for path in sorted((folder / "ir").glob("[0-9]-*")):
             texts[path.stem.split("-", 1)[1]] = path.read_text()
-        return cls(elf, manifest, load_npz(folder / "initial.npz", "program"), texts)
+        return cls(elf, manifest, load_npz(folder / "initial.npz", "program"), texts, model)
+
+    def model_parameters(self, params: str | Path | Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """The model's own parameters that training changed; LoRA's adapters are merged into their weights.
+
+        params: values by name, or the path of a params.npz; by default what the last `run` of this
+            object has trained.
+        """
+        from .frontend.model import Adapter
+        from .trained_model import merge_adapters
+
+        if params is None:
+            params = self.trained
+        elif isinstance(params, str | Path):
+            params = load_npz(Path(params), "parameters")
+        values, _ = self._start(params, _silent)
+        adapters = [Adapter(**adapter) for adapter in self.manifest["adapters"]]
+        changed = {name for adapter in adapters for name in (adapter.weight, adapter.a, adapter.b)}
+        changed.update(params)
+        return merge_adapters({n: values[n] for n in self.initial if n in changed}, adapters)
+
+    def load_into(self, module: Any, params: str | Path | Mapping[str, Array] | None = None) -> None:
+        """Copies trained parameters into an nn.Module; `params` is that of `model_parameters`.
+
+        Raises TrainDeeployError for a parameter that the module does not have in this shape.
+        """
+        from .trained_model import load_into_module
+
+        load_into_module(module, self.model_parameters(params))
+
+    def save_onnx(self, path: str | Path, params: str | Path | Mapping[str, Array] | None = None) -> None:
+        """Writes the ONNX model with trained parameters; `params` is that of `model_parameters`.
+
+        Raises TrainDeeployError when the model came from PyTorch, which has `load_into`.
+        """
+        from .output import write_file
+        from .trained_model import onnx_with
+
+        write_file(Path(path), onnx_with(self.onnx_source(), self.model_parameters(params)))
+
+    def onnx_source(self) -> bytes:
+        """The ONNX model that the program was compiled from; raises TrainDeeployError if there is none."""
+        if self.onnx is None:
+            raise TrainDeeployError(
+                f"{self.manifest['model']} came from PyTorch, so there is no ONNX file to save;"
+                " Program.load_into brings the parameters back into the module"
+            )
+        return self.onnx
 
     def _start(self, init: Mapping[str, Array], notice: Message) -> tuple[dict[str, Array], int]:
         """Values of parameters and states by symbol, and samples already taken, to start from."""
@@ -601,6 +657,7 @@ class Program:
             self.target, self.manifest, self.operators, self.lower_bound(), simulator, losses, outcome
         )
         everything = {name: values[name] for name in self.manifest["parameters"]}
+        self.trained = params
         first = steps - len(outcome.logs) + 1
         timeline = slices(Elf(self.elf).manifest, outcome.logs, first)
         return Result(params, state, losses, report, everything, timeline)

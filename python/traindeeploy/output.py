@@ -40,13 +40,13 @@ def _check_replaceable(path: Path) -> None:
         )
 
 
-def write_file(path: Path, text: str) -> None:
+def write_file(path: Path, content: str | bytes) -> None:
     """Writes a file that appears whole, or replaces the one that was there, or not at all."""
     with explained(f"cannot write {path}"):
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
         try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+            with open(descriptor, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
             os.chmod(name, 0o666 & ~_umask())
             os.replace(name, path)
         except BaseException:

@@ -39,6 +39,21 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter: the layer of `weight` [out, in] multiplies with weight + scale * b a.
+
+    a, b:       names of the matrices [rank, in] and [out, rank].
+    transposed: the weight lies as [in, out].
+    """
+
+    weight: str
+    a: str
+    b: str
+    scale: float
+    transposed: bool
+
+
+@dataclass(frozen=True)
 class ImportedModel:
     """A forward model as a training graph (level 2 of docs/architecture.md).
 
@@ -52,6 +67,8 @@ class ImportedModel:
     unused:      parameters that the forward does not use; they are left out of everything else.
     batch_size:  size of axis 0 of every input; None where inputs do not agree on one.
     notes:       what the importer decided and the user should know, a sentence each.
+    adapters:    what LoRA has added; its matrices are among `parameters`.
+    onnx:        the ONNX model that it was imported from, serialized; None if it came from PyTorch.
     """
 
     name: str
@@ -67,6 +84,8 @@ class ImportedModel:
     aliases: dict[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    adapters: tuple[Adapter, ...] = ()
+    onnx: bytes | None = None
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:

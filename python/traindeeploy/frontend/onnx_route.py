@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -92,8 +92,11 @@ def import_onnx(
     batch_size: the size of axis 0 of every input. A symbolic axis 0 takes any (1 by default); a
     fixed one changes only if every tensor of the graph follows.
     """
-    graph = _prepare(model)
-    name = name or model.graph.name or "model"
+    imported = _at_batch_size(_prepare(model), batch_size, name or model.graph.name or "model")
+    return replace(imported, onnx=model.SerializeToString(deterministic=True))
+
+
+def _at_batch_size(graph: _Graph, batch_size: int | None, name: str) -> ImportedModel:
     exported = _batch_size(graph.inputs)
     wanted = batch_size or exported or 1
     if batch_size in (None, exported) or (exported is None and wanted == 1):

@@ -9,7 +9,7 @@ import numpy as np
 from mlir import ir
 
 from traindeeploy.errors import TrainDeeployError
-from traindeeploy.frontend.model import ImportedModel
+from traindeeploy.frontend.model import Adapter, ImportedModel
 
 
 class LoraError(TrainDeeployError):
@@ -39,6 +39,7 @@ def add_adapters(
     random = np.random.default_rng(seed)
     values = dict(model.parameters)
     added: dict[str, list[str]] = {}
+    adapters = []
     with context, ir.Location.unknown():
         module = ir.Module.parse(model.module_text)
         for target in targets:
@@ -47,11 +48,12 @@ def add_adapters(
                 raise LoraError(
                     f"the model has a parameter '{taken[0]}' already, so '{target}' gets no adapter"
                 )
-            fan_in, fan_out = _adapt(module, target, names, rank, alpha)
+            fan_in, fan_out, transposed = _adapt(module, target, names, rank, alpha)
             bound = 1 / np.sqrt(fan_in)
             values[names[0]] = random.uniform(-bound, bound, (rank, fan_in)).astype(np.float32)
             values[names[1]] = np.zeros((fan_out, rank), np.float32)
             added[target] = list(names)
+            adapters.append(Adapter(target, *names, alpha / rank, transposed))
         module.operation.verify()
         text = module.operation.get_asm(enable_debug_info=True)
     order = [name for known in model.parameters for name in (known, *added.get(known, []))]
@@ -60,31 +62,38 @@ def add_adapters(
         for layer in model.layers
     )
     adapted = replace(
-        model, module_text=text, parameters={name: values[name] for name in order}, layers=layers
+        model,
+        module_text=text,
+        parameters={name: values[name] for name in order},
+        layers=layers,
+        adapters=tuple(adapters),
     )
     return adapted, [name for names in added.values() for name in names]
 
 
 def _adapt(
     module: ir.Module, target: str, names: tuple[str, str], rank: int, alpha: float
-) -> tuple[int, int]:
-    """Adds the adapters of one weight to all its products; returns how many features go in and out."""
+) -> tuple[int, int, bool]:
+    """Adds the adapters of one weight to all its products.
+
+    Returns how many features go in and out, and whether the weight lies as [in, out].
+    """
     function = next(op for op in module.body.operations if op.operation.name == "func.func")
     block = function.operation.regions[0].blocks[0]
-    sizes: tuple[int, int] | None = None
+    form: tuple[int, int, bool] | None = None
     for view in list(block.operations):
         op = view.operation
         found = _product(op, target)
         if found is None:
             continue
-        x, transposed = found
+        x, out_first = found
         weight = ir.RankedTensorType(op.operands[1].type).shape
-        fan_out, fan_in = weight if transposed else reversed(weight)
-        if sizes not in (None, (fan_in, fan_out)):
+        fan_out, fan_in = weight if out_first else reversed(weight)
+        if form not in (None, (fan_in, fan_out, not out_first)):
             raise LoraError(f"'{target}' is used in products of different shapes, so it gets no adapter")
-        sizes = (fan_in, fan_out)
+        form = (fan_in, fan_out, not out_first)
         _add_product(op, x, names, rank, alpha, fan_in, fan_out)
-    if sizes is None:
+    if form is None:
         raise LoraError(f"'{target}' is not the weight of a linear layer, so it gets no adapter")
     position = next(
         op
@@ -94,7 +103,7 @@ def _adapt(
     following = list(module.body.operations)
     after = following[following.index(position) + 1]
     element = ir.F32Type.get()
-    for name, shape in zip(names, ((rank, sizes[0]), (sizes[1], rank)), strict=True):
+    for name, shape in zip(names, ((rank, form[0]), (form[1], rank)), strict=True):
         attributes = {
             "sym_name": ir.StringAttr.get(name),
             "type": ir.TypeAttr.get(ir.RankedTensorType.get(shape, element)),
@@ -102,7 +111,7 @@ def _adapt(
         ir.Operation.create(
             "train.parameter", attributes=attributes, ip=ir.InsertionPoint(after), loc=ir.Location.name(name)
         )
-    return sizes
+    return form
 
 
 def _product(op: ir.Operation, target: str) -> tuple[ir.Value, bool] | None:
