@@ -65,7 +65,7 @@ $(STAMPS)/gvsoc: pyproject.toml $(STAMPS)/build
 
 $(STAMPS)/test: pyproject.toml $(STAMPS)/build
 	@echo "==> Installing test tools from PyPI"
-	@$(BIN)/python tools/requirements.py test > $@.txt
+	@$(BIN)/python tools/requirements.py test examples > $@.txt
 	@$(PIP) -r $@.txt
 	@touch $@
 

@@ -253,6 +253,10 @@ Values SoftmaxOp::decomposeOperation(OpBuilder &builder) {
                                     })};
 }
 
+// The result sums to zero, which is what the gradient of whatever shifts all
+// inputs is (the bias before an attention over all rows). Rounding of the inner
+// product and of the output, whose sum is not quite one, would leave the inner
+// product times the spacing of one; the second pass takes that out.
 Values SoftmaxVJPOp::decomposeOperation(OpBuilder &builder) {
   Location loc = getLoc();
   Rows rows(getType(), {static_cast<int64_t>(getAxis())});
@@ -260,10 +264,17 @@ Values SoftmaxVJPOp::decomposeOperation(OpBuilder &builder) {
                            0.0, [](OpBuilder &b, Location l, ValueRange v) {
                              return add(b, l, v[2], mul(b, l, v[0], v[1]));
                            });
+  Value rest =
+      reduceRows(builder, loc, rows, {getOutput(), getCotangent(), inner}, 0.0,
+                 [](OpBuilder &b, Location l, ValueRange v) {
+                   Value change = mul(b, l, v[0], sub(b, l, v[1], v[2]));
+                   return add(b, l, v[3], change);
+                 });
   return SmallVector<Value>{mapRows(
-      builder, loc, rows, getType(), {getOutput(), getCotangent(), inner},
+      builder, loc, rows, getType(), {getOutput(), getCotangent(), inner, rest},
       [](OpBuilder &b, Location l, ValueRange v) {
-        return mul(b, l, v[0], sub(b, l, v[1], v[2]));
+        Value deviation = sub(b, l, v[1], v[2]);
+        return mul(b, l, v[0], sub(b, l, deviation, v[3]));
       })};
 }
 

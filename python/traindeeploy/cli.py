@@ -1,4 +1,4 @@
-"""The command traindeeploy: train, compile, run, report, inspect."""
+"""The command traindeeploy: train, compile, run, report, inspect, graph, link."""
 
 from __future__ import annotations
 
@@ -92,11 +92,15 @@ def _add_graph_options(parser: argparse.ArgumentParser) -> None:
     _add_recipe_options(parser)
 
 
-def _add_compile_options(parser: argparse.ArgumentParser) -> None:
-    _add_graph_options(parser)
+def _add_target_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", default="pulp-redmule", metavar="T", help="pulp-redmule (default), pulp, or a file.toml"
     )
+
+
+def _add_compile_options(parser: argparse.ArgumentParser) -> None:
+    _add_graph_options(parser)
+    _add_target_option(parser)
     parser.add_argument("--dump-ir", action="store_true", help="write the IR at each border to OUT/ir")
 
 
@@ -166,6 +170,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_graph_options(graph)
     graph.set_defaults(action=_graph)
+
+    link = commands.add_parser(
+        "link", help="make an ELF from the LLVM IR that td-opt and mlir-translate wrote"
+    )
+    link.add_argument("llvm_ir", metavar="FILE.ll", type=Path)
+    _add_target_option(link)
+    link.add_argument("-o", dest="output", required=True, type=Path, metavar="FILE.elf")
+    link.set_defaults(action=_link)
 
     run = commands.add_parser("run", help="run a compiled program on the simulated SoC")
     run.add_argument("program", type=Path, metavar="PROGRAM", help="output folder of compile or train")
@@ -343,6 +355,22 @@ def _graph(options: argparse.Namespace, progress: _Progress) -> None:
     )
     progress.clear()
     print(text, end="")
+
+
+def _link(options: argparse.Namespace, progress: _Progress) -> None:
+    from .output import explained, write_file
+    from .target import load_target
+    from .toolchain import Elf, build_elf
+
+    target = load_target(options.target)
+    with explained(f"cannot read {options.llvm_ir}"):
+        text = options.llvm_ir.read_text(errors="replace")
+    progress("compiling: machine code")
+    elf = build_elf(text, target)
+    compiled_for = Elf(elf).manifest["target"]
+    if compiled_for != target.name:
+        raise TrainDeeployError(f"{options.llvm_ir} was compiled for {compiled_for}, not for {target.name}")
+    write_file(options.output, elf)
 
 
 def _run(options: argparse.Namespace, progress: _Progress) -> None:

@@ -4,89 +4,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from traindeeploy.models.cct2 import BLOCKS, CHANNELS, CLASSES, HEADS, TOKENS, WIDTH, cct2_parameters
+from examples_path import example
+from traindeeploy.models.cct2 import CLASSES
 from traindeeploy.models.resnet8 import STAGES, resnet8_parameters
 
+Cct2 = example("cct2").Cct2
+
 F = nn.functional
-
-
-class Attention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.q_proj = nn.Linear(WIDTH, WIDTH, bias=False)
-        self.k_proj = nn.Linear(WIDTH, WIDTH, bias=False)
-        self.v_proj = nn.Linear(WIDTH, WIDTH, bias=False)
-        self.proj = nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, x):
-        n, t, c = x.shape
-        q, k, v = (
-            p(x).reshape(n, t, HEADS, c // HEADS).transpose(1, 2)
-            for p in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed.transpose(1, 2).reshape(n, t, c))
-
-
-class Block(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.pre_norm = nn.LayerNorm(WIDTH)
-        self.self_attn = Attention()
-        self.norm1 = nn.LayerNorm(WIDTH)
-        self.linear1 = nn.Linear(WIDTH, WIDTH)
-        self.linear2 = nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, x):
-        x = self.norm1(x + self.self_attn(self.pre_norm(x)))
-        return x + self.linear2(F.gelu(self.linear1(x)))
-
-
-class Classifier(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.positional_emb = nn.Parameter(torch.zeros(1, TOKENS, WIDTH))
-        self.blocks = nn.ModuleList(Block() for _ in range(BLOCKS))
-        self.norm = nn.LayerNorm(WIDTH)
-        self.attention_pool = nn.Linear(WIDTH, 1)
-        self.fc = nn.Linear(WIDTH, CLASSES)
-
-    def forward(self, x):
-        x = x + self.positional_emb
-        for block in self.blocks:
-            x = block(x)
-        x = self.norm(x)
-        weights = F.softmax(self.attention_pool(x), dim=1).transpose(1, 2)
-        return self.fc((weights @ x).squeeze(1))
-
-
-class Tokenizer(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv_layers = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(CHANNELS[i], CHANNELS[i + 1], 3, padding=1, bias=False),
-                nn.ReLU(),
-                nn.MaxPool2d(3, 2, 1),
-            )
-            for i in range(len(CHANNELS) - 1)
-        )
-
-    def forward(self, x):
-        for layer in self.conv_layers:
-            x = layer(x)
-        return x.flatten(2).transpose(1, 2)
-
-
-class Cct2(nn.Module):
-    def __init__(self, parameters=None):
-        super().__init__()
-        self.tokenizer = Tokenizer()
-        self.classifier = Classifier()
-        load(self, cct2_parameters() if parameters is None else parameters)
-
-    def forward(self, input):
-        return self.classifier(self.tokenizer(input))
 
 
 class Stage(nn.Module):

@@ -314,9 +314,9 @@ def test_batch_size(batch_size):
 
 
 def test_both_routes_give_the_same_deep_ae():
-    from examples_path import deep_ae_module
+    from examples_path import example
 
-    module, inputs = deep_ae_module()
+    module, inputs = example("deep_ae").model()
     module.load_state_dict({name: torch.from_numpy(value) for name, value in deep_ae_parameters().items()})
     from_torch = import_model(module, inputs, 5)
     from_onnx = import_model("deep-ae", None, 5)
