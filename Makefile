@@ -32,6 +32,7 @@ test-gvsoc: $(STAMPS)/package $(STAMPS)/torch $(STAMPS)/gvsoc
 
 bench: $(STAMPS)/package
 	@$(BIN)/python benchmarks/deep_ae.py
+	@$(BIN)/python benchmarks/strategies.py
 
 format: $(STAMPS)/test
 	@$(BIN)/ruff check --fix --quiet . && $(BIN)/ruff format --quiet .
