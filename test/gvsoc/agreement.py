@@ -16,6 +16,7 @@ import resource
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ STEPS = 2
 LIMIT = 100_000_000
 
 
+ODD = "17-31-1-13"
+
+
 def odd_mlp() -> tuple[Any, Any]:
     """An MLP of prime sizes and its example inputs."""
     import torch
@@ -51,28 +55,54 @@ def odd_mlp() -> tuple[Any, Any]:
     return torch.nn.Sequential(*layers[:-1]).eval(), (torch.zeros(5, sizes[0]),)
 
 
+@dataclass(frozen=True)
+class Case:
+    """A training step that both simulators run."""
+
+    model: str
+    target: str
+    batch: int = 1
+    recipe: str = "full"
+    loss: str = "mse"
+
+    def __str__(self) -> str:
+        recipe = "" if self.recipe == "full" else f"{self.recipe}, "
+        return f"{self.model}, {recipe}batch {self.batch}, {self.target}"
+
+
+STRATEGIES = ("linear-probe", "blocks:1", "lora:1", "blocks:2", "lora:2")
 CASES = {
-    f"{model}, batch {batch}, {target}": (model, batch, target)
-    for model, batch in (("deep-ae", 1), ("deep-ae", 16), ("17-31-1-13", 5))
-    for target in ("pulp-redmule", "pulp")
+    str(case): case
+    for case in (
+        *(
+            Case(model, target, batch)
+            for model, batch in (("deep-ae", 1), ("deep-ae", 16), (ODD, 5))
+            for target in ("pulp-redmule", "pulp")
+        ),
+        *(Case("cct2", "pulp-redmule", recipe=recipe, loss="cross-entropy") for recipe in STRATEGIES),
+    )
 }
 
 
-def compiled(model: str, batch: int, target: str) -> traindeeploy.Program:
+def compiled(case: Case) -> traindeeploy.Program:
     """The program of a case."""
-    if model == "deep-ae":
-        return traindeeploy.compile(model, loss="mse", target=target, batch_size=batch)
+    options: dict[str, Any] = {"loss": case.loss, "recipe": case.recipe, "target": case.target}
+    if case.model != ODD:
+        return traindeeploy.compile(case.model, batch_size=case.batch, **options)
     module, inputs = odd_mlp()
-    return traindeeploy.compile(module, inputs, loss="mse", target=target)
+    return traindeeploy.compile(module, inputs, **options)
 
 
 def step(program: traindeeploy.Program, **options: Any) -> dict[str, Any]:
     """What a case measures on a simulator."""
     random = np.random.default_rng(0)
-    data = {
-        field.name: random.standard_normal((STEPS * field.shape[0], *field.shape[1:])).astype(np.float32)
-        for field in program.fields
-    }
+    data = {}
+    for field in program.fields:
+        shape = (STEPS * field.shape[0], *field.shape[1:])
+        if field.classes:
+            data[field.name] = random.integers(0, field.classes, shape)
+        else:
+            data[field.name] = random.standard_normal(shape).astype(np.float32)
     result = program.run(data, steps=STEPS, lr=0.01, **options)
     bits = hashlib.sha256(b"".join(value.tobytes() for value in result.params.values()))
     return {
@@ -166,13 +196,14 @@ def main() -> int:
         worst = max(ratios, key=lambda ratio: abs(ratio - 1))
         rows.append([f"{len(ratios)} micro-kernels, {target}", "", "", f"{worst - 1:+.1%} at worst"])
     for name, case in CASES.items():
-        program = compiled(*case)
+        print(name, flush=True)
+        program = compiled(case)
         ours, theirs = step(program), step(program, simulator="gvsoc", gvsoc=gvsoc.root)
         wrong += differences_of_steps(name, ours, theirs)
         record["steps"][name] = theirs
         a, b = ours["cycles"], theirs["cycles"]
         rows.append([name, f"{a:,.0f}", f"{b:,.0f}", f"{a / b - 1:+.1%}"])
-    record["speed"] = speed(compiled("deep-ae", 16, "pulp-redmule"), gvsoc.root)
+    record["speed"] = speed(compiled(Case("deep-ae", "pulp-redmule", 16)), gvsoc.root)
     if record["speed"]["faster"] < FASTER:
         wrong.append(f"tdsim is only {record['speed']['faster']} times faster than GVSoC")
     print(table(["", "tdsim", "GVSoC", "difference"], rows, "lrrr"))

@@ -20,10 +20,12 @@ def test_micro_kernels(target: str) -> None:
 
 @pytest.mark.parametrize("name", agreement.CASES)
 def test_steps(name: str) -> None:
-    theirs = RECORD["steps"][name]
-    if name.startswith("17-"):
+    theirs = RECORD["steps"].get(name)
+    if theirs is None:
+        pytest.skip("the last `make test-gvsoc` did not have this step")
+    if agreement.CASES[name].model == agreement.ODD:
         pytest.importorskip("torch")
-    ours = agreement.step(agreement.compiled(*agreement.CASES[name]))
+    ours = agreement.step(agreement.compiled(agreement.CASES[name]))
     if ours["program"] != theirs["program"]:
         pytest.skip("the compiler makes another program than at the last `make test-gvsoc`")
     assert agreement.differences_of_steps(name, ours, theirs) == []
