@@ -51,7 +51,8 @@ _SILENCE = 120.0
 _PREPARATION = 120.0
 """Seconds that GVSoC may take to describe the machine, and a compiler to compile a component."""
 
-# Layout of the bus probe's log (probe.cpp).
+# Layouts of the logs of the HyperRAM's probes (probe.cpp); times of bursts are picoseconds.
+_TIMED_JOB = np.dtype([*HYPERRAM_JOB.descr, ("time", "<u8"), ("period", "<u8")])
 _BURST = np.dtype([("start", "<u8"), ("end", "<u8"), ("bytes", "<u4"), ("padding", "<u4")])
 _COMMAND_BYTES = 6  # that begin each burst on the HyperRAM's bus
 
@@ -332,24 +333,31 @@ def _result(folder: Path, code: int, seconds: float) -> GvsocResult:
             exit_code=code,
             host_seconds=seconds,
             dma=read("dma", DMA_JOB),
-            hyperram=_transfers(read("hyperram", HYPERRAM_JOB), read("bus", _BURST)),
+            hyperram=_transfers(read("hyperram", _TIMED_JOB), read("bus", _BURST)),
             redmule=read("redmule", REDMULE_JOB),
             markers=read("marks", MARKER),
         )
 
 
 def _transfers(jobs: np.ndarray, bursts: np.ndarray) -> np.ndarray:
-    """Jobs with the times at which the bus worked for them: it takes them one after the other."""
+    """Jobs with the times at which the bus worked for them: it takes them one after the other.
+
+    jobs: _TIMED_JOB, at the cycles at which they were programmed; bursts: _BURST. Returns HYPERRAM_JOB.
+    """
     bursts = bursts[bursts["bytes"] > _COMMAND_BYTES]
-    timed = jobs.copy()
+    payload = bursts["bytes"].astype(np.int64) - _COMMAND_BYTES
+    timed = np.zeros(jobs.size, HYPERRAM_JOB)
+    for name in HYPERRAM_JOB.names or ():
+        timed[name] = jobs[name]
     following = 0
     ended = 0
-    for job in timed:
+    for job, programmed in zip(timed, jobs, strict=True):
         # The host's own transfers, outside of the steps, are on the bus, too, but not among the jobs.
-        first = max(following, int(np.searchsorted(bursts["start"], job["start"])))
-        moved = np.cumsum(bursts["bytes"][first:].astype(np.int64) - _COMMAND_BYTES)
+        first = max(following, int(np.searchsorted(bursts["start"], programmed["time"])))
+        moved = np.cumsum(payload[first : first + int(job["bytes"]) + 1])
         following = min(first + int(np.searchsorted(moved, job["bytes"])) + 1, bursts.size)
         job["start"] = max(int(job["start"]), ended)
         if following > first:
-            job["end"] = ended = int(bursts["end"][following - 1])
+            after = int(bursts["end"][following - 1]) - int(programmed["time"])
+            job["end"] = ended = int(programmed["start"]) + after // int(programmed["period"])
     return timed

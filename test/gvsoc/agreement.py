@@ -36,7 +36,6 @@ TARGETS = ("pulp-redmule", "pulp-redmule-fp16")
 KERNEL, STEP, ENGINE, LAYER = 0.10, 0.05, 0.10, 0.02
 FASTER = 25
 """How many times faster than GVSoC tdsim has to be."""
-STEPS = 2
 LIMIT = 100_000_000
 
 
@@ -64,6 +63,8 @@ class Case:
     batch: int = 1
     recipe: str = "full"
     loss: str = "mse"
+    steps: int = 2
+    """Layers of a few hundred cycles need more: instruction caches replace lines at random."""
 
     def __str__(self) -> str:
         recipe = "" if self.recipe == "full" else f"{self.recipe}, "
@@ -75,8 +76,8 @@ CASES = {
     str(case): case
     for case in (
         *(
-            Case(model, target, batch)
-            for model, batch in (("deep-ae", 1), ("deep-ae", 16), (ODD, 5))
+            Case(model, target, batch, steps=steps)
+            for model, batch, steps in (("deep-ae", 1, 2), ("deep-ae", 16, 2), (ODD, 5, 8))
             for target in ("pulp-redmule", "pulp")
         ),
         *(Case("cct2", "pulp-redmule", recipe=recipe, loss="cross-entropy") for recipe in STRATEGIES),
@@ -93,17 +94,17 @@ def compiled(case: Case) -> traindeeploy.Program:
     return traindeeploy.compile(module, inputs, **options)
 
 
-def step(program: traindeeploy.Program, **options: Any) -> dict[str, Any]:
+def step(program: traindeeploy.Program, steps: int, **options: Any) -> dict[str, Any]:
     """What a case measures on a simulator."""
     random = np.random.default_rng(0)
     data = {}
     for field in program.fields:
-        shape = (STEPS * field.shape[0], *field.shape[1:])
+        shape = (steps * field.shape[0], *field.shape[1:])
         if field.classes:
             data[field.name] = random.integers(0, field.classes, shape)
         else:
             data[field.name] = random.standard_normal(shape).astype(np.float32)
-    result = program.run(data, steps=STEPS, lr=0.01, **options)
+    result = program.run(data, steps=steps, lr=0.01, **options)
     bits = hashlib.sha256(b"".join(value.tobytes() for value in result.params.values()))
     return {
         "program": hashlib.sha256(program.elf).hexdigest(),
@@ -160,12 +161,13 @@ def differences_of_steps(name: str, ours: dict[str, Any], theirs: dict[str, Any]
     return wrong
 
 
-def speed(program: traindeeploy.Program, gvsoc: Path) -> dict[str, float]:
+def speed(case: Case, steps: int, gvsoc: Path) -> dict[str, float]:
     """Seconds that a case takes on both simulators, one after the other, and processor time of both."""
+    program = compiled(case)
     times = {}
     for name in SIMULATORS:
         begin = [time.perf_counter(), *processor_times()]
-        step(program, simulator=name, gvsoc=gvsoc)
+        step(program, steps, simulator=name, gvsoc=gvsoc)
         wall, own, child = (
             now - was for now, was in zip([time.perf_counter(), *processor_times()], begin, strict=True)
         )
@@ -198,16 +200,23 @@ def main() -> int:
     for name, case in CASES.items():
         print(name, flush=True)
         program = compiled(case)
-        ours, theirs = step(program), step(program, simulator="gvsoc", gvsoc=gvsoc.root)
+        ours = step(program, case.steps)
+        theirs = step(program, case.steps, simulator="gvsoc", gvsoc=gvsoc.root)
         wrong += differences_of_steps(name, ours, theirs)
         record["steps"][name] = theirs
         a, b = ours["cycles"], theirs["cycles"]
         rows.append([name, f"{a:,.0f}", f"{b:,.0f}", f"{a / b - 1:+.1%}"])
-    record["speed"] = speed(compiled(Case("deep-ae", "pulp-redmule", 16)), gvsoc.root)
-    if record["speed"]["faster"] < FASTER:
-        wrong.append(f"tdsim is only {record['speed']['faster']} times faster than GVSoC")
+    # A step, with the start of the simulator, is what one waits for; long runs are compared, too.
+    record["speed"] = {
+        "deep-ae, a step": speed(Case("deep-ae", "pulp-redmule"), 1, gvsoc.root),
+        "cct2, blocks:2, 4 steps": speed(CASES["cct2, blocks:2, batch 1, pulp-redmule"], 4, gvsoc.root),
+    }
+    faster = record["speed"]["deep-ae, a step"]["faster"]
+    if faster < FASTER:
+        wrong.append(f"tdsim is only {faster} times faster than GVSoC")
     print(table(["", "tdsim", "GVSoC", "difference"], rows, "lrrr"))
-    print(", ".join(f"{name} {value}" for name, value in record["speed"].items()))
+    for name, times in record["speed"].items():
+        print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in times.items()))
     for line in wrong:
         print(f"DIFFERENT: {line}")
     if not wrong:

@@ -253,6 +253,28 @@ def test_command_says_what_is_missing_first(
     assert not (tmp_path / "out").exists()
 
 
+def test_transfers_of_the_hyperram_get_the_time_of_the_bus() -> None:
+    """A cycle has 100 ps; before the jobs the bus has seen a transfer of the host."""
+    jobs = np.zeros(3, gvsoc._TIMED_JOB)
+    jobs["start"] = [1000, 1010, 2000]
+    jobs["bytes"] = [512, 256, 100]
+    jobs["time"], jobs["period"] = jobs["start"] * 100 + 7, 100
+    bursts = np.array(
+        [
+            (5_000, 90_000, 4096 + 6, 0),
+            (101_000, 127_000, 256 + 6, 0),
+            (127_100, 127_200, 6, 0),
+            (127_300, 153_007, 256 + 6, 0),
+            (153_100, 180_007, 256 + 6, 0),
+            (201_000, 212_007, 100 + 6, 0),
+        ],
+        gvsoc._BURST,
+    )
+    timed = gvsoc._transfers(jobs, bursts)
+    assert timed["start"].tolist() == [1000, 1530, 2000]
+    assert timed["end"].tolist() == [1530, 1800, 2120]
+
+
 needs_gvsoc = pytest.mark.skipif(
     not os.environ.get("TRAINDEEPLOY_GVSOC"), reason="TRAINDEEPLOY_GVSOC names no GVSoC"
 )

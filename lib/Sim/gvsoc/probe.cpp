@@ -11,7 +11,9 @@
 //   dma       core 0's DMA channel and the DMA's ports to L1, as DMA_JOB
 //   redmule   RedMulE's registers and its event, as REDMULE_JOB
 //   hyperram  starts of uDMA transfers, as HYPERRAM_JOB that ends when it
-//   starts bus       the HyperRAM's bus: begin, end and bytes of each burst
+//             starts, with the time and the clock's period in picoseconds
+//   bus       the HyperRAM's bus: begin, end (picoseconds, it has no clock of
+//             the cluster's) and bytes of each burst
 //
 //===----------------------------------------------------------------------===//
 #include <algorithm>
@@ -43,6 +45,7 @@ struct DmaJob {
 struct HyperJob {
   uint64_t start, end;
   uint32_t bytes, toL3, l2, l3;
+  uint64_t time, period;
 };
 struct RedmuleJob {
   uint64_t trigger, start, end;
@@ -83,17 +86,14 @@ private:
   template <typename Entry> void put(const Entry &entry) {
     std::fwrite(&entry, sizeof entry, 1, log);
   }
-  // The bus has no clock of its own: `period` is that of the cluster's.
-  uint64_t now() {
-    return period ? uint64_t(time.get_time()) / period
-                  : uint64_t(clock.get_cycles());
-  }
+  uint64_t now() { return uint64_t(clock.get_cycles()); }
+  uint64_t picoseconds() { return uint64_t(time.get_time()); }
 
   vp::Trace trace;
   Kind kind;
   FILE *log = nullptr;
   uint32_t base;
-  uint64_t maxCycles = 0, period = 0;
+  uint64_t maxCycles = 0;
   vp::ClockEvent *heart = nullptr;
 
   vp::IoSlave registers;
@@ -129,7 +129,6 @@ Probe::Probe(vp::ComponentConf &conf) : vp::Component(conf) {
   };
   base = uint32_t(number("base"));
   maxCycles = number("max_cycles");
-  period = number("period");
   heart = event_new(&Probe::beat);
   traces.new_trace("trace", &trace, vp::DEBUG);
   if (kind == Kind::Bus) {
@@ -218,7 +217,8 @@ void Probe::write(uint32_t address, uint32_t value) {
     bool transmit = index == 5;
     if ((transmit || index == 2) && (value & 0x10))
       put(HyperJob{now(), now(), channel[transmit ? 4 : 1], transmit,
-                   channel[transmit ? 3 : 0], channel[7]});
+                   channel[transmit ? 3 : 0], channel[7], picoseconds(),
+                   uint64_t(clock.get_period())});
     return;
   }
   case Kind::Bus:
@@ -270,7 +270,7 @@ void Probe::finished(vp::Block *block, bool value) {
 
 void Probe::command(vp::Block *block, int data) {
   auto *self = static_cast<Probe *>(block);
-  self->burst.end = self->now();
+  self->burst.end = self->picoseconds();
   ++self->burst.bytes;
   self->busOut.sync_cycle(data);
 }
@@ -283,7 +283,7 @@ void Probe::select(vp::Block *block, int chip, int active) {
   auto *self = static_cast<Probe *>(block);
   if (self->burst.bytes)
     self->put(self->burst);
-  self->burst = {self->now(), self->now(), 0, 0};
+  self->burst = {self->picoseconds(), self->picoseconds(), 0, 0};
   self->busOut.cs_sync(chip, active);
 }
 

@@ -244,8 +244,7 @@ class Board(st.Component):
             cluster_config_file=str(files["cluster"]),
         )
         ram = Hyperram(self, "ram", size=description["memory"]["l3"]["size"])
-        frequency = chip.get_component("cluster_clock").get_property("frequency", int)
-        probe = Probe(self, "probe_bus", "bus", period=10**12 // frequency)
+        probe = Probe(self, "probe_bus", "bus")
         self.bind(chip, "hyper0_cs0_data", probe, "bus")
         self.bind(probe, "bus_out", ram, "input")
 
