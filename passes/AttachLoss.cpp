@@ -21,10 +21,11 @@ struct AttachLoss : td::impl::AttachLossBase<AttachLoss> {
   LogicalResult attach() {
     ModuleOp module = getOperation();
     bool crossEntropy = loss == "cross-entropy";
-    if (!crossEntropy && loss != "mse" && loss != "l1" && loss != "bce")
+    if (!crossEntropy && loss != "mse" && loss != "l1" &&
+        loss != "bce-with-logits")
       return module.emitError()
              << "unknown loss '" << loss
-             << "'; there are mse, l1, bce and cross-entropy";
+             << "'; there are mse, l1, bce-with-logits and cross-entropy";
     if (reduction != "mean" && reduction != "sum")
       return module.emitError() << "unknown reduction '" << reduction
                                 << "'; there are mean and sum";
@@ -81,7 +82,7 @@ struct AttachLoss : td::impl::AttachLossBase<AttachLoss> {
                                      llvm::APFloat(smoothing.getValue()), sum);
     else if (loss == "l1")
       value = L1LossOp::create(builder, loc, prediction, target, sum);
-    else if (loss == "bce")
+    else if (loss == "bce-with-logits")
       value = BCELossOp::create(builder, loc, prediction, target, sum);
     else
       value = MSELossOp::create(builder, loc, prediction, target, sum);

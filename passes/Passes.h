@@ -24,9 +24,10 @@ namespace td {
 
 /// Options of the pipeline td-graph.
 struct GraphOptions : mlir::PassPipelineOptions<GraphOptions> {
-  Option<std::string> loss{*this, "loss",
-                           llvm::cl::desc("mse, l1, bce or cross-entropy"),
-                           llvm::cl::init("mse")};
+  Option<std::string> loss{
+      *this, "loss",
+      llvm::cl::desc("mse, l1, bce-with-logits or cross-entropy"),
+      llvm::cl::init("mse")};
   Option<std::string> reduction{*this, "reduction",
                                 llvm::cl::desc("mean or sum"),
                                 llvm::cl::init("mean")};

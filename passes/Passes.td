@@ -14,10 +14,10 @@ def AttachLoss : Pass<"td-attach-loss", "::mlir::ModuleOp"> {
     Requires: a function @forward of one block with one result, a tensor of
     floats (of rank 2, [N, C], for cross entropy). Guarantees: @forward is gone; @step has
     its arguments, then the target (`train.name` "target", the prediction's type,
-    for mse, l1 and bce, which takes logits; "labels", tensor<Nxi32>, for cross entropy), and returns
+    for mse, l1 and bce-with-logits; "labels", tensor<Nxi32>, for cross entropy), and returns
     the loss, a tensor of rank 0: the mean, or the sum, over elements or samples.
   }];
-  let options = [Option<"loss", "loss", "std::string", "\"mse\"", "mse, l1, bce or cross-entropy">,
+  let options = [Option<"loss", "loss", "std::string", "\"mse\"", "mse, l1, bce-with-logits or cross-entropy">,
                  Option<"reduction", "reduction", "std::string", "\"mean\"", "mean or sum">,
                  Option<"smoothing", "smoothing", "double", "0.0", "Label smoothing of cross entropy">];
   let dependentDialects = ["::td::train::TrainDialect"];

@@ -156,12 +156,20 @@ Values EmbeddingVJPOp::decomposeOperation(OpBuilder &builder) {
                       AffineMap::get(3, 0, {token, column}, context),
                       AffineMap::get(3, 0, {row, column}, context)};
   Value zero = filled(builder, loc, table, 0.0);
-  return structured(builder, loc, {indices, cotangent}, zero, maps,
-                    {false, false, true},
-                    [](OpBuilder &b, Location l, ValueRange v) {
-                      return SmallVector<Value>{
-                          add(b, l, v[2], whereIndex(b, l, v[0], 0, v[1]))};
-                    });
+  return structured(
+      builder, loc, {indices, cotangent}, zero, maps, {false, false, true},
+      [&](OpBuilder &b, Location l, ValueRange v) {
+        Value share = whereIndex(b, l, v[0], 0, v[1]);
+        if (getPadding() >= 0) {
+          Value padding = arith::ConstantOp::create(
+              b, l, b.getI32IntegerAttr(static_cast<int32_t>(getPadding())));
+          Value padded = arith::CmpIOp::create(b, l, arith::CmpIPredicate::eq,
+                                               v[0], padding);
+          share = arith::SelectOp::create(
+              b, l, padded, scalar(b, l, v[1].getType(), 0.0), share);
+        }
+        return SmallVector<Value>{add(b, l, v[2], share)};
+      });
 }
 
 //===----------------------------------------------------------------------===//

@@ -184,8 +184,76 @@ Values PowOp::decomposeOperation(OpBuilder &builder) {
                      ? product
                      : arith::DivFOp::create(b, l, one, product).getResult();
         }
+        if (std::abs(exponent) == 0.5) {
+          if (exponent > 0)
+            return math::SqrtOp::create(b, l, v[0]);
+          return math::RsqrtOp::create(b, l, v[0]);
+        }
         return math::PowFOp::create(b, l, v[0],
                                     scalar(b, l, v[0].getType(), exponent));
+      })};
+}
+
+/// A bijection of 32-bit integers in which each bit of `x` moves each bit of
+/// the result with a probability near a half (MurmurHash3's last step).
+static Value mixed(OpBuilder &b, Location l, Value x) {
+  auto constant = [&](uint32_t value) -> Value {
+    return arith::ConstantOp::create(
+        b, l, b.getI32IntegerAttr(static_cast<int32_t>(value)));
+  };
+  auto folded = [&](Value value, uint32_t shift) -> Value {
+    return arith::XOrIOp::create(
+        b, l, value, arith::ShRUIOp::create(b, l, value, constant(shift)));
+  };
+  x = arith::MulIOp::create(b, l, folded(x, 16), constant(0x85EBCA6B));
+  x = arith::MulIOp::create(b, l, folded(x, 13), constant(0xC2B2AE35));
+  return folded(x, 16);
+}
+
+Values DropoutOp::decomposeOperation(OpBuilder &builder) {
+  RankedTensorType type = getType();
+  double probability = getProbability().convertToDouble();
+  // What is kept is a share of the 2^32 values of the hash, as even as halves
+  // allow: both bounds are exact for the probabilities 0 and 1.
+  double kept = std::round((1.0 - probability) * 0x1p32);
+  double factor = kept == 0.0 ? 0.0 : 1.0 / (1.0 - probability);
+  uint64_t seed = getSeed();
+  return SmallVector<Value>{elementwise(
+      builder, getLoc(), type, {getInput(), getCounter()},
+      [&](OpBuilder &b, Location l, ValueRange v) -> Value {
+        Type integer = b.getI32Type();
+        auto constant = [&](uint64_t value) -> Value {
+          return arith::ConstantOp::create(
+              b, l, b.getI32IntegerAttr(static_cast<int32_t>(value)));
+        };
+        Value zero = scalar(b, l, type.getElementType(), 0.0);
+        if (kept == 0.0)
+          return zero;
+        // The element's position in row-major order.
+        Value position = constant(0);
+        for (int64_t dim = 0; dim < type.getRank(); ++dim) {
+          Value index = arith::IndexCastOp::create(
+              b, l, integer, linalg::IndexOp::create(b, l, dim));
+          position = arith::AddIOp::create(
+              b, l,
+              arith::MulIOp::create(b, l, position,
+                                    constant(type.getDimSize(dim))),
+              index);
+        }
+        Value key =
+            mixed(b, l, arith::XOrIOp::create(b, l, v[1], constant(seed)));
+        key =
+            mixed(b, l, arith::XOrIOp::create(b, l, key, constant(seed >> 32)));
+        Value hash = mixed(b, l, arith::AddIOp::create(b, l, position, key));
+        hash = mixed(b, l, arith::XOrIOp::create(b, l, hash, key));
+        Value scaled = arith::MulFOp::create(
+            b, l, v[0], scalar(b, l, type.getElementType(), factor));
+        if (kept == 0x1p32)
+          return scaled;
+        Value keep =
+            arith::CmpIOp::create(b, l, arith::CmpIPredicate::ult, hash,
+                                  constant(static_cast<uint64_t>(kept)));
+        return arith::SelectOp::create(b, l, keep, scaled, zero);
       })};
 }
 

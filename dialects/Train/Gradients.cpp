@@ -26,6 +26,16 @@ static Value asMatrix(OpBuilder &builder, Location location, Value value) {
                    {tensorType(value).getNumElements() / columns, columns});
 }
 
+SmallVector<Value> td::train::otherOperands(Value first, Value second,
+                                            ArrayRef<bool> wanted) {
+  SmallVector<Value> residuals;
+  if (wanted[0])
+    residuals.push_back(second);
+  if (wanted[1])
+    residuals.push_back(first);
+  return residuals;
+}
+
 //===----------------------------------------------------------------------===//
 // train.linear
 //===----------------------------------------------------------------------===//
@@ -50,12 +60,7 @@ SmallVector<Value> LinearOp::buildVJP(OpBuilder &builder, ValueRange cotangents,
 }
 
 SmallVector<Value> LinearOp::getResiduals(ArrayRef<bool> wanted) {
-  SmallVector<Value> residuals;
-  if (wanted[0])
-    residuals.push_back(getWeight());
-  if (wanted[1])
-    residuals.push_back(getInput());
-  return residuals;
+  return otherOperands(getInput(), getWeight(), wanted);
 }
 
 bool LinearOp::isCheapToRecompute() { return false; }
@@ -122,11 +127,7 @@ SmallVector<Value> MulOp::buildVJP(OpBuilder &builder, ValueRange cotangents,
   return result;
 }
 SmallVector<Value> MulOp::getResiduals(ArrayRef<bool> wanted) {
-  SmallVector<Value> residuals;
-  for (unsigned i : {0, 1})
-    if (wanted[i])
-      residuals.push_back(getOperand(1 - i));
-  return residuals;
+  return otherOperands(getLhs(), getRhs(), wanted);
 }
 bool MulOp::isCheapToRecompute() { return true; }
 
@@ -168,6 +169,13 @@ bool DivOp::isCheapToRecompute() { return true; }
 // Losses
 //===----------------------------------------------------------------------===//
 
+/// A loss whose gradient reads both of its operands.
+#define TD_READS_BOTH(OP)                                                      \
+  SmallVector<Value> OP::getResiduals(ArrayRef<bool>) {                        \
+    return getOperands();                                                      \
+  }                                                                            \
+  bool OP::isCheapToRecompute() { return false; }
+
 /// The cotangent of a loss, times what its sum is multiplied with, times
 /// `factor`.
 static Value lossFactor(OpBuilder &builder, Location loc, Value cotangent,
@@ -194,10 +202,7 @@ SmallVector<Value> MSELossOp::buildVJP(OpBuilder &builder,
     result[1] = negated(builder, loc, gradient);
   return result;
 }
-SmallVector<Value> MSELossOp::getResiduals(ArrayRef<bool>) {
-  return {getPrediction(), getTarget()};
-}
-bool MSELossOp::isCheapToRecompute() { return false; }
+TD_READS_BOTH(MSELossOp)
 
 SmallVector<Value> L1LossOp::buildVJP(OpBuilder &builder, ValueRange cotangents,
                                       ArrayRef<bool> wanted) {
@@ -214,10 +219,7 @@ SmallVector<Value> L1LossOp::buildVJP(OpBuilder &builder, ValueRange cotangents,
     result[1] = negated(builder, loc, gradient);
   return result;
 }
-SmallVector<Value> L1LossOp::getResiduals(ArrayRef<bool>) {
-  return {getPrediction(), getTarget()};
-}
-bool L1LossOp::isCheapToRecompute() { return false; }
+TD_READS_BOTH(L1LossOp)
 
 SmallVector<Value> BCELossOp::buildVJP(OpBuilder &builder,
                                        ValueRange cotangents,
@@ -255,10 +257,8 @@ SmallVector<Value> CrossEntropyOp::buildVJP(OpBuilder &builder,
                                           getSmoothingAttr(), getSumAttr());
   return result;
 }
-SmallVector<Value> CrossEntropyOp::getResiduals(ArrayRef<bool>) {
-  return {getLogits(), getLabels()};
-}
-bool CrossEntropyOp::isCheapToRecompute() { return false; }
+TD_READS_BOTH(CrossEntropyOp)
+#undef TD_READS_BOTH
 
 //===----------------------------------------------------------------------===//
 // Upstream ops
@@ -303,11 +303,8 @@ struct MatmulModel
 
   SmallVector<Value> getResiduals(Operation *operation,
                                   ArrayRef<bool> wanted) const {
-    SmallVector<Value> residuals;
-    for (unsigned i : {0, 1})
-      if (wanted[i])
-        residuals.push_back(operation->getOperand(1 - i));
-    return residuals;
+    return otherOperands(operation->getOperand(0), operation->getOperand(1),
+                         wanted);
   }
 
   bool isCheapToRecompute(Operation *) const { return false; }

@@ -66,34 +66,42 @@ TD_FUNCTION(GeluOp, getInput,
 TD_FUNCTION(ClampOp, getInput,
             ClampVJPOp::create(builder, loc, x, dy, getLowAttr(),
                                getHighAttr()))
-TD_FUNCTION(
-    PowOp, getInput,
-    MulOp::create(
-        builder, loc, dy,
-        multiplied(builder, loc,
-                   PowOp::create(builder, loc, x,
-                                 llvm::APFloat(getExponent().convertToDouble() -
-                                               1.0)),
-                   getExponent().convertToDouble())))
+/// d x^e: dy times e x^(e - 1). The power 0 has the slope 0 also where x is 0.
+static Value powerGradient(OpBuilder &builder, Location loc, Value x, Value dy,
+                           double exponent) {
+  if (exponent == 0.0)
+    return filled(builder, loc, tensorType(x), 0.0);
+  Value power = PowOp::create(builder, loc, x, llvm::APFloat(exponent - 1.0));
+  return MulOp::create(builder, loc, dy,
+                       multiplied(builder, loc, power, exponent));
+}
+TD_FUNCTION(PowOp, getInput,
+            powerGradient(builder, loc, x, dy, getExponent().convertToDouble()))
 #undef TD_FUNCTION
 
 //===----------------------------------------------------------------------===//
 // Shapes
 //===----------------------------------------------------------------------===//
 
-/// An operator without residuals whose gradient is linear in the cotangent
-/// `dy`.
-#define TD_LINEAR(OP, CHEAP, GRADIENT)                                         \
+/// An operator that is linear in its first operand: the gradient, of the
+/// cotangent `dy`, reads RESIDUALS.
+#define TD_LINEAR_WITH(OP, RESIDUALS, CHEAP, GRADIENT)                         \
   SmallVector<Value> OP::buildVJP(OpBuilder &builder, ValueRange cotangents,   \
                                   ArrayRef<bool> wanted) {                     \
+    SmallVector<Value> result(getOperation()->getNumOperands());               \
     if (!wanted[0])                                                            \
-      return {Value()};                                                        \
+      return result;                                                           \
     Value dy = cotangents[0];                                                  \
-    return {GRADIENT};                                                         \
+    result[0] = GRADIENT;                                                      \
+    return result;                                                             \
   }                                                                            \
-  SmallVector<Value> OP::getResiduals(ArrayRef<bool>) { return {}; }           \
+  SmallVector<Value> OP::getResiduals(ArrayRef<bool>) { return RESIDUALS; }    \
   bool OP::isCheapToRecompute() { return CHEAP; }
+#define TD_LINEAR(OP, CHEAP, GRADIENT) TD_LINEAR_WITH(OP, {}, CHEAP, GRADIENT)
 
+TD_LINEAR_WITH(DropoutOp, {getCounter()}, true,
+               DropoutOp::create(builder, getLoc(), getType(), dy, getCounter(),
+                                 getSeed(), getProbability()))
 TD_LINEAR(PermuteOp, true,
           PermuteOp::create(builder, getLoc(), getInput().getType(), dy,
                             inverseOf(getPermutation())))
@@ -122,6 +130,7 @@ TD_LINEAR(SumOp, false,
                               withAxes(builder, getLoc(), dy,
                                        getInput().getType(), getAxes())))
 #undef TD_LINEAR
+#undef TD_LINEAR_WITH
 
 SmallVector<Value> ConcatOp::buildVJP(OpBuilder &builder, ValueRange cotangents,
                                       ArrayRef<bool> wanted) {
@@ -176,11 +185,7 @@ SmallVector<Value> MatmulOp::buildVJP(OpBuilder &builder, ValueRange cotangents,
   return result;
 }
 SmallVector<Value> MatmulOp::getResiduals(ArrayRef<bool> wanted) {
-  SmallVector<Value> residuals;
-  for (unsigned i : {0, 1})
-    if (wanted[i])
-      residuals.push_back(getOperand(1 - i));
-  return residuals;
+  return otherOperands(getLhs(), getRhs(), wanted);
 }
 bool MatmulOp::isCheapToRecompute() { return false; }
 
@@ -189,8 +194,9 @@ SmallVector<Value> EmbeddingOp::buildVJP(OpBuilder &builder,
                                          ArrayRef<bool> wanted) {
   SmallVector<Value> result(2);
   if (wanted[1])
-    result[1] = EmbeddingVJPOp::create(builder, getLoc(), getTable().getType(),
-                                       getIndices(), cotangents[0]);
+    result[1] =
+        EmbeddingVJPOp::create(builder, getLoc(), getTable().getType(),
+                               getIndices(), cotangents[0], getPadding());
   return result;
 }
 SmallVector<Value> EmbeddingOp::getResiduals(ArrayRef<bool>) {
@@ -276,11 +282,7 @@ SmallVector<Value> Conv2DOp::buildVJP(OpBuilder &builder, ValueRange cotangents,
   return result;
 }
 SmallVector<Value> Conv2DOp::getResiduals(ArrayRef<bool> wanted) {
-  SmallVector<Value> residuals;
-  for (unsigned i : {0, 1})
-    if (wanted[i])
-      residuals.push_back(getOperand(1 - i));
-  return residuals;
+  return otherOperands(getInput(), getFilter(), wanted);
 }
 bool Conv2DOp::isCheapToRecompute() { return false; }
 
@@ -301,10 +303,6 @@ SmallVector<Value> Conv2DInputVJPOp::buildVJP(OpBuilder &builder,
   return result;
 }
 SmallVector<Value> Conv2DInputVJPOp::getResiduals(ArrayRef<bool> wanted) {
-  SmallVector<Value> residuals;
-  for (unsigned i : {0, 1})
-    if (wanted[i])
-      residuals.push_back(getOperand(1 - i));
-  return residuals;
+  return otherOperands(getCotangent(), getFilter(), wanted);
 }
 bool Conv2DInputVJPOp::isCheapToRecompute() { return false; }

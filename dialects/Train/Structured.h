@@ -99,6 +99,11 @@ Value sliced(OpBuilder &builder, Location location, Value value,
 Value inserted(OpBuilder &builder, Location location, Value value, Value target,
                ArrayRef<int64_t> offsets, ArrayRef<int64_t> strides);
 
+/// What the gradient of an op that is linear in each of two operands reads: for
+/// a wanted one, the other.
+SmallVector<Value> otherOperands(Value first, Value second,
+                                 ArrayRef<bool> wanted);
+
 /// linalg.matmul with a zero start: the sum over one index of the product of
 /// two matrices, where each matrix is given with the labels of its dimensions
 /// and `result` names those of the result. Transposed operands are indexing

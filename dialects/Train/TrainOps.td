@@ -122,6 +122,20 @@ def Train_PowOp : Train_UnaryOp<"pow", "x^exponent with a constant exponent"> {
   let arguments = (ins Train_Tensor:$input, F64Attr:$exponent);
 }
 
+def Train_DropoutOp : Train_Operator<"dropout"> {
+  let summary = "elements zeroed with a probability, the others divided by what is left of it";
+  let description = [{
+    Which elements depends on `seed`, the value of `counter` and the element's
+    position only, by a hash of 32-bit integers: the same bits on every machine, and
+    nothing is stored for the gradient. `counter` tells the steps apart, `seed` the
+    places in a model. `probability` is from 0 to 1.
+  }];
+  let arguments = (ins Train_Tensor:$input, 0DTensorOf<[I32]>:$counter, I64Attr:$seed, F64Attr:$probability);
+  let results = (outs Train_Tensor:$result);
+  let assemblyFormat = "operands attr-dict `:` functional-type(operands, results)";
+  let hasVerifier = 1;
+}
+
 class Train_BinaryOp<string mnemonic, string text> : Train_Operator<mnemonic, [InferTypeOpAdaptor]> {
   let hasFolder = 1;
   let summary = text;
@@ -231,8 +245,12 @@ def Train_NormalizeOp : Train_TypedOperator<"normalize"> {
 
 def Train_EmbeddingOp : Train_TypedOperator<"embedding"> {
   let summary = "rows of a table by index";
-  let description = "`indices` [...] are 0 <= index < rows (what feeds the program checks them), `table` [rows, width].";
-  let arguments = (ins StaticShapeTensorOf<[I32]>:$indices, Train_Tensor:$table);
+  let description = [{
+    `indices` [...] are 0 <= index < rows (what feeds the program checks them), `table` [rows, width].
+    The row `padding`, if it is one, has no gradient.
+  }];
+  let arguments = (ins StaticShapeTensorOf<[I32]>:$indices, Train_Tensor:$table,
+                       DefaultValuedAttr<I64Attr, "-1">:$padding);
 }
 
 //===----------------------------------------------------------------------===//
@@ -410,7 +428,8 @@ def Train_NormalizeScaleVJPOp : Train_TypedBackward<"normalize_scale_vjp"> {
 
 def Train_EmbeddingVJPOp : Train_TypedBackward<"embedding_vjp"> {
   let summary = "the cotangent of an embedding's table";
-  let arguments = (ins StaticShapeTensorOf<[I32]>:$indices, Train_Tensor:$cotangent);
+  let arguments = (ins StaticShapeTensorOf<[I32]>:$indices, Train_Tensor:$cotangent,
+                       DefaultValuedAttr<I64Attr, "-1">:$padding);
 }
 
 def Train_Conv2DFilterVJPOp : Train_TypedBackward<"conv2d_filter_vjp"> {

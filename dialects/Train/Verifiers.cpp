@@ -68,6 +68,15 @@ LogicalResult PermuteOp::verify() {
   return verifyResultShape(*this, shape);
 }
 
+LogicalResult DropoutOp::verify() {
+  double probability = getProbability().convertToDouble();
+  if (!(probability >= 0.0 && probability <= 1.0))
+    return emitOpError("needs a probability from 0 to 1");
+  if (getInput().getType() != getType())
+    return emitOpError("needs a result of its input's type");
+  return success();
+}
+
 OpFoldResult PermuteOp::fold(FoldAdaptor adaptor) {
   ArrayRef<int64_t> own = getPermutation();
   if (llvm::is_sorted(own))

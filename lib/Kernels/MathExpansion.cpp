@@ -2,6 +2,7 @@
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/IR/Matchers.h"
 
 using namespace mlir;
 
@@ -32,6 +33,11 @@ constexpr int32_t roundingShiftBits = 0x4B400000;
 constexpr int32_t oneBits = 0x3F800000;
 constexpr int32_t signBit = INT32_MIN, infinityBits = 0x7F800000;
 constexpr float infinity = std::numeric_limits<float>::infinity();
+
+// log m = 2 s + s^3 P(s^2) with s = (m - 1) / (m + 1).
+constexpr float atanhCoefficients[] = {0x1.555556p-1f, 0x1.99999ap-2f,
+                                       0x1.24924ap-2f, 0x1.c71c72p-3f,
+                                       0x1.745d18p-3f};
 
 /// Short names for building f32 and i32 arithmetic. No branches, and no
 /// selections but where a function has exceptional values. Two cores share a
@@ -112,7 +118,76 @@ public:
     return withSign(result, x, magnitude);
   }
 
+  /// x^y: e^(y log x), with log x and the product in two parts each. A negative
+  /// number has whole powers only.
+  Value pow(Value x, float y) {
+    if (y == 0.0f)
+      return real(1.0f);
+    Value size = asReal(magnitudeBits(x));
+    Parts log = logInParts(size);
+    Value product = mul(log.high, real(y));
+    Value rest = fma(log.high, real(y), negate(product));
+    rest = fma(log.low, real(y), rest);
+    // Where the exponential is 0 or infinite, what is left over is so, too.
+    Value bounded = clamp(product, -110.0f, 95.0f);
+    Value ordinary = compare(arith::CmpFPredicate::OEQ, bounded, product);
+    rest = select(ordinary, rest, real(0.0f));
+    // The rest of a large exponential is added to its half: the sum may be a
+    // float where the exponential rounds to infinity, and the reverse.
+    Value root = exp(mul(bounded, real(0.5f)));
+    Value result = mul(root, fma(root, rest, root));
+    result = select(compare(arith::CmpFPredicate::OEQ, size, real(0.0f)),
+                    real(y > 0.0f ? 0.0f : infinity), result);
+    result = select(compare(arith::CmpFPredicate::OEQ, size, real(infinity)),
+                    real(y > 0.0f ? infinity : 0.0f), result);
+    bool whole = y == std::trunc(y);
+    if (whole && std::fmod(y, 2.0f) != 0.0f)
+      result = copySign(result, x);
+    if (whole)
+      return orNaN(result, x);
+    Value negative = compare(arith::CmpFPredicate::OLT, x, real(0.0f));
+    Value none = compare(arith::CmpFPredicate::OEQ, size, real(infinity));
+    // As IEEE 754 has it: infinity of either sign has all powers.
+    return select(arith::AndIOp::create(
+                      b, loc, negative,
+                      arith::XOrIOp::create(b, loc, none,
+                                            arith::ConstantOp::create(
+                                                b, loc, b.getBoolAttr(true)))),
+                  real(std::numeric_limits<float>::quiet_NaN()),
+                  orNaN(result, x));
+  }
+
 private:
+  /// high + low, the second below half a unit of the first's last place.
+  struct Parts {
+    Value high, low;
+  };
+  Parts logInParts(Value x) {
+    Value tiny = compare(arith::CmpFPredicate::OLT, x, real(0x1p-126f));
+    Value scaled = mul(x, select(tiny, real(0x1p25f), real(1.0f)));
+    Value exponent = exponentOf(scaled);
+    Value f = add(mantissaOf(scaled, exponent), real(-1.0f));
+    exponent = subInt(exponent, select(tiny, integer(25), integer(0)));
+    Value k = arith::SIToFPOp::create(b, loc, b.getF32Type(), exponent);
+    // s = f / (2 + f) in two parts; what 2 + f loses enters the second.
+    Value d = add(f, real(2.0f));
+    Value dRest = sub(f, sub(d, real(2.0f)));
+    Value s = arith::DivFOp::create(b, loc, f, d);
+    Value minusS = negate(s);
+    Value remainder = fma(minusS, dRest, fma(minusS, d, f));
+    Value sRest = arith::DivFOp::create(b, loc, remainder, d);
+    Value square = mul(s, s);
+    Value series = mul(mul(square, s), polynomial(square, atanhCoefficients));
+    // k ln 2 + 2 s, and what the sum loses; the first part of k ln 2 is exact.
+    Value whole = mul(k, real(ln2Short)), twice = add(s, s);
+    Value high = add(whole, twice);
+    Value part = sub(high, whole);
+    Value lost = add(sub(whole, sub(high, part)), sub(twice, part));
+    Value low = fma(sRest, real(2.0f), fma(k, real(ln2Rest), lost));
+    low = add(low, series);
+    Value sum = add(high, low);
+    return {sum, sub(low, sub(sum, high))};
+  }
   /// x = n ln 2 + rest
   struct Reduced {
     Value n, rest;
@@ -279,13 +354,17 @@ private:
 
 Value expandMath(OpBuilder &b, Operation *op, ValueRange operands) {
   if (!isa<math::ExpOp, math::ExpM1Op, math::TanhOp, math::LogOp, math::Log1pOp,
-           math::RsqrtOp, math::ErfOp>(op))
+           math::RsqrtOp, math::ErfOp, math::PowFOp>(op))
     return {};
   Type type = op->getResult(0).getType();
   if (!type.isF32() && !type.isF16())
     return {};
   Location loc = op->getLoc();
   Value x = operands.front();
+  FloatAttr exponent;
+  if (auto power = dyn_cast<math::PowFOp>(op);
+      power && !matchPattern(power.getRhs(), m_Constant(&exponent)))
+    return {};
   if (type.isF16())
     x = arith::ExtFOp::create(b, loc, b.getF32Type(), x);
   Expander expander(b, loc);
@@ -302,6 +381,8 @@ Value expandMath(OpBuilder &b, Operation *op, ValueRange operands) {
     result = expander.log1p(x);
   else if (isa<math::RsqrtOp>(op))
     result = expander.rsqrt(x);
+  else if (exponent)
+    result = expander.pow(x, static_cast<float>(exponent.getValueAsDouble()));
   else
     result = expander.erf(x);
   if (type.isF16())

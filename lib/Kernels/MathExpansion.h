@@ -9,7 +9,8 @@ namespace td {
 
 /// The value of `op`, a function of `math` on f32 or f16, built before it from
 /// `arith` operations, `math.fma`, `absf`, `copysign` and `sqrt`; null if `op`
-/// is none of the functions that are expanded. `operands` replace op's own.
+/// is none of the functions that are expanded (a power: with a constant
+/// exponent). `operands` replace op's own.
 mlir::Value expandMath(mlir::OpBuilder &b, mlir::Operation *op,
                        mlir::ValueRange operands);
 

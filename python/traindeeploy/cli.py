@@ -48,6 +48,8 @@ _natural = _number(int, lambda n: n >= 0, "a whole number of at least 0")
 _rate = _number(float, math.isfinite, "a finite number")
 _momentum = _number(float, lambda x: 0 <= x < 1, "a number from 0 up to, but not including, 1")
 
+_share = _number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
+
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -86,7 +88,23 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_graph_options(parser: argparse.ArgumentParser) -> None:
     _add_model_options(parser)
-    parser.add_argument("--loss", required=True, choices=["mse", "cross-entropy"])
+    parser.add_argument("--loss", required=True, choices=["mse", "l1", "bce-with-logits", "cross-entropy"])
+    parser.add_argument("--loss-reduction", default="mean", choices=["mean", "sum"])
+    parser.add_argument(
+        "--label-smoothing", type=_share, default=0.0, metavar="X", help="of cross-entropy, from 0 to 1"
+    )
+    parser.add_argument(
+        "--dropout",
+        type=_natural,
+        metavar="SEED",
+        help="dropout as in training, from this seed (default: off)",
+    )
+    parser.add_argument(
+        "--batch-norm",
+        default="frozen",
+        choices=["frozen", "batch"],
+        help="with the running statistics (default), or those of the batch, which the running ones follow",
+    )
     parser.add_argument("--optimizer", default="sgd", choices=["sgd"])
     parser.add_argument("--momentum", type=_momentum, default=0.0, metavar="X")
     _add_recipe_options(parser)
@@ -254,6 +272,10 @@ def _compiled(options: argparse.Namespace, progress: _Progress) -> Any:
     return compile_model(
         options.model,
         loss=options.loss,
+        loss_reduction=options.loss_reduction,
+        label_smoothing=options.label_smoothing,
+        dropout=options.dropout,
+        batch_norm=options.batch_norm,
         optimizer=options.optimizer,
         momentum=options.momentum,
         **_recipe(options),
@@ -348,6 +370,10 @@ def _graph(options: argparse.Namespace, progress: _Progress) -> None:
     text, _ = training_graph(
         options.model,
         loss=options.loss,
+        loss_reduction=options.loss_reduction,
+        label_smoothing=options.label_smoothing,
+        dropout=options.dropout,
+        batch_norm=options.batch_norm,
         optimizer=options.optimizer,
         momentum=options.momentum,
         **_recipe(options),

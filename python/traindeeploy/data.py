@@ -15,6 +15,9 @@ from .errors import TrainDeeployError
 
 Array = npt.NDArray[np.generic]
 
+COUNTER = "dropout.counter"
+"""The input of a step that tells dropout the steps apart."""
+
 
 @dataclass(frozen=True)
 class Field:
@@ -29,7 +32,9 @@ class Field:
     aliases: tuple[str, ...] = ()
     """Other names that the array may have, the first one found wins."""
     classes: int | None = None
-    """For labels: one more than the largest one allowed."""
+    """For labels and indices: one more than the largest one allowed."""
+    what: str = "label"
+    """What its whole numbers are, in messages."""
 
 
 class Arrays(dict[str, Array]):
@@ -71,7 +76,10 @@ def _converted(array: Array, field: Field, name: str, source: str) -> Array:
         lowest, highest = int(array.min()), int(array.max())
         if lowest < 0 or highest >= field.classes:
             wrong = lowest if lowest < 0 else highest
-            raise TrainDeeployError(f"{where} has label {wrong}, but labels go from 0 to {field.classes - 1}")
+            plural = "labels" if field.what == "label" else "indices"
+            raise TrainDeeployError(
+                f"{where} has {field.what} {wrong}, but {plural} go from 0 to {field.classes - 1}"
+            )
     return array.astype(np.int32)
 
 

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .data import DataSet, Field, load_npz
+from .data import COUNTER, DataSet, Field, load_npz
 from .errors import TrainDeeployError
 from .interrupts import interrupts_held, let_interrupts_arrive
+from .losses import TARGETS as LOSS_TARGETS
+from .losses import Loss
 from .output import MANIFEST, explained, output_folder
 from .plan_table import Operator, plan_table
 from .report import build_report, lower_bound, summary
@@ -30,11 +32,8 @@ if TYPE_CHECKING:
     from .recipes import LoraOptions
     from .target import Target
 
-FORMAT = 3
+FORMAT = 4
 """Version of what Program.write writes; Program.load refuses others."""
-
-LOSS_TARGETS = {"mse": ("target", "labels"), "cross-entropy": ("labels", "target")}
-"""Arrays that may feed the loss, by loss; the first one is looked for first."""
 
 STATE_PREFIX = "optimizer/"
 SAMPLES_KEY = STATE_PREFIX + "samples"
@@ -91,19 +90,27 @@ class _Lowering:
             self.texts[border] = self.module.operation.get_asm(enable_debug_info=True)
 
 
-def _fields(
-    inputs: Sequence[tuple[str, tuple[int, ...], str]], loss: str, output: Sequence[int]
-) -> list[Field]:
+def _fields(inputs: Sequence[Mapping[str, Any]], loss: str, output: Sequence[int]) -> list[Field]:
     """The data fields of a step, from the inputs of its program (the learning rate is no data)."""
     dtypes = {"f32": "float32", "i32": "int32"}
     fields = []
-    for name, shape, element in inputs:
-        if name == "lr":
+    for item in inputs:
+        name = item["name"]
+        if name in ("lr", COUNTER):
             continue
-        names = LOSS_TARGETS[loss] if name in LOSS_TARGETS[loss] else (name,)
-        classes = output[-1] if element == "i32" else None
+        is_target = name in LOSS_TARGETS[loss]
+        names = LOSS_TARGETS[loss] if is_target else (name,)
+        classes = item.get("rows", output[-1] if item["type"] == "i32" else None)
+        others = tuple(n for n in names if n != name)
         fields.append(
-            Field(name, tuple(shape), dtypes[element], tuple(n for n in names if n != name), classes)
+            Field(
+                name,
+                tuple(item["shape"]),
+                dtypes[item["type"]],
+                others,
+                classes,
+                "label" if is_target else "index",
+            )
         )
     return fields
 
@@ -155,6 +162,10 @@ def _training_step(
     batch_size: int | None,
     *,
     loss: str,
+    loss_reduction: str,
+    label_smoothing: float,
+    dropout: int | None,
+    batch_norm: str,
     optimizer: str,
     momentum: float,
     recipe: str | None,
@@ -170,17 +181,17 @@ def _training_step(
         from mlir import ir
 
         from . import _td
-        from .frontend import import_model
+        from .frontend import import_model, training_mode
         from .recipes import apply_recipe
 
-    if loss not in LOSS_TARGETS:
-        raise TrainDeeployError(f"unknown loss '{loss}'; there are: {', '.join(LOSS_TARGETS)}")
+    attached = Loss(loss, loss_reduction, label_smoothing)
     if optimizer != "sgd":
         raise TrainDeeployError(f"unknown optimizer '{optimizer}'; there is: sgd")
     if not 0 <= momentum < 1:
         raise TrainDeeployError(f"momentum {momentum} is not from 0 up to, but not including, 1")
+    mode = training_mode(dropout, batch_norm)
     progress("importing the model")
-    imported = import_model(model, example_inputs, batch_size)
+    imported = import_model(model, example_inputs, batch_size, mode)
     for note in imported.notes:
         notice(note)
     imported, chosen = apply_recipe(imported, recipe, trainable, trainable_file, lora)
@@ -198,7 +209,7 @@ def _training_step(
                 op.operation.attributes["trainable"] = ir.UnitAttr.get()
         lowering = _Lowering(module, keep_ir, progress)
         lowering.keep("model")
-        lowering.run("graph", f"loss={loss} optimizer={optimizer} momentum={momentum!r}")
+        lowering.run("graph", f"{attached.options} optimizer={optimizer} momentum={momentum!r}")
     return _Step(imported, lowering)
 
 
@@ -207,6 +218,10 @@ def training_graph(
     example_inputs: Sequence[Any] | None = None,
     *,
     loss: str,
+    loss_reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    dropout: int | None = None,
+    batch_norm: str = "frozen",
     optimizer: str = "sgd",
     momentum: float = 0.0,
     recipe: str | None = None,
@@ -224,6 +239,10 @@ def training_graph(
         example_inputs,
         batch_size,
         loss=loss,
+        loss_reduction=loss_reduction,
+        label_smoothing=label_smoothing,
+        dropout=dropout,
+        batch_norm=batch_norm,
         optimizer=optimizer,
         momentum=momentum,
         recipe=recipe,
@@ -239,6 +258,10 @@ def compile(
     example_inputs: Sequence[Any] | None = None,
     *,
     loss: str,
+    loss_reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    dropout: int | None = None,
+    batch_norm: str = "frozen",
     optimizer: str = "sgd",
     momentum: float = 0.0,
     recipe: str | None = None,
@@ -255,7 +278,11 @@ def compile(
 
     model: an nn.Module (with `example_inputs`, a sequence of tensors), or what the command line takes:
         the path of an .onnx file, "package.module:callable", or the name of a built-in model.
-    loss: "mse" or "cross-entropy" (mean over the batch).
+    loss: "mse", "l1", "bce-with-logits" or "cross-entropy"; `loss_reduction` is "mean" or "sum", and
+        `label_smoothing` of cross-entropy from 0 to 1 (losses.Loss).
+    dropout: a seed turns dropout on (the same bits on every simulator); it is off without one.
+    batch_norm: "frozen" (running statistics) or "batch": those of the batch, and the running ones
+        follow, as part of the trained parameters.
     optimizer: "sgd"; `momentum` from 0 up to, but not including, 1.
     recipe: "full" (default), "linear-probe", "last:N", "blocks:N", "lora" or "lora:N" with the options
         `lora`; or `trainable`, names or patterns of parameters, or `trainable_file`, a file with one of
@@ -278,6 +305,10 @@ def compile(
         example_inputs,
         batch_size,
         loss=loss,
+        loss_reduction=loss_reduction,
+        label_smoothing=label_smoothing,
+        dropout=dropout,
+        batch_norm=batch_norm,
         optimizer=optimizer,
         momentum=momentum,
         recipe=recipe,
@@ -307,18 +338,24 @@ def compile(
             if last:
                 raise
             machine = machine.with_l2_reserved(-(-(error.needed + error.needed // 16) // 4096) * 4096)
+    rows = {spec.name: {"rows": spec.rows} for spec in imported.inputs if spec.rows is not None}
     manifest = {
         "format": FORMAT,
         "model": imported.name,
         "target": dict(machine.description),
         "batch": imported.batch_size,
         "loss": loss,
+        "loss_options": {"reduction": loss_reduction, "label_smoothing": label_smoothing},
         "optimizer": {"name": optimizer, "momentum": momentum},
-        "inputs": [{"name": name, "shape": list(shape), "type": element} for name, shape, element in inputs],
+        "inputs": [
+            {"name": name, "shape": list(shape), "type": element, **rows.get(name, {})}
+            for name, shape, element in inputs
+        ],
         "output": list(imported.output.shape),
         "parameters": trained,
         "states": states,
         "adapters": [asdict(adapter) for adapter in imported.adapters],
+        "running": sorted(imported.running),
         "layouts": layouts,
         "flop": flop,
         "parameter_traffic": {"loaded": traffic[0], "stored": traffic[1]},
@@ -417,8 +454,7 @@ class Program:
     @property
     def fields(self) -> list[Field]:
         """The arrays that a step needs."""
-        inputs = [(item["name"], tuple(item["shape"]), item["type"]) for item in self.manifest["inputs"]]
-        return _fields(inputs, self.manifest["loss"], self.manifest["output"])
+        return _fields(self.manifest["inputs"], self.manifest["loss"], self.manifest["output"])
 
     @property
     def target(self) -> Target:
@@ -619,8 +655,11 @@ class Program:
             progress(f"step {step + 1} of {steps}: loss {loss:.6g}")
 
         def feeds() -> Iterator[dict[str, Array]]:
-            for arrays in islice(dataset.batches(batch, samples, shuffle), steps):
-                yield {**arrays, "lr": np.asarray(lr, np.float32)}
+            rate = np.asarray(lr, np.float32)
+            for step, arrays in enumerate(islice(dataset.batches(batch, samples, shuffle), steps)):
+                # Dropout goes on where another run has stopped, as the samples do.
+                counter = np.asarray((samples + step * batch) % 2**31, np.int32)
+                yield {**arrays, "lr": rate, COUNTER: counter}
 
         layouts = self.manifest["layouts"]
         stored = {
@@ -647,7 +686,8 @@ class Program:
         }
         # In the model's order, which `initial` has.
         trained = self.manifest["parameters"]
-        params = {name: values[name] for name in self.initial if trained.get(name)}
+        changed = {name for name, is_trained in trained.items() if is_trained} | set(self.manifest["running"])
+        params = {name: values[name] for name in self.initial if name in changed}
         momenta = {parameter: name for name, parameter in self.manifest["states"].items()}
         state: dict[str, Array] = {
             f"{STATE_PREFIX}{name}/momentum": values[momenta[name]] for name in params if name in momenta

@@ -29,14 +29,18 @@ FUNCTIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
     "erf": (np.vectorize(math.erf, otypes=[np.float64]), 3.0),
 }
 
+# The same of powers, by their exponent: even, odd, large, small and broken ones of either sign.
+POWERS = {y: 3.5 for y in (1.7, -2.3, 0.3, -0.7, 3.0, 9.0, 12.0, -11.0, 37.5, 0.01)}
+
 HOST = """
 func.func @apply(%x: memref<?xf32>, %y: memref<?xf32>) attributes {llvm.emit_c_interface} {
   %zero = arith.constant 0 : index
   %one = arith.constant 1 : index
+  %exponent = arith.constant EXPONENT : f32
   %n = memref.dim %x, %zero : memref<?xf32>
   scf.for %i = %zero to %n step %one {
     %a = memref.load %x[%i] : memref<?xf32>
-    %b = math.FUNCTION %a : f32
+    %b = math.FUNCTION : f32
     memref.store %b, %y[%i] : memref<?xf32>
   }
   return
@@ -44,15 +48,15 @@ func.func @apply(%x: memref<?xf32>, %y: memref<?xf32>) attributes {llvm.emit_c_i
 """
 
 
-def on_host(name: str, x: np.ndarray) -> np.ndarray:
-    """The expansion of a function, by the host's JIT."""
+def on_host(name: str, x: np.ndarray, exponent: float = 0.0) -> np.ndarray:
+    """The expansion of a function of %a, by the host's JIT."""
     # fmt: off
     passes = [
         "--td-expand-math", "--convert-scf-to-cf", "--expand-strided-metadata", "--convert-to-llvm",
         "--reconcile-unrealized-casts",
     ]
     # fmt: on
-    text = HOST.replace("FUNCTION", name)
+    text = HOST.replace("FUNCTION", name if "%" in name else f"{name} %a").replace("EXPONENT", repr(exponent))
     done = subprocess.run([str(find_program("td-opt")), *passes], input=text, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with Context():
@@ -113,6 +117,22 @@ def test_error_over_every_binade(name):
     print(f"{name}: {error[worst]:.3f} ulp at {x[worst]!r} of {x.size} points")
     assert error[worst] <= limit, (
         f"{name}({x[worst]!r}) = {y[worst]!r}, exactly {exact[worst]!r}: {error[worst]} ulp"
+    )
+
+
+@pytest.mark.parametrize("exponent", POWERS)
+def test_error_of_powers(exponent):
+    spread = min(80.0, 80.0 / abs(exponent))
+    near = np.exp(np.random.default_rng(5).uniform(-spread, spread, 200_000)).astype(F32)
+    x = np.concatenate([sample(1000), near, -near[:1000], np.array([1, -1], F32)])
+    y = on_host("powf %a, %exponent", x, exponent)
+    with np.errstate(all="ignore"):
+        exact = np.power(x.astype(np.float64), float(F32(exponent)))
+    error = errors(x, y, exact)
+    worst = int(np.argmax(error))
+    print(f"x^{exponent}: {error[worst]:.3f} ulp at {x[worst]!r} of {x.size} points")
+    assert error[worst] <= POWERS[exponent], (
+        f"{x[worst]!r}^{exponent} = {y[worst]!r}, exactly {exact[worst]!r}: {error[worst]} ulp"
     )
 
 

@@ -4,9 +4,11 @@ from .model import (
     BatchSizeError,
     ImportedModel,
     Layer,
+    Mode,
     ModelError,
     TensorSpec,
     UnsupportedOperator,
+    training_mode,
 )
 from .resolve import import_model, load_model
 
@@ -14,9 +16,11 @@ __all__ = [
     "BatchSizeError",
     "ImportedModel",
     "Layer",
+    "Mode",
     "ModelError",
     "TensorSpec",
     "UnsupportedOperator",
     "import_model",
     "load_model",
+    "training_mode",
 ]

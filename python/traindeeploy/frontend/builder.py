@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from mlir import ir
 
-from .model import Argument, TensorSpec
+from ..data import COUNTER
+from .model import EVALUATION, Argument, Mode, TensorSpec
 
 PRODUCTS = ("train.linear", "linalg.matmul", "train.matmul", "train.conv2d", "train.conv2d_input_vjp")
 """Operators that multiply with a weight."""
@@ -41,6 +42,20 @@ class Tensor:
 
 
 @dataclass(frozen=True, eq=False)
+class Indices:
+    """A tensor of whole numbers or truth values: an input of the model, or known.
+
+    value, source: the input and its name.
+    array:         the numbers, if they are known.
+    """
+
+    shape: tuple[int, ...]
+    value: ir.Value | None = None
+    source: str = ""
+    array: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
     """One op of the graph, as much as batch checks and the grouping of layers need of it."""
 
@@ -55,8 +70,14 @@ class Step:
 class GraphBuilder:
     """A module with one function `@forward` that ops are appended to."""
 
-    def __init__(self, name: str, inputs: Sequence[TensorSpec], output: TensorSpec):
+    def __init__(self, name: str, inputs: Sequence[TensorSpec], output: TensorSpec, mode: Mode = EVALUATION):
         from .. import _td
+
+        self.mode = mode
+        self.rows: dict[str, int] = {}
+        self.running: set[str] = set()
+        self._dropouts = 0
+        self._counter: ir.Value | None = None
 
         self.context = ir.Context()
         _td.register_dialects(self.context)
@@ -69,7 +90,11 @@ class GraphBuilder:
             self.module = ir.Module.create()
             self.module.operation.attributes["train.model"] = ir.StringAttr.get(name)
             self._f32 = ir.F32Type.get()
-            arguments = [self._type(spec.shape) for spec in inputs]
+            self._i32 = ir.IntegerType.get_signless(32)
+            arguments = [
+                ir.RankedTensorType.get(list(spec.shape), self._i32 if spec.dtype == "int32" else self._f32)
+                for spec in inputs
+            ]
             function_type = ir.FunctionType.get(arguments, [self._type(output.shape)])
             attributes = {
                 "sym_name": ir.StringAttr.get("forward"),
@@ -85,6 +110,8 @@ class GraphBuilder:
             self._block = ir.Block.create_at_start(self._function.regions[0], arguments, arg_locs=locations)
         self.inputs = [
             Tensor(value, spec.shape, on_input=True)
+            if spec.dtype == "float32"
+            else Indices(spec.shape, value, spec.name)
             for value, spec in zip(self._block.arguments, inputs, strict=True)
         ]
 
@@ -99,7 +126,9 @@ class GraphBuilder:
         if known is not None:
             return known
         values = argument.value
-        if argument.kind == "constant" and (values == values.flat[0]).all():
+        # What batch norm may update has a name of its own, whatever its values are.
+        may_change = self.mode.batch_statistics and values.ndim == 1
+        if argument.kind == "constant" and not may_change and (values == values.flat[0]).all():
             tensor = self.splat(float(values.flat[0]), values.shape)
         else:
             self.parameters[argument.name] = argument
@@ -109,6 +138,50 @@ class GraphBuilder:
             tensor = Tensor(value, values.shape, symbol=argument.name, gradient=gradient)
         self._reads[argument.name] = tensor
         return tensor
+
+    def dropout(self, x: Tensor, probability: float) -> Tensor:
+        """`x` under dropout, if the mode has it; each place has a stream of random bits of its own."""
+        if self.mode.dropout is None or probability == 0:
+            return x
+        if self._counter is None:
+            with self.context, ir.Location.name(COUNTER):
+                type_ = ir.RankedTensorType.get([], self._i32)
+                self._counter = self._block.add_argument(type_, ir.Location.name(COUNTER))
+                operation = self._function
+                old = ir.FunctionType(ir.TypeAttr(operation.attributes["function_type"]).value)
+                new = ir.FunctionType.get([*old.inputs, type_], old.results)
+                operation.attributes["function_type"] = ir.TypeAttr.get(new)
+                named = ir.DictAttr.get({"train.name": ir.StringAttr.get(COUNTER)})
+                operation.attributes["arg_attrs"] = ir.ArrayAttr.get(
+                    [*ir.ArrayAttr(operation.attributes["arg_attrs"]), named]
+                )
+        seed = (self._dropouts << 32) | self.mode.dropout
+        self._dropouts += 1
+        counter = Tensor(self._counter, ())
+        attributes = {"seed": seed, "probability": float(probability)}
+        return self.apply("train.dropout", x.shape, [x, counter], attributes)
+
+    def embed(self, indices: Indices, table: Tensor, padding: int = -1) -> Tensor:
+        """Rows of the matrix `table`, by an input of the model."""
+        assert indices.value is not None
+        rows = table.shape[0]
+        self.rows[indices.source] = min(rows, self.rows.get(indices.source, rows))
+        own = tuple(ir.RankedTensorType(indices.value.type).shape)
+        looked_up = Tensor(indices.value, own, on_input=True)
+        attributes = {"padding": padding} if padding >= 0 else {}
+        found = self.apply("train.embedding", (*own, table.shape[1]), [looked_up, table], attributes)
+        return self.reshape(found, (*indices.shape, table.shape[1]))
+
+    def assign(self, name: str, value: Tensor) -> None:
+        """Give a constant of the model its next value."""
+        self.running.add(name)
+        with self.context, ir.Location.name(self._place):
+            ir.Operation.create(
+                "train.assign",
+                operands=[value.value],
+                attributes={"parameter": ir.FlatSymbolRefAttr.get(name)},
+                ip=ir.InsertionPoint(self._block),
+            )
 
     def constant(self, values: np.ndarray) -> Tensor:
         """A constant that the model does not have itself, kept beside its parameters."""
@@ -131,11 +204,13 @@ class GraphBuilder:
         attributes: dict[str, Any] | None = None,
         body: Callable[[ir.Block], None] | None = None,
         second_result: str | None = None,
+        whole_batch: bool = False,
     ) -> Tensor:
         """Append an op of the `train` dialect (or `linalg`, with a body) on untransposed operands.
 
         attributes: MLIR attributes, or numbers, flags and sequences of whole numbers.
         second_result: element type of a result of the same shape that nothing here uses.
+        whole_batch: the result is a statistic of the batch, whose shape has nothing to do with its size.
         """
         assert not any(operand.transposed for operand in operands)
         made = {
@@ -145,7 +220,7 @@ class GraphBuilder:
             name, shape, [operand.value for operand in operands], made, body, second_result
         )
         gradient = next((operand.gradient for operand in operands if operand.gradient), None)
-        on_input = any(operand.on_input for operand in operands)
+        on_input = any(operand.on_input for operand in operands) and not whole_batch
         symbols = tuple(dict.fromkeys(operand.symbol for operand in operands if operand.symbol))
         product = None
         if name in PRODUCTS:

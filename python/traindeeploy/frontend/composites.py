@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .builder import GraphBuilder, Tensor
-from .table import TorchOperator, lowers, scaled
+from .builder import GraphBuilder, Indices, Tensor
+from .table import IsNegative, TorchOperator, lowers, scaled
 
 # Convolution.
 
@@ -140,18 +140,27 @@ def conv_transpose(graph: GraphBuilder, op: TorchOperator) -> Tensor:
 # Pooling.
 
 
+def pooling_stride(op: TorchOperator, spatial: int) -> list[int]:
+    """The stride of operand 2, or the kernel where there is none."""
+    if op.operands[2] in (None, []):
+        return op.integers(1, spatial)
+    stride = op.integers(2)
+    # torch-mlir appends the dilations of ONNX's AveragePool.
+    if len(stride) == 2 * spatial and all(step == 1 for step in stride[spatial:]):
+        return stride[:spatial]
+    return op.integers(2, spatial)
+
+
 def pooled(
     graph: GraphBuilder, op: TorchOperator, name: str, spatial: int, dilation: Any, **more: Any
 ) -> Tensor:
     x = channels_last(graph, as_image(graph, op, op.tensor(graph, 0), spatial))
-    kernel = op.integers(1, spatial)
-    stride = kernel if op.operands[2] in (None, []) else op.integers(2, spatial)
-    padding = op.integers(3, spatial)
+    kernel, stride = op.integers(1, spatial), pooling_stride(op, spatial)
     sizes = (1, *op.shape[-1:]) if spatial == 1 else op.shape[-2:]
     attributes = {
         "kernel": pair(kernel, spatial, 1),
         "strides": pair(stride, spatial, 1),
-        "padding": both_sides(padding, spatial),
+        "padding": both_sides(op.integers(3, spatial), spatial),
         **more,
     }
     if dilation is not None:
@@ -172,9 +181,26 @@ def average_pool(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     spatial = 1 if op.name == "aten.avg_pool1d" else 2
     if len(op.operands) > 6 and op.operands[6] is not None:
         op.refuse("has a divisor of its own")
-    if op.operands[4]:
-        op.refuse("has ceil_mode; pad the input instead")
-    return pooled(graph, op, "train.avg_pool2d", spatial, None, exclude_padding=not op.operands[5])
+    if not op.operands[4]:
+        return pooled(graph, op, "train.avg_pool2d", spatial, None, exclude_padding=not op.operands[5])
+    # Windows may reach beyond the padding, by what never counts: padding that counts becomes zeros.
+    x = channels_last(graph, as_image(graph, op, op.tensor(graph, 0), spatial))
+    kernel = pair(op.integers(1, spatial), spatial, 1)
+    stride = pair(pooling_stride(op, spatial), spatial, 1)
+    padding = both_sides(op.integers(3, spatial), spatial)
+    if op.operands[5] and any(padding):
+        top, bottom, left, right = padding
+        shape = (x.shape[0], x.shape[1] + top + bottom, x.shape[2] + left + right, x.shape[3])
+        x = graph.apply("train.embed", shape, [x], {"offsets": [0, top, left, 0], "strides": [1] * 4})
+        padding = [0] * 4
+    sizes = (1, *op.shape[-1:]) if spatial == 1 else op.shape[-2:]
+    for axis in (0, 1):
+        reached = (sizes[axis] - 1) * stride[axis] + kernel[axis]
+        missing = reached - (x.shape[1 + axis] + padding[2 * axis] + padding[2 * axis + 1])
+        padding[2 * axis + 1] += max(0, missing)
+    attributes = {"kernel": kernel, "strides": stride, "padding": padding, "exclude_padding": True}
+    y = graph.apply("train.avg_pool2d", (x.shape[0], *sizes, x.shape[3]), [x], attributes)
+    return channels_first(graph, y, op.shape)
 
 
 @lowers("aten.adaptive_avg_pool1d", "aten.adaptive_avg_pool2d", data=1)
@@ -184,6 +210,31 @@ def adaptive_average_pool(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     for axis in range(len(x.shape) - spatial, len(x.shape)):
         x = averaged_parts(graph, x, axis, op.shape[axis])
     return x
+
+
+@lowers("aten.adaptive_max_pool1d", "aten.adaptive_max_pool2d", data=1)
+def adaptive_max_pool(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    """By axes, the last one first: so that of equal maxima the first one in memory wins."""
+    spatial = 1 if op.name == "aten.adaptive_max_pool1d" else 2
+    x = channels_last(graph, as_image(graph, op, op.tensor(graph, 0), spatial))
+    sizes = (1, *op.shape[-1:]) if spatial == 1 else op.shape[-2:]
+    for axis in (2, 1):
+        size, count = x.shape[axis], sizes[axis - 1]
+        bounds = [(part * size // count, -(-(part + 1) * size // count)) for part in range(count)]
+        if size % count == 0:
+            x = pooled_along(graph, x, axis, size // count)
+        else:
+            parts = [pooled_along(graph, sliced(graph, x, axis, a, b, 1), axis, b - a) for a, b in bounds]
+            x = concatenated(graph, parts, axis)
+    return channels_first(graph, x, op.shape)
+
+
+def pooled_along(graph: GraphBuilder, x: Tensor, axis: int, size: int) -> Tensor:
+    """Maxima of neighbours along the height (1) or width (2) of an image with channels last."""
+    window = [size if axis == 1 else 1, size if axis == 2 else 1]
+    attributes = {"kernel": window, "strides": window, "padding": [0] * 4, "dilations": [1, 1]}
+    shape = tuple(extent // size if i == axis else extent for i, extent in enumerate(x.shape))
+    return graph.apply("train.max_pool2d", shape, [x], attributes, second_result="i32")
 
 
 def averaged_parts(graph: GraphBuilder, x: Tensor, axis: int, count: int) -> Tensor:
@@ -238,6 +289,20 @@ def total_over(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return mean_over(graph, x, axes, keep) if mean else reduced(graph, "train.sum", x, axes, keep)
 
 
+@lowers("aten.var.dim", "aten.var.correction", "aten.std.correction")
+def variance(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    axes, keep = op.axes(1, len(x.shape)), bool(op.operands[3])
+    count = prod(x.shape[axis] for axis in axes)
+    correction = 1 if op.operands[2] in (None, True) else op.number(2) if op.operands[2] else 0
+    if count <= correction:
+        op.refuse(f"divides by {count} - {correction}")
+    deviations = graph.apply("train.sub", x.shape, [x, mean_over(graph, x, axes, keep=True)])
+    squares = graph.apply("train.pow", x.shape, [deviations], {"exponent": 2.0})
+    y = scaled(graph, reduced(graph, "train.sum", squares, axes, keep), 1 / (count - correction))
+    return graph.apply("train.sqrt", y.shape, [y]) if "std" in op.name else y
+
+
 @lowers("aten.amax")
 def maximum_over(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     x = op.tensor(graph, 0)
@@ -288,6 +353,16 @@ def rms_norm(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return normalized(graph, x, axes, epsilon, affine(graph, op, 2), rms=True)
 
 
+@lowers("aten.instance_norm")
+def instance_norm(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    if not op.operands[5]:
+        op.refuse("takes running statistics; only those of the sample are supported")
+    split = graph.reshape(x, (*x.shape[:2], prod(x.shape[2:])))
+    y = graph.reshape(normalized(graph, split, [2], op.number(7), None), x.shape)
+    return per_channel(graph, y, affine(graph, op, 1), affine(graph, op, 2))
+
+
 @lowers("aten.group_norm")
 def group_norm(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     x = op.tensor(graph, 0)
@@ -306,14 +381,53 @@ def per_channel(graph: GraphBuilder, y: Tensor, scale: Tensor | None, shift: Ten
     return y
 
 
+def batch_statistics(
+    graph: GraphBuilder, op: TorchOperator, x: Tensor, momentum: float, epsilon: float
+) -> Tensor:
+    """Batch norm of `x` with the statistics of the batch; updates the running ones as PyTorch does.
+
+    Channels last, as the convolution before it.
+    """
+    axes = list(range(len(x.shape)))
+    last = graph.permute(x, [0, *axes[2:], 1])
+    count = prod(x.shape) // x.shape[1]
+    if count == 1:
+        op.refuse(f"has one value per channel in an input of shape {list(x.shape)}, which has no variance")
+    weight, bias = affine(graph, op, 1), affine(graph, op, 2)
+    y = normalized(graph, last, axes[:-1], epsilon, weight)
+    if bias is not None:
+        y = graph.apply("train.add", y.shape, [y, bias])
+
+    def averaged(values: Tensor, divisor: int) -> Tensor:
+        total = graph.apply("train.sum", x.shape[1:2], [values], {"axes": axes[:-1]}, whole_batch=True)
+        return scaled(graph, total, 1 / divisor)
+
+    mean = averaged(last, count)
+    deviations = graph.apply("train.sub", last.shape, [last, mean])
+    squares = graph.apply("train.pow", last.shape, [deviations], {"exponent": 2.0})
+    # The variance of the population normalizes, that of the sample is kept.
+    for index, statistic in ((3, mean), (4, averaged(squares, count - 1))):
+        running = op.tensor(graph, index)
+        if running.symbol is None or graph.parameters[running.symbol].kind != "constant":
+            op.refuse("has running statistics that are computed, or parameters")
+        if running.symbol in graph.running:
+            op.refuse(f"is applied twice with the running statistics '{running.symbol}'")
+        kept = scaled(graph, running, 1 - momentum)
+        fresh = scaled(graph, statistic, momentum)
+        graph.assign(running.symbol, graph.apply("train.add", running.shape, [kept, fresh]))
+    return graph.permute(y, [0, len(axes) - 1, *axes[1:-1]])
+
+
 @lowers("aten.batch_norm", "aten._native_batch_norm_legit_no_training", "aten.native_batch_norm")
 def batch_norm(graph: GraphBuilder, op: TorchOperator) -> Tensor:
-    """With the running statistics, as in evaluation mode: a scale and shift of each channel."""
+    """With the running statistics, as in evaluation mode, a scale and shift of each channel."""
     x = op.tensor(graph, 0)
     training = False if op.name.endswith("no_training") else op.operands[5]
     epsilon = op.number(6 if op.name.endswith("no_training") else 7)
+    if graph.mode.batch_statistics:
+        return batch_statistics(graph, op, x, op.number(5 if op.name.endswith("no_training") else 6), epsilon)
     if training is not False:
-        op.refuse("takes the statistics of the batch (training mode); only the running ones are supported")
+        op.refuse("takes the statistics of the batch (training mode), which needs --batch-norm batch")
     mean, variance = op.tensor(graph, 3), op.tensor(graph, 4)
     shifted = graph.apply("train.add", variance.shape, [variance, graph.splat(epsilon)])
     scale = graph.apply("train.rsqrt", variance.shape, [shifted])
@@ -332,8 +446,9 @@ def batch_norm(graph: GraphBuilder, op: TorchOperator) -> Tensor:
 def attention(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     """Attention as its separate operators, which fuse and differentiate as any others."""
     q, k, v = (op.tensor(graph, i) for i in (0, 1, 2))
-    if op.operands[4] not in (0, 0.0):
-        op.refuse("drops parts of the attention out; only a probability of 0 is supported")
+    dropped = op.number(4)
+    if dropped and graph.mode.dropout is None:
+        op.refuse("is active (training mode), which needs a seed: --dropout SEED")
     if len(op.operands) > 7 and op.operands[7]:
         op.refuse("shares heads between queries (enable_gqa)")
     scale = 1 / sqrt(q.shape[-1]) if op.operands[6] is None else op.number(6)
@@ -346,13 +461,14 @@ def attention(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     if op.operands[5]:
         scores = graph.apply("train.add", shape, [scores, graph.constant(causal_mask(*shape[-2:]))])
     weights = graph.apply("train.softmax", shape, [scores], {"axis": len(shape) - 1})
+    weights = graph.dropout(weights, dropped)
     return graph.apply("train.matmul", op.shape, [weights, v])
 
 
 def causal_mask(queries: int, keys: int) -> np.ndarray:
     """0 for keys that a query may see, the lowest float32 for those that come after it."""
     mask = np.zeros((queries, keys), np.float32)
-    mask[np.triu_indices(queries, 1, keys)] = np.finfo(np.float32).min
+    mask[np.triu_indices(queries, 1, keys)] = LOWEST
     return mask
 
 
@@ -398,6 +514,166 @@ def select(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return graph.reshape(sliced(graph, x, axis, index, index + 1, 1), op.shape)
 
 
+@lowers("aten.split.Tensor", "aten.split.sizes", "aten.split_with_sizes", "aten.chunk", "aten.unbind.int")
+def split(graph: GraphBuilder, op: TorchOperator) -> list[Tensor]:
+    x = op.tensor(graph, 0)
+    axis = op.integers(1 if op.name == "aten.unbind.int" else 2)[0] % len(x.shape)
+    size = x.shape[axis]
+    if op.name == "aten.unbind.int":
+        ends = list(range(1, size + 1))
+    elif op.name in ("aten.split.sizes", "aten.split_with_sizes"):
+        ends = np.cumsum(op.integers(1)).tolist()
+    else:
+        part = op.integers(1)[0]
+        part = -(-size // part) if op.name == "aten.chunk" else part
+        ends = [*range(part, size, part), size]
+    if ends[-1] != size or sorted({0, *ends}) != [0, *ends]:
+        op.refuse(f"divides {size} into parts of {np.diff([0, *ends]).tolist()}")
+    parts = [sliced(graph, x, axis, a, b, 1) for a, b in zip([0, *ends], ends, strict=False)]
+    if op.name == "aten.unbind.int":
+        return [graph.reshape(part, without(x.shape, [axis])) for part in parts]
+    return parts
+
+
+# Whole numbers: indices, masks.
+
+
+def known(op: TorchOperator, index: int) -> np.ndarray | None:
+    """An operand of whole numbers or truth values, if they are known."""
+    operand = op.operands[index]
+    return operand.array if isinstance(operand, Indices) else None
+
+
+MOST_RUNS = 1024
+"""Slices that an indexing with known indices may take."""
+
+
+def picked(graph: GraphBuilder, op: TorchOperator, x: Tensor, axis: int, indices: Indices) -> Tensor:
+    """numpy.take(x, indices, axis)."""
+    size = x.shape[axis]
+    shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    if indices.array is None:
+        if axis != 0:
+            op.refuse("looks up by an input along another axis than the first")
+        rows = embedded(graph, op, graph.reshape(x, (size, prod(x.shape[1:]))), indices, -1)
+        return graph.reshape(rows, shape)
+    at = np.where(indices.array < 0, indices.array + size, indices.array).ravel()
+    if at.size == 0 or at.min() < 0 or at.max() >= size:
+        op.refuse(f"has an index that is not below {size}")
+    # Runs of neighbours are one slice each.
+    starts = np.flatnonzero(np.diff(at, prepend=at[0] - 2) != 1)
+    if starts.size > MOST_RUNS:
+        op.refuse(f"picks {starts.size} separate parts; {MOST_RUNS} are supported")
+    ends = [*starts[1:].tolist(), at.size]
+    runs = [
+        sliced(graph, x, axis, int(at[a]), int(at[b - 1]) + 1, 1) for a, b in zip(starts, ends, strict=True)
+    ]
+    return graph.reshape(concatenated(graph, runs, axis), shape)
+
+
+def embedded(graph: GraphBuilder, op: TorchOperator, table: Tensor, indices: Indices, padding: int) -> Tensor:
+    """Rows of a table, by an input of the model or by what is known."""
+    if indices.array is None:
+        return graph.embed(indices, table, padding)
+    if padding >= 0 and (indices.array == padding).any():
+        op.refuse("has its padding among indices that are constant")
+    return picked(graph, op, table, 0, indices)
+
+
+@lowers("aten.embedding")
+def embedding(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    indices = op.operands[1]
+    if not isinstance(indices, Indices):
+        op.refuse("has indices that are computed; an input or constants can index a table")
+    padding = op.operands[2] if len(op.operands) > 2 and isinstance(op.operands[2], int) else -1
+    return embedded(graph, op, op.tensor(graph, 0), indices, padding)
+
+
+@lowers("aten.index_select")
+def index_select(graph: GraphBuilder, op: TorchOperator) -> Tensor | Indices:
+    indices = op.operands[2]
+    source = known(op, 0)
+    if not isinstance(indices, Indices):
+        op.refuse("has indices that are computed; an input or constants can index a tensor")
+    if source is not None and indices.array is not None:
+        array = np.take(source, indices.array, op.integers(1)[0])
+        return Indices(array.shape, array=array)
+    x = op.tensor(graph, 0)
+    return picked(graph, op, x, op.integers(1)[0] % len(x.shape), indices)
+
+
+@lowers("aten.index.Tensor")
+def index(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x, indices = op.tensor(graph, 0), op.operands[1]
+    given = [axis for axis, item in enumerate(indices) if item is not None]
+    if len(given) != 1 or not isinstance(indices[given[0]], Indices):
+        op.refuse("has other indices than those of one axis, which are an input or constant")
+    if indices[given[0]].array is not None and indices[given[0]].array.dtype == bool:
+        op.refuse("has a mask as its index")
+    return picked(graph, op, x, given[0], indices[given[0]])
+
+
+@lowers("aten.lt.Scalar")
+def less_than(graph: GraphBuilder, op: TorchOperator) -> Indices | IsNegative:
+    x = op.operands[0]
+    if isinstance(x, Indices) and x.array is not None:
+        return Indices(x.shape, array=x.array < op.number(1))
+    if isinstance(x, Indices) and op.number(1) == 0:
+        return IsNegative(x)
+    op.refuse()
+
+
+@lowers("aten.where.self", "aten.where.ScalarSelf", "aten.where.ScalarOther", "aten.where.Scalar")
+def where(graph: GraphBuilder, op: TorchOperator) -> Tensor | Indices:
+    """Of a mask that is known; and what ONNX's Gather does about negative indices, which no input has."""
+    mask = op.operands[0]
+    if isinstance(mask, IsNegative) and op.operands[2] is mask.of:
+        return mask.of
+    mask = known(op, 0)
+    if mask is None:
+        op.refuse("has a condition that is computed; only a constant one is supported")
+    yes, no = known(op, 1), known(op, 2)
+    if yes is not None and no is not None:
+        array = np.where(mask, yes, no)
+        return Indices(array.shape, array=array)
+    return chosen(graph, op, mask, float_operand(graph, op, 1), float_operand(graph, op, 2))
+
+
+@lowers("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
+def masked_fill(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    mask = known(op, 1)
+    if mask is None:
+        op.refuse("has a mask that is computed; only a constant one is supported")
+    return chosen(graph, op, mask, float_operand(graph, op, 2), op.tensor(graph, 0))
+
+
+def float_operand(graph: GraphBuilder, op: TorchOperator, index: int) -> Tensor:
+    """A tensor, or a number that stands for one."""
+    operand = op.operands[index]
+    if isinstance(operand, Tensor):
+        return op.tensor(graph, index)
+    return graph.splat(max(op.number(index), LOWEST))
+
+
+def chosen(graph: GraphBuilder, op: TorchOperator, mask: np.ndarray, yes: Tensor, no: Tensor) -> Tensor:
+    """`yes` where the mask holds, else `no`: a sum, of which one term is zero everywhere."""
+    terms = []
+    for tensor, weight in ((yes, mask != 0), (no, mask == 0)):
+        if tensor.number == 0 or not weight.any():
+            continue
+        weights = graph.constant(weight.astype(np.float32))
+        shape = tuple(np.broadcast_shapes(tensor.shape, weights.shape))
+        terms.append(graph.apply("train.mul", shape, [tensor, weights]))
+    if not terms:
+        return graph.splat(0, op.shape)
+    result = terms[0] if len(terms) == 1 else graph.apply("train.add", op.shape, terms)
+    return result if result.shape == op.shape else graph.apply("train.broadcast", op.shape, [result])
+
+
+LOWEST = float(np.finfo(np.float32).min)
+"""In place of -infinity in a mask, which times 0 would be NaN."""
+
+
 @lowers("aten.cat")
 def cat(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     parts = op.operands[0]
@@ -414,6 +690,15 @@ def stack(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     if not isinstance(parts, list) or not all(isinstance(part, Tensor) for part in parts):
         op.refuse("has an operand that is not a list of tensors of float32")
     return concatenated(graph, [graph.reshape(graph.straight(part), shape) for part in parts], axis)
+
+
+@lowers("aten.repeat", "aten.tile")
+def repeat(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    x = graph.reshape(x, (*[1] * (len(op.shape) - len(x.shape)), *x.shape))
+    for axis, size in enumerate(op.shape):
+        x = concatenated(graph, [x] * (size // x.shape[axis]), axis)
+    return x
 
 
 @lowers("aten.expand", "aten.broadcast_to", data=1)

@@ -12,12 +12,25 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
+
+from traindeeploy.data import COUNTER
 from traindeeploy.interrupts import interrupts_held
 
 from . import composites  # noqa: F401  (adds its entries to the table)
-from .builder import PRODUCTS, GraphBuilder, Step, Tensor
-from .model import Argument, BatchSizeError, ImportedModel, Layer, ModelError, TensorSpec, check_values
-from .table import LOSSES, TABLE, TorchOperator, Unknown, supported_operators
+from .builder import PRODUCTS, GraphBuilder, Indices, Step, Tensor
+from .model import (
+    EVALUATION,
+    Argument,
+    BatchSizeError,
+    ImportedModel,
+    Layer,
+    Mode,
+    ModelError,
+    TensorSpec,
+    check_values,
+)
+from .table import LOSSES, TABLE, IsNegative, TorchOperator, Unknown, supported_operators
 
 _TENSOR_TYPE = re.compile(r"!torch\.vtensor<\[([^\]]*)\],([^>]*)>")
 _NOWHERE = "?"
@@ -59,6 +72,7 @@ def lower(
     aliases: dict[str, str] | None = None,
     frozen: frozenset[str] = frozenset(),
     notes: Sequence[str] = (),
+    mode: Mode = EVALUATION,
 ) -> Imported:
     """Lower `function` (a func.func of the torch dialect) whose arguments mean `arguments`.
 
@@ -78,11 +92,7 @@ def lower(
     bound = [
         (argument, value) for argument, value in zip(arguments, block.arguments, strict=True) if value in used
     ]
-    inputs = [
-        TensorSpec(argument.name, _float_shape(value.type, f"input '{argument.name}'"))
-        for argument, value in bound
-        if argument.kind == "input"
-    ]
+    inputs = [_input(argument.name, value.type) for argument, value in bound if argument.kind == "input"]
     if not inputs:
         raise ModelError("the output of the model depends on none of its inputs")
     output = TensorSpec(output_name, _float_shape(returned.type, f"output '{output_name}'"))
@@ -90,7 +100,7 @@ def lower(
         if 0 in spec.shape:
             raise ModelError(f"'{spec.name}' of shape {list(spec.shape)} has no element")
 
-    graph = GraphBuilder(model_name, inputs, output)
+    graph = GraphBuilder(model_name, inputs, output, mode)
     values: dict[Any, Any] = {}
     graph_inputs = iter(graph.inputs)
     named: dict[Any, Argument] = {}
@@ -102,7 +112,14 @@ def lower(
             kind = "parameter" if argument.kind == "parameter" else "constant"
             if argument.name in _RESERVED:
                 raise ModelError(f"the {kind} name '{argument.name}' is reserved for the compiler; rename it")
-            checked = check_values(kind, argument.name, argument.value)
+            if argument.kind == "constant" and argument.value.dtype.kind in "iub":
+                values[value] = Indices(argument.value.shape, array=argument.value)
+                continue
+            array = argument.value
+            if argument.kind == "constant" and array.dtype == np.float32 and np.isneginf(array).any():
+                # Of a mask that is added; as the lowest number it does the same.
+                array = np.maximum(array, np.finfo(np.float32).min)
+            checked = check_values(kind, argument.name, array)
             named[value] = Argument(argument.kind, argument.name, checked)
 
     def resolve(value: Any) -> Any:
@@ -124,7 +141,7 @@ def lower(
         op = TorchOperator(name, shown, place, operands, (), naming.supported)
         if row is None or any(r in used for r in results[1:]):
             op.refuse()
-        shape = _float_shape(results[0].type, f"the result of operator {shown} at '{place}'")
+        shape = _result_shape(results[0].type, operands, f"the result of operator {shown} at '{place}'")
         values[results[0]] = row.entry(graph, replace(op, shape=shape))
 
     final = resolve(returned)
@@ -152,6 +169,13 @@ def lower(
     declared_parameters = [argument.name for argument in arguments if argument.kind == "parameter"]
     aliases = {alias: name for alias, name in (aliases or {}).items() if name in parameters}
     unused = tuple(n for n in declared_parameters if n not in parameters and n not in aliases)
+    inputs = [replace(spec, rows=graph.rows.get(spec.name)) for spec in inputs]
+    if loose := [spec.name for spec in inputs if spec.dtype == "int32" and spec.rows is None]:
+        raise ModelError(f"input '{loose[0]}' is of whole numbers, which only an embedding can take")
+    if mode.dropout is not None and COUNTER not in text:
+        notes = (*notes, "dropout is on, but the model has none")
+    if mode.batch_statistics and not graph.running:
+        notes = (*notes, "batch norm takes the statistics of the batch, but the model has none")
     model = ImportedModel(
         name=model_name,
         module_text=text,
@@ -165,6 +189,7 @@ def lower(
         frozen=frozenset(name for name in candidates if name in frozen),
         aliases=aliases,
         unused=unused,
+        running=frozenset(graph.running),
         notes=tuple(notes) + _unused_note(unused),
     )
     return Imported(model, graph.steps)
@@ -249,7 +274,7 @@ def _refuse_losses(live: Sequence[Any], naming: Naming) -> None:
         if not LOSSES.isdisjoint([*shown.split("."), *name.split(".")]):
             raise ModelError(
                 f"the model computes its own loss (operator {shown} at '{place}'); "
-                "return the prediction instead: the loss mse or cross-entropy is attached to it"
+                "return the prediction instead: a loss is attached to it (--loss)"
             )
 
 
@@ -266,6 +291,29 @@ def _place(operation: Any) -> str:
         elif kind == "CallSiteLoc":
             locations.append(location.callee)
     return _NOWHERE
+
+
+_WHOLE = re.compile(r"!torch\.vtensor<\[([^\]]*)\],(si64|si32|i1)>")
+
+
+def _input(name: str, type_: Any) -> TensorSpec:
+    """An input of float32, or of whole numbers, which are 32 bits wide in the program."""
+    match = _WHOLE.fullmatch(str(type_))
+    if match is None or match.group(2) == "i1":
+        return TensorSpec(name, _float_shape(type_, f"input '{name}'"))
+    floats = str(type_).replace(match.group(2), "f32")
+    return TensorSpec(name, _float_shape(floats, f"input '{name}'"), "int32")
+
+
+def _result_shape(type_: Any, operands: Sequence[Any], what: str) -> tuple[int, ...]:
+    """The shape of a result: of a tensor of floats, or of whole numbers made of such; () of a list."""
+    if str(type_).startswith("!torch.list<"):
+        return ()
+    whole = any(isinstance(operand, Indices | IsNegative) for operand in operands)
+    match = _WHOLE.fullmatch(str(type_)) if whole else None
+    if match is not None and "?" not in match.group(1):
+        return tuple(int(size) for size in match.group(1).split(",") if size)
+    return _float_shape(type_, what)
 
 
 def _float_shape(type_: Any, what: str) -> tuple[int, ...]:
@@ -295,6 +343,12 @@ def _fold(operation: Any, operands: list[Any], values: dict[Any, Any], graph: Gr
         values[operation.results[0]] = operands[0]
     elif name == "torch.vtensor.literal":
         values[operation.results[0]] = _literal(operation, graph)
+    elif name == "torch.prim.tolist" and isinstance(operands[0], Indices) and operands[0].array is not None:
+        values[operation.results[0]] = operands[0].array.tolist()
+    elif name == "torch.prim.ListUnpack" and isinstance(operands[0], list):
+        values.update(zip(operation.results, operands[0], strict=True))
+    elif name == "torch.aten.__getitem__.t" and isinstance(operands[0], list):
+        values[operation.results[0]] = operands[0][operands[1]]
     else:
         return False
     return True
@@ -302,10 +356,14 @@ def _fold(operation: Any, operands: list[Any], values: dict[Any, Any], graph: Gr
 
 def _literal(operation: Any, graph: GraphBuilder) -> Any:
     attribute = operation.attributes["value"]
+    match = _TENSOR_TYPE.fullmatch(str(operation.results[0].type))
+    if match is not None and match.group(1) and match.group(2) in ("si64", "si32", "i1"):
+        numbers = np.array([int(number) for number in attribute])
+        array = numbers.reshape([int(size) for size in match.group(1).split(",")])
+        return Indices(array.shape, array=array)
     if not getattr(attribute, "is_splat", False):
         return Unknown()
     number = attribute.get_splat_value().value
-    match = _TENSOR_TYPE.fullmatch(str(operation.results[0].type))
     if match is None or not match.group(1):
         return number
     if match.group(2) != "f32":

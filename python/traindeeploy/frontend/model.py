@@ -23,11 +23,40 @@ class BatchSizeError(ModelError):
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or the output of a model; axis 0 is the batch when the model has one."""
+    """An input or the output of a model; axis 0 is the batch when the model has one.
+
+    dtype: "float32", or "int32" for what indexes a table.
+    rows:  of that table: indices go from 0 to one less.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What a model does while it trains and not when it is evaluated.
+
+    dropout:          the seed of dropout, which is off without one.
+    batch_statistics: batch norm takes the statistics of the batch, and updates the running ones.
+    """
+
+    dropout: int | None = None
+    batch_statistics: bool = False
+
+
+EVALUATION = Mode()
+
+
+def training_mode(dropout: int | None = None, batch_norm: str = "frozen") -> Mode:
+    """The mode that options ask for. Errors: a seed out of range, another word than frozen and batch."""
+    if dropout is not None and not 0 <= dropout < 2**31:
+        raise ModelError(f"the seed of dropout, {dropout}, is not from 0 to {2**31 - 1}")
+    if batch_norm not in ("frozen", "batch"):
+        raise ModelError(f"batch norm is 'frozen' or 'batch', not '{batch_norm}'")
+    return Mode(dropout, batch_norm == "batch")
 
 
 @dataclass(frozen=True)
@@ -66,6 +95,7 @@ class ImportedModel:
     aliases:     further names of tied parameters -> the symbol that holds the tensor.
     unused:      parameters that the forward does not use; they are left out of everything else.
     batch_size:  size of axis 0 of every input; None where inputs do not agree on one.
+    running:     symbols among `constants` that a step updates itself: statistics of batch norm.
     notes:       what the importer decided and the user should know, a sentence each.
     adapters:    what LoRA has added; its matrices are among `parameters`.
     onnx:        the ONNX model that it was imported from, serialized; None if it came from PyTorch.
@@ -83,6 +113,7 @@ class ImportedModel:
     frozen: frozenset[str] = frozenset()
     aliases: dict[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    running: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     onnx: bytes | None = None

@@ -7,9 +7,10 @@ them and their names stay.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,12 +19,21 @@ from onnx import numpy_helper
 from traindeeploy.interrupts import interrupts_held
 
 from .importer import Imported, Naming, check_batch_change, lower
-from .model import Argument, BatchSizeError, ImportedModel, ModelError, UnsupportedOperator
+from .model import (
+    EVALUATION,
+    Argument,
+    BatchSizeError,
+    ImportedModel,
+    Mode,
+    ModelError,
+    UnsupportedOperator,
+)
 
 # The opset that models of older ones are converted to; the newest whose operators torch-mlir all knows.
 OPSET = 20
-# Before this one, Squeeze, Softmax and others are other operators under the same name.
-OLDEST_OPSET_AS_IT_IS = 13
+# Before 13, Squeeze, Softmax and others are other operators under the same name; torch-mlir knows
+# BatchNormalization from 15 on.
+OLDEST_OPSET_AS_IT_IS = 15
 
 # Operators of com.microsoft that are Gelu with this `approximate`.
 _GELUS = {"Gelu": "none", "FastGelu": "tanh"}
@@ -69,7 +79,7 @@ class _Graph:
     operators: dict[str, str]
 
 
-def load_onnx_file(path: Path, batch_size: int | None = None) -> ImportedModel:
+def load_onnx_file(path: Path, batch_size: int | None = None, mode: Mode = EVALUATION) -> ImportedModel:
     """Import an ONNX file. Errors: ModelError, UnsupportedOperator, BatchSizeError."""
     if not path.is_file():
         raise ModelError(f"there is no file '{path}'")
@@ -81,32 +91,35 @@ def load_onnx_file(path: Path, batch_size: int | None = None) -> ImportedModel:
         raise ModelError(f"'{path}' is not an ONNX model, or is damaged ({_first_line(error)})") from error
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"'{path}' is not an ONNX model: it holds no graph")
-    return import_onnx(model, batch_size, name=path.stem)
+    return import_onnx(model, batch_size, name=path.stem, mode=mode)
 
 
 def import_onnx(
-    model: onnx.ModelProto, batch_size: int | None = None, name: str | None = None
+    model: onnx.ModelProto,
+    batch_size: int | None = None,
+    name: str | None = None,
+    mode: Mode = EVALUATION,
 ) -> ImportedModel:
     """Import an ONNX model.
 
     batch_size: the size of axis 0 of every input. A symbolic axis 0 takes any (1 by default); a
     fixed one changes only if every tensor of the graph follows.
     """
-    imported = _at_batch_size(_prepare(model), batch_size, name or model.graph.name or "model")
+    imported = _at_batch_size(_prepare(model, mode), batch_size, name or model.graph.name or "model", mode)
     return replace(imported, onnx=model.SerializeToString(deterministic=True))
 
 
-def _at_batch_size(graph: _Graph, batch_size: int | None, name: str) -> ImportedModel:
+def _at_batch_size(graph: _Graph, batch_size: int | None, name: str, mode: Mode) -> ImportedModel:
     exported = _batch_size(graph.inputs)
     wanted = batch_size or exported or 1
     if batch_size in (None, exported) or (exported is None and wanted == 1):
-        return _import(graph, wanted, name).model
+        return _import(graph, wanted, name, mode).model
     if exported == _NO_COMMON_SIZE:
         raise BatchSizeError("the inputs have no common size of axis 0, so the batch size cannot be changed")
     reference_size = exported or wanted + 1
-    reference = _import(graph, reference_size, name)
+    reference = _import(graph, reference_size, name, mode)
     try:
-        changed = _import(graph, wanted, name)
+        changed = _import(graph, wanted, name, mode)
     except BatchSizeError:
         raise
     except ModelError as error:
@@ -141,7 +154,7 @@ def _restore_gelu(graph: onnx.GraphProto) -> None:
             node.attribute.append(onnx.helper.make_attribute("approximate", approximate))
 
 
-def _prepare(model: onnx.ModelProto) -> _Graph:
+def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
     model = _standard_gelu(model)
     try:
         onnx.checker.check_model(model)
@@ -172,8 +185,11 @@ def _prepare(model: onnx.ModelProto) -> _Graph:
 
     _keep_live_nodes(graph)
     operators = _name_nodes(graph)
+    if mode.dropout is not None:
+        _activate_dropout(graph)
+    _prepare_batch_norm(graph, mode)
     _spell_out_alpha(graph)
-    _spell_out_padding(graph)
+    _spell_out_padding(model)
     initializers = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initializers]
     tensors = _lift_tensors(graph)
@@ -239,6 +255,53 @@ def _name_nodes(graph: onnx.GraphProto) -> dict[str, str]:
     return {f"{name} ({operator})": operator for name, operator in operators.items()}
 
 
+def _activate_dropout(graph: onnx.GraphProto) -> None:
+    """Dropout nodes in training mode, whatever they were exported in."""
+    ratio, training = "traindeeploy.dropout_ratio", "traindeeploy.dropout_is_active"
+    found = [node for node in graph.node if node.op_type == "Dropout" and node.domain in ("", "ai.onnx")]
+    for node in found:
+        data, probability = node.input[0], (*node.input[1:2], "")[0]
+        del node.output[1:]
+        node.input[:] = [data, probability or ratio, training]
+    if found:
+        graph.initializer.append(numpy_helper.from_array(np.float32(0.5), ratio))
+        graph.initializer.append(numpy_helper.from_array(np.array(True), training))
+
+
+def _prepare_batch_norm(graph: onnx.GraphProto, mode: Mode) -> None:
+    """Batch norm as PyTorch has it: momentum is the share of the new statistics, in ONNX of the old ones."""
+    made = {output: node for node in graph.node if node.op_type == "Identity" for output in node.output}
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    for node in list(graph.node):
+        if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
+            continue
+        for name in node.input[3:5]:
+            # The exporter shares what has equal values, but each has its own statistics.
+            source = name
+            while source in made:
+                source = made[source].input[0]
+            if source != name and source in values:
+                own = onnx.TensorProto.FromString(values[source].SerializeToString())
+                own.name = name
+                graph.initializer.append(own)
+                graph.node.remove(made.pop(name))
+        given = {a.name: a for a in node.attribute}
+        if not mode.batch_statistics:
+            if "training_mode" in given and given["training_mode"].i:
+                raise UnsupportedOperator(
+                    f"operator BatchNormalization at '{node.name}' takes the statistics of the batch "
+                    "(training mode), which needs --batch-norm batch"
+                )
+            continue
+        momentum = given["momentum"].f if "momentum" in given else 0.9
+        kept = [a for a in node.attribute if a.name not in ("momentum", "training_mode")]
+        kept.append(onnx.helper.make_attribute("momentum", 1 - momentum))
+        copies = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in kept]
+        del node.attribute[:]
+        node.attribute.extend(copies)
+        del node.output[1:]
+
+
 def _spell_out_alpha(graph: onnx.GraphProto) -> None:
     """Gemm without C becomes a product and a Mul: torch-mlir forgets its alpha."""
     nodes = []
@@ -256,25 +319,124 @@ def _spell_out_alpha(graph: onnx.GraphProto) -> None:
     graph.node.extend(copies)
 
 
-def _spell_out_padding(graph: onnx.GraphProto) -> None:
-    """A Conv whose padding differs between the sides becomes Pad and Conv: torch-mlir refuses it."""
+_WINDOWS = ("Conv", "AveragePool", "MaxPool")
+
+
+def _spell_out_padding(model: onnx.ModelProto) -> None:
+    """Paddings that torch-mlir has no right form of, as Pad nodes.
+
+    `auto_pad` becomes numbers. A Conv whose padding differs between the sides becomes Pad and Conv, and
+    so an AveragePool, also one whose windows reach beyond the padding (ceil_mode): its windows are of
+    one size then, and a product makes each the average of what counts.
+    """
+    graph = model.graph
+    if not any(node.op_type in _WINDOWS for node in graph.node):
+        return
+    sizes = _spatial_sizes(model)
     nodes = []
     for node in graph.node:
-        pads = next((list(a.ints) for a in node.attribute if a.name == "pads"), [])
-        half = len(pads) // 2
-        if node.op_type == "Conv" and pads[:half] != pads[half:]:
-            padded, amounts = f"{node.input[0]}.padded.{node.name}", f"{node.name}.pads"
-            whole = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], np.int64)
-            graph.initializer.append(numpy_helper.from_array(whole, amounts))
-            nodes.append(onnx.helper.make_node("Pad", [node.input[0], amounts], [padded], name=node.name))
-            node.input[0] = padded
-            for attribute in node.attribute:
-                if attribute.name == "pads":
-                    attribute.ints[:] = [0] * len(pads)
-        nodes.append(node)
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        spatial = sizes.get(node.input[0]) if node.op_type in _WINDOWS else None
+        kernel = given.get("kernel_shape") or sizes.get(node.input[1] if node.op_type == "Conv" else "")
+        if spatial is None or kernel is None or len(kernel) != len(spatial):
+            nodes.append(node)
+            continue
+        strides = given.get("strides", [1] * len(spatial))
+        dilations = given.get("dilations", [1] * len(spatial))
+        reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+        begin, end = _pads(given, spatial, strides, reach)
+        ceil = node.op_type == "AveragePool" and given.get("ceil_mode", 0) != 0
+        over = [0] * len(spatial)
+        if ceil:
+            # The last window begins inside of the input or its padding at the beginning.
+            for i, size in enumerate(spatial):
+                count = -(-(size + begin[i] + end[i] - reach[i]) // strides[i]) + 1
+                count -= (count - 1) * strides[i] >= size + begin[i]
+                over[i] = max(0, (count - 1) * strides[i] + reach[i] - size - begin[i] - end[i])
+        apart = begin != end and node.op_type != "MaxPool"
+        if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", "NOTSET") or apart or any(over):
+            total = [b + e + o for b, e, o in zip(begin, end, over, strict=True)]
+            kept = [a for a in node.attribute if a.name not in ("pads", "auto_pad", "ceil_mode")]
+            if apart or any(over):
+                padded = f"{node.input[0]}.padded.{node.name}"
+                whole = np.array([0, 0, *begin, 0, 0, *(t - b for t, b in zip(total, begin, strict=True))])
+                amounts = f"{node.name}.pads"
+                graph.initializer.append(numpy_helper.from_array(whole, amounts))
+                nodes.append(onnx.helper.make_node("Pad", [node.input[0], amounts], [padded], name=node.name))
+                node.input[0] = padded
+                pads = [0] * 2 * len(spatial)
+            else:
+                pads = [*begin, *end]
+            kept.append(onnx.helper.make_attribute("pads", pads))
+            copies = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in kept]
+            del node.attribute[:]
+            node.attribute.extend(copies)
+            nodes.append(node)
+            if node.op_type == "AveragePool" and (apart or any(over)):
+                inside = bool(given.get("count_include_pad", 0))
+                share = _inverse_shares(spatial, begin, end, total, strides, reach, inside)
+                result, even, factor = node.output[0], f"{node.name}.even", f"{node.name}.shares"
+                node.output[0] = even
+                constant = numpy_helper.from_array(share, factor)
+                nodes.append(onnx.helper.make_node("Constant", [], [factor], name=node.name, value=constant))
+                nodes.append(onnx.helper.make_node("Mul", [even, factor], [result], name=node.name))
+        else:
+            nodes.append(node)
+    copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
-    graph.node.extend(copies)
+    graph.node.extend(copied)
+
+
+def _spatial_sizes(model: onnx.ModelProto) -> dict[str, list[int]]:
+    """The sizes of values but for the first two axes, where they are known."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except Exception:  # said when shapes are needed
+        graph = model.graph
+    found = {tensor.name: list(tensor.dims)[2:] for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info):
+        dims = list(value.type.tensor_type.shape.dim)[2:]
+        if dims and all(dim.HasField("dim_value") for dim in dims):
+            found[value.name] = [dim.dim_value for dim in dims]
+    return found
+
+
+def _pads(
+    given: dict[str, Any], spatial: Sequence[int], strides: Sequence[int], reach: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Padding at the beginning and the end of each axis."""
+    mode = given.get("auto_pad", b"NOTSET")
+    mode = mode.decode() if isinstance(mode, bytes) else mode
+    half = len(spatial)
+    if mode in ("NOTSET", "VALID"):
+        pads = list(given.get("pads", [0] * 2 * half)) if mode == "NOTSET" else [0] * 2 * half
+        return pads[:half], pads[half:]
+    begin, end = [], []
+    for size, stride, taps in zip(spatial, strides, reach, strict=True):
+        total = max(0, (-(-size // stride) - 1) * stride + taps - size)
+        less, more = total // 2, total - total // 2
+        begin.append(less if mode == "SAME_UPPER" else more)
+        end.append(more if mode == "SAME_UPPER" else less)
+    return begin, end
+
+
+def _inverse_shares(
+    spatial: Sequence[int],
+    begin: Sequence[int],
+    end: Sequence[int],
+    total: Sequence[int],
+    strides: Sequence[int],
+    reach: Sequence[int],
+    padding_counts: bool,
+) -> np.ndarray:
+    """Per window, its size over the number of elements in it that count."""
+    shares = np.ones((1, 1), np.float64)
+    for i, size in enumerate(spatial):
+        starts = np.arange(0, size + total[i] - reach[i] + 1, strides[i]) - begin[i]
+        low, high = (-begin[i], size + end[i]) if padding_counts else (0, size)
+        count = np.minimum(starts + reach[i], high) - np.maximum(starts, low)
+        shares = shares[..., None] * (reach[i] / count)
+    return shares.astype(np.float32)
 
 
 def _lift_tensors(graph: onnx.GraphProto) -> list[Argument]:
@@ -297,6 +459,11 @@ def _lift_tensors(graph: onnx.GraphProto) -> list[Argument]:
             if values.dtype != np.float32:
                 raise ModelError(f"initializer '{tensor.name}' is {values.dtype}; only float32 is supported")
             tensors.append(Argument("parameter", tensor.name, values))
+    differentiated = _differentiated(graph)
+    tensors = [
+        t if t.name in differentiated or t.name not in used else Argument("constant", t.name, t.value)
+        for t in tensors
+    ]
     kept_nodes = []
     for node in graph.node:
         value = _constant_array(node) if node.op_type == "Constant" else None
@@ -311,6 +478,29 @@ def _lift_tensors(graph: onnx.GraphProto) -> list[Argument]:
     graph.initializer.extend(initializers)
     graph.node.extend(nodes)
     return tensors
+
+
+# Operators without a gradient, and inputs of others that have none.
+_WITHOUT_GRADIENT = {"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Shape", "Size", "Not"}
+_OPERANDS_WITHOUT_GRADIENT = {
+    "BatchNormalization": (3, 4),  # running statistics, which no gradient trains
+    "Gather": (1,),
+    "Reshape": (1,),
+    "Slice": (1, 2, 3, 4),
+    "Where": (0,),
+}
+
+
+def _differentiated(graph: onnx.GraphProto) -> set[str]:
+    """Values from which a path to the output has a gradient."""
+    found = {output.name for output in graph.output}
+    for node in reversed(graph.node):
+        if node.op_type in _WITHOUT_GRADIENT or found.isdisjoint(node.output):
+            continue
+        without = _OPERANDS_WITHOUT_GRADIENT.get(node.op_type, ())
+        found.update(name for at, name in enumerate(node.input) if at not in without)
+        found.update(_outer_names(node))
+    return found
 
 
 _FLOATING = (
@@ -351,7 +541,7 @@ def _batch_size(inputs: Iterable[onnx.ValueInfoProto]) -> int | None:
     return sizes.pop() if sizes else _NO_COMMON_SIZE
 
 
-def _import(graph: _Graph, batch_size: int, name: str) -> Imported:
+def _import(graph: _Graph, batch_size: int, name: str, mode: Mode) -> Imported:
     """Import with axis 0 of every input set to `batch_size`."""
     model = _copy(graph.model)
     _set_batch_size(model.graph, graph, batch_size)
@@ -359,20 +549,137 @@ def _import(graph: _Graph, batch_size: int, name: str) -> Imported:
     model.graph.name = _FUNCTION
     output = model.graph.output[0]
     output.type.tensor_type.ClearField("shape")
-    try:
-        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except Exception as error:  # onnx's InferenceError, protobuf's for more than 2 GiB
-        problem = f"the shapes of the ONNX model do not fit together at batch size {batch_size}"
-        if batch_size < 0:
-            problem = "the shapes of the ONNX model do not fit together"
-        raise BatchSizeError(f"{problem}: {_first_line(error)}") from error
+    folded: list[Argument] = []
+    constants = [tensor for tensor in graph.tensors if tensor.kind == "constant"]
+    # A shape that becomes known makes others known.
+    while True:
+        model = _with_shapes(model, batch_size)
+        made, more = _fold_constants(model, [*constants, *folded])
+        folded += more
+        if made is model:
+            break
+        model = made
+        del model.graph.value_info[:]
     naming = Naming(lambda torch_name, place: graph.operators.get(place, torch_name), SUPPORTED)
     # The module owns what is walked, so it must live as long.
     module = _to_torch_dialect(model, naming)
     function = next(op for op in module.body.operations if op.attributes["sym_name"].value == _FUNCTION)
     inputs = [Argument("input", value.name) for value in graph.inputs]
-    arguments = [*inputs, *graph.tensors]
-    return lower(function, arguments, output.name, name, naming=naming)
+    arguments = [*inputs, *graph.tensors, *folded]
+    return lower(function, arguments, output.name, name, naming=naming, mode=mode)
+
+
+def _with_shapes(model: onnx.ModelProto, batch_size: int) -> onnx.ModelProto:
+    """The model with the shapes of its values, as far as they can be inferred."""
+    try:
+        return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except Exception as error:  # onnx's InferenceError, protobuf's for more than 2 GiB
+        problem = f"the shapes of the ONNX model do not fit together at batch size {batch_size}"
+        if batch_size < 0:
+            problem = "the shapes of the ONNX model do not fit together"
+        raise BatchSizeError(f"{problem}: {_first_line(error)}") from error
+
+
+def _fold_constants(
+    model: onnx.ModelProto, tensors: Sequence[Argument]
+) -> tuple[onnx.ModelProto, list[Argument]]:
+    """Compute what depends on no input and no parameter: shapes, positions, masks.
+
+    model: with the shapes of all values. Returns it with the results as initializers and, of whole
+    arrays that are data, as further inputs: what these arguments are.
+    """
+    graph = model.graph
+    shapes = {}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
+            shapes[value.name] = np.array([dim.dim_value for dim in dims], np.int64)
+    known: dict[str, np.ndarray] = {t.name: t.value for t in tensors if t.value is not None}
+    known |= {tensor.name: _array(tensor) for tensor in graph.initializer}
+    made: dict[str, np.ndarray] = {}
+    kept = []
+    for node in graph.node:
+        results = _evaluated(node, known, shapes, model)
+        if results is None:
+            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
+            continue
+        results = {name: value for name, value in results.items() if name}
+        known |= results
+        made |= results
+    data = {
+        node.input[at] for node in kept for at in _WHOLE_DATA.get(node.op_type, ()) if at < len(node.input)
+    }
+    used = {name for node in kept for name in (*node.input, *_outer_names(node))}
+    used.update(output.name for output in graph.output)
+    initializers, arguments = [], []
+    for tensor in graph.initializer:
+        if tensor.name not in data or known[tensor.name].size == 1:
+            initializers.append(onnx.TensorProto.FromString(tensor.SerializeToString()))
+        else:
+            made[tensor.name] = known[tensor.name]
+    inputs = []
+    for name, value in made.items():
+        floating = value.dtype == np.float32 and value.size > 1
+        if name not in used:
+            continue
+        if floating or (name in data and value.size > 1):
+            element = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+            inputs.append(onnx.helper.make_tensor_value_info(name, element, value.shape))
+            arguments.append(Argument("constant", name, value))
+        else:
+            initializers.append(numpy_helper.from_array(value, name))
+    if not made:
+        return model, []
+    result = _copy(model)
+    del result.graph.node[:], result.graph.initializer[:]
+    result.graph.node.extend(kept)
+    result.graph.initializer.extend(initializers)
+    result.graph.input.extend(inputs)
+    return result, arguments
+
+
+# Inputs that are data, not numbers that the conversion to the torch dialect must see.
+_WHOLE_DATA = {"Gather": (1,), "Where": (0, 1, 2)}
+_RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+}
+
+
+def _evaluated(
+    node: onnx.NodeProto, known: dict[str, np.ndarray], shapes: dict[str, np.ndarray], model: onnx.ModelProto
+) -> dict[str, np.ndarray] | None:
+    """The results of a node of which everything is known."""
+    if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or next(iter(_outer_names(node)), None):
+        return None
+    if node.op_type == "Shape" and node.input[0] in shapes and not node.attribute:
+        return {node.output[0]: shapes[node.input[0]]}
+    if any(name and name not in known for name in node.input):
+        return None
+    if node.op_type == "Constant" and (value := _constant_array(node)) is not None:
+        return {node.output[0]: value}
+    from onnx.reference import ReferenceEvaluator
+
+    given = [name for name in node.input if name]
+    inputs = [
+        onnx.helper.make_tensor_value_info(
+            name, onnx.helper.np_dtype_to_tensor_dtype(known[name].dtype), known[name].shape
+        )
+        for name in dict.fromkeys(given)
+    ]
+    names = [name for name in node.output if name]
+    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in names]
+    graph = onnx.helper.make_graph([node], "constants", inputs, outputs)
+    alone = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    try:
+        values = ReferenceEvaluator(alone).run(None, {name: known[name] for name in given})
+    except Exception:  # whatever it cannot do, the conversion has a word for
+        return None
+    return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
 
 
 def _set_batch_size(proto: onnx.GraphProto, graph: _Graph, batch_size: int) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 from traindeeploy.interrupts import interrupts_held
 from traindeeploy.models import BUILT_IN
 
-from .model import ImportedModel, ModelError
+from .model import EVALUATION, ImportedModel, Mode, ModelError
 
 
-def import_model(model: Any, example_inputs: Any = None, batch_size: int | None = None) -> ImportedModel:
+def import_model(
+    model: Any, example_inputs: Any = None, batch_size: int | None = None, mode: Mode = EVALUATION
+) -> ImportedModel:
     """Import whatever stands for a model.
 
     model: `file.onnx`, `package.module:callable`, or the name of a built-in model, as on the command
@@ -24,6 +26,7 @@ def import_model(model: Any, example_inputs: Any = None, batch_size: int | None 
     example_inputs: for an `nn.Module` only: a tensor, a tuple or list of tensors (positional
         arguments of the forward), or a dict of tensors (keyword arguments).
     batch_size: the size to change axis 0 of every input to; None leaves it as the model has it.
+    mode: what the model does as in training: dropout, statistics of batch norm.
     Errors: ModelError and its kinds, in one line.
     """
     if batch_size is not None and batch_size < 1:
@@ -35,18 +38,18 @@ def import_model(model: Any, example_inputs: Any = None, batch_size: int | None 
             )
         return model
     if isinstance(model, str | Path):
-        return load_model(str(model), batch_size)
+        return load_model(str(model), batch_size, mode)
     if type(model).__name__ == "ModelProto":
         with interrupts_held():
             from .onnx_route import import_onnx
 
-        return import_onnx(model, batch_size)
+        return import_onnx(model, batch_size, mode=mode)
     if "torch" in sys.modules:
-        return _torch_route()(model, example_inputs, batch_size)
+        return _torch_route()(model, example_inputs, batch_size, mode=mode)
     raise ModelError(f"expected a model, got {type(model).__name__}")
 
 
-def load_model(spec: str, batch_size: int | None = None) -> ImportedModel:
+def load_model(spec: str, batch_size: int | None = None, mode: Mode = EVALUATION) -> ImportedModel:
     """Import MODEL of the command line: `file.onnx`, `package.module:callable`, or a built-in name."""
     if batch_size is not None and batch_size < 1:
         raise ModelError(f"the batch size must be at least 1, not {batch_size}")
@@ -54,16 +57,16 @@ def load_model(spec: str, batch_size: int | None = None) -> ImportedModel:
         with interrupts_held():
             from .onnx_route import import_onnx
 
-        return import_onnx(BUILT_IN[spec](batch_size or 1), batch_size, name=spec)
+        return import_onnx(BUILT_IN[spec](batch_size or 1), batch_size, name=spec, mode=mode)
     if spec.endswith(".onnx"):
         with interrupts_held():
             from .onnx_route import load_onnx_file
 
-        return load_onnx_file(Path(spec), batch_size)
+        return load_onnx_file(Path(spec), batch_size, mode)
     module_name, colon, function_name = spec.partition(":")
     parts = [*module_name.split("."), *function_name.split(".")]
     if colon and all(part.isidentifier() for part in parts):
-        return _load_callable(spec, module_name, function_name, batch_size)
+        return _load_callable(spec, module_name, function_name, batch_size, mode)
     built_in = ", ".join(sorted(BUILT_IN))
     raise ModelError(
         f"unknown model '{spec}'; a model is a file.onnx, a package.module:callable that returns "
@@ -83,14 +86,16 @@ def _torch_route() -> Any:
     return import_torch
 
 
-def _load_callable(spec: str, module_name: str, function_name: str, batch_size: int | None) -> ImportedModel:
+def _load_callable(
+    spec: str, module_name: str, function_name: str, batch_size: int | None, mode: Mode
+) -> ImportedModel:
     import_torch = _torch_route()
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
         model, example_inputs = _call(spec, module_name, function_name)
         # The forward may import as well.
-        return import_torch(model, example_inputs, batch_size)
+        return import_torch(model, example_inputs, batch_size, mode=mode)
     finally:
         if here in sys.path:
             sys.path.remove(here)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from math import inf, prod
 from typing import Any, NoReturn
 
-from .builder import GraphBuilder, Tensor, untransposed
+import numpy as np
+
+from .builder import GraphBuilder, Indices, Tensor, untransposed
 from .model import UnsupportedOperator
 
 LOSSES = frozenset(
@@ -84,7 +86,16 @@ class Unknown:
     """A value that no table entry may need, such as a size computed at run time."""
 
 
-Entry = Callable[[GraphBuilder, TorchOperator], Tensor]
+@dataclass(frozen=True)
+class IsNegative:
+    """Whether elements of `of` are below zero."""
+
+    of: Indices
+
+
+Entry = Callable[[GraphBuilder, TorchOperator], Any]
+"""Gives a Tensor, for an operator of several results that are used a list of them, or what no tensor
+of floats holds: Indices or IsNegative."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +147,15 @@ def scaled(graph: GraphBuilder, tensor: Tensor, factor: float) -> Tensor:
 
 
 @lowers("aten.add.Tensor", "aten.add.Scalar")
-def add(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+def add(graph: GraphBuilder, op: TorchOperator) -> Tensor | Indices | Unknown:
+    if isinstance(op.operands[0], Indices):
+        source, other = op.operands[0], op.operands[1]
+        if op.name == "aten.add.Tensor" or not isinstance(other, int):
+            op.refuse("has an operand that is not a tensor of float32")
+        if source.array is None:
+            return Unknown()  # the wrapped index in ONNX's Gather, which `where` does not choose
+        array = source.array + other * int(op.number(2))
+        return Indices(array.shape, array=array)
     lhs, rhs = operand_tensor(graph, op, 0), operand_tensor(graph, op, 1)
     return graph.apply("train.add", op.shape, [lhs, scaled(graph, rhs, op.number(2))])
 
@@ -209,6 +228,35 @@ def clamp(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return clamped(graph, op.tensor(graph, 0), low, high)
 
 
+def bound(op: TorchOperator, index: int, default: float) -> float:
+    """A bound that is a number, a tensor of one number, or not there."""
+    operand = op.operands[index]
+    if operand is None:
+        return default
+    if isinstance(operand, Tensor) and operand.number is not None:
+        return operand.number
+    return op.number(index)
+
+
+@lowers("aten.clamp.Tensor")
+def clamp_tensor(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    return clamped(graph, op.tensor(graph, 0), bound(op, 1, -inf), bound(op, 2, inf))
+
+
+@lowers("aten.maximum", "aten.minimum")
+def extremum(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    """The larger, or smaller, of two; equal ones share the gradient, as PyTorch has it."""
+    sign = 1 if op.name == "aten.maximum" else -1
+    parts = []
+    for index in (0, 1):
+        operand = scaled(graph, operand_tensor(graph, op, index), sign)
+        if operand.shape != op.shape:
+            operand = graph.apply("train.broadcast", op.shape, [operand])
+        parts.append(graph.reshape(operand, (1, *op.shape)))
+    both = graph.apply("train.concat", (2, *op.shape), parts, {"axis": 0})
+    return scaled(graph, graph.apply("train.max", op.shape, [both], {"axes": [0]}), sign)
+
+
 @lowers("aten.silu", data=1)
 def silu(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     x = op.tensor(graph, 0)
@@ -241,7 +289,11 @@ def mul(graph: GraphBuilder, op: TorchOperator) -> Tensor:
 @lowers("aten.view", "aten.reshape", "aten._unsafe_view", "aten._reshape_alias", data=1)
 @lowers("aten.flatten.using_ints", "aten.unflatten.int", "prims.collapse", "prims.view_of", data=1)
 @lowers("aten.squeeze", "aten.squeeze.dim", "aten.squeeze.dims", "prims.squeeze", "aten.unsqueeze", data=1)
-def reshape(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+def reshape(graph: GraphBuilder, op: TorchOperator) -> Tensor | Indices:
+    source = op.operands[0]
+    if isinstance(source, Indices):
+        array = None if source.array is None else source.array.reshape(op.shape)
+        return replace(source, shape=op.shape, array=array)
     x = op.tensor(graph, 0)
     if prod(x.shape) != prod(op.shape):
         op.refuse(f"cannot give a tensor of shape {list(x.shape)} the shape {list(op.shape)}")
@@ -340,17 +392,26 @@ def matrix_product(
 @lowers("aten._to_copy", "aten.to.dtype", "prims.convert_element_type", data=1)
 def identity(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     x = op.operands[0]
+    if isinstance(x, Indices) and x.array is not None:
+        return graph.constant(x.array.astype(np.float32))
     if not isinstance(x, Tensor):
         op.refuse("converts from a type other than float32")
     return x
 
 
-@lowers("aten.dropout", "aten.native_dropout")
+@lowers("aten.dropout", "aten.native_dropout", "aten.feature_dropout")
 def dropout(graph: GraphBuilder, op: TorchOperator) -> Tensor:
-    probability, training = op.operands[1], op.operands[2]
-    if training is not False and probability != 0:
-        op.refuse("is active (training mode); only dropout in evaluation mode, which does nothing, is")
-    return identity(graph, op)
+    """Identity, unless the mode has dropout on."""
+    training = op.operands[2]
+    if graph.mode.dropout is None:
+        if training is not False and op.operands[1] != 0:
+            op.refuse("is active (training mode), which needs a seed: --dropout SEED")
+        return identity(graph, op)
+    if training is False:
+        return identity(graph, op)
+    if op.name == "aten.feature_dropout":
+        op.refuse("drops whole channels; only dropout of single elements is supported")
+    return graph.dropout(op.tensor(graph, 0), op.number(1))
 
 
 @lowers("aten.detach")

@@ -25,8 +25,16 @@ from torch_mlir.extras.fx_importer import FxImporter, GraphNodeImporter
 from traindeeploy.interrupts import interrupts_held
 
 from .importer import Imported, Naming, check_batch_change, lower
-from .model import Argument, BatchSizeError, ImportedModel, ModelError, UnsupportedOperator
-from .table import supported_operators
+from .model import (
+    EVALUATION,
+    Argument,
+    BatchSizeError,
+    ImportedModel,
+    Mode,
+    ModelError,
+    UnsupportedOperator,
+)
+from .table import TABLE, supported_operators
 
 # Modules that compute something else in training mode.
 _MODE_DEPENDENT = (
@@ -42,6 +50,7 @@ def import_torch(
     example_inputs: Any = None,
     batch_size: int | None = None,
     name: str | None = None,
+    mode: Mode = EVALUATION,
 ) -> ImportedModel:
     """Import a module, called with `example_inputs`, or an exported program.
 
@@ -50,7 +59,7 @@ def import_torch(
     Errors: ModelError, UnsupportedOperator, BatchSizeError.
     """
     if isinstance(model, ExportedProgram):
-        imported = _import_program(model, {}, name or "model", [], frozenset(), ())
+        imported = _import_program(model, {}, name or "model", [], frozenset(), (), mode)
         if batch_size is not None and batch_size != imported.model.batch_size:
             raise BatchSizeError(
                 f"an exported program has a fixed batch size, {imported.model.batch_size}, not {batch_size}; "
@@ -64,16 +73,16 @@ def import_torch(
     sizes = {tensor.shape[0] if tensor.ndim else None for tensor in (*args, *kwargs.values())}
     old = sizes.pop() if len(sizes) == 1 else None
     if batch_size is None or batch_size == old:
-        return _export(model, args, kwargs, name).model
+        return _export(model, args, kwargs, name, mode).model
     if old is None:
         raise BatchSizeError(
             "the example inputs have no common size of axis 0, so the batch size cannot be changed"
         )
-    reference = _export(model, args, kwargs, name)
+    reference = _export(model, args, kwargs, name, mode)
     rows = torch.arange(batch_size) % old
     resized = [tensor[rows] for tensor in args]
     try:
-        changed = _export(model, resized, {key: tensor[rows] for key, tensor in kwargs.items()}, name)
+        changed = _export(model, resized, {key: tensor[rows] for key, tensor in kwargs.items()}, name, mode)
     except BatchSizeError:
         raise
     except ModelError as error:
@@ -104,7 +113,11 @@ def _arguments(example_inputs: Any) -> tuple[list[torch.Tensor], dict[str, torch
 
 
 def _export(
-    model: torch.nn.Module, args: Sequence[torch.Tensor], kwargs: Mapping[str, torch.Tensor], name: str
+    model: torch.nn.Module,
+    args: Sequence[torch.Tensor],
+    kwargs: Mapping[str, torch.Tensor],
+    name: str,
+    mode: Mode,
 ) -> Imported:
     parameters = dict(model.named_parameters())
     if not parameters:
@@ -121,7 +134,9 @@ def _export(
     frozen = frozenset(key for key, parameter in parameters.items() if not parameter.requires_grad)
     notes = []
     active = [
-        key or type(m).__name__ for key, m in model.named_modules() if m.training and _depends_on_mode(m)
+        key or type(m).__name__
+        for key, m in model.named_modules()
+        if m.training and _depends_on_mode(m) and not _follows(m, mode)
     ]
     if active:
         listed = ", ".join(active[:4]) + (f" and {len(active) - 4} more" if len(active) > 4 else "")
@@ -131,7 +146,11 @@ def _export(
     logging_was = logging.root.manager.disable
     try:
         logging.disable(logging.CRITICAL)
-        model.eval()
+        # Batch norm always: the table does what the mode says, without changes of buffers.
+        model.train(mode.dropout is not None)
+        for module in model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._NormBase):
+                module.eval()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _refusing_custom_gradients():
@@ -142,10 +161,10 @@ def _export(
         raise ModelError(f"torch.export fails on {type(model).__name__}: {_first_line(error)}") from error
     finally:
         logging.disable(logging_was)
-        for module, mode in modes:
-            module.training = mode
+        for module, was_training in modes:
+            module.training = was_training
     names = _input_names(model, args, kwargs)
-    return _import_program(program, aliases, name, names, frozen, notes)
+    return _import_program(program, aliases, name, names, frozen, notes, mode)
 
 
 @contextmanager
@@ -188,6 +207,13 @@ def _depends_on_mode(module: torch.nn.Module) -> bool:
     return isinstance(module, _MODE_DEPENDENT)
 
 
+def _follows(module: torch.nn.Module, mode: Mode) -> bool:
+    """Whether a module does what its training mode says."""
+    if isinstance(module, torch.nn.modules.batchnorm._NormBase):
+        return mode.batch_statistics
+    return mode.dropout is not None
+
+
 def _aliases(model: torch.nn.Module, parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, str]:
     """Further names of tied parameters. Errors: two parameters that share memory without being one."""
     first = {id(parameter): key for key, parameter in parameters.items()}
@@ -228,12 +254,53 @@ def _import_program(
     input_names: Sequence[str],
     frozen: frozenset[str],
     notes: Sequence[str],
+    mode: Mode,
 ) -> Imported:
     _refuse_no_grad(program)
+
+    def imported(parts: Sequence[Any]) -> Imported:
+        return _import_functional(program, parts, aliases, name, input_names, frozen, notes, mode)
+
+    unknown = _unknown_operators(program)
+    try:
+        return imported([])
+    except UnsupportedOperator as error:
+        parts = [node.target for node in unknown]
+        if not parts:
+            raise
+        # What PyTorch can express by other operators may be supported so; if not, the first error stands.
+        try:
+            return imported(parts)
+        except ModelError:
+            raise error from None
+
+
+def _unknown_operators(program: ExportedProgram) -> list[Any]:
+    """Nodes whose operator has no entry in the table."""
+    return [
+        node
+        for node in program.graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload)
+        and str(node.target).removesuffix(".default") not in TABLE
+    ]
+
+
+def _import_functional(
+    program: ExportedProgram,
+    parts: Sequence[Any],
+    aliases: Mapping[str, str],
+    name: str,
+    input_names: Sequence[str],
+    frozen: frozenset[str],
+    notes: Sequence[str],
+    mode: Mode,
+) -> Imported:
+    """Import a program whose operators `parts` PyTorch decomposes, and no others."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            program = program.run_decompositions({})
+            known = torch.export.default_decompositions() if parts else {}
+            program = program.run_decompositions({part: known[part] for part in parts if part in known})
         except Exception as error:  # an exporter's failure on a model that it traced
             raise ModelError(
                 f"the exported program cannot be made functional: {_first_line(error)}"
@@ -252,7 +319,7 @@ def _import_program(
         raise ModelError(f"the model returns {len(outputs)} tensors; training needs exactly one")
     if not hasattr(outputs[0][1].arg, "name") or type(outputs[0][1].arg).__name__ != "TensorArgument":
         raise ModelError("the model does not return a tensor")
-    arguments = _bind(program, aliases, input_names)
+    arguments = [*_bind(program, aliases, input_names), *_fold_constants(program)]
     context = torch_ir.Context()
     torch_dialect.register_dialect(context)
     importer = FxImporter(context=context, graph_node_importer_cls=_Importer)
@@ -266,9 +333,53 @@ def _import_program(
     order = [key for key, _ in program.named_parameters() if key not in aliases]
     imported = lower(
         function, arguments, "output", name, naming=naming, result=outputs[0][0], order=order,
-        aliases=dict(aliases), frozen=frozen, notes=notes,
+        aliases=dict(aliases), frozen=frozen, notes=notes, mode=mode,
     )  # fmt: skip
     return imported
+
+
+def _fold_constants(program: ExportedProgram) -> list[Argument]:
+    """Compute what depends on buffers and constants only (positions, masks), and make it further arguments.
+
+    Buffers that operators read directly stay what they are.
+    """
+    inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    graph = program.graph
+    values: dict[Any, Any] = {}
+    folded: set[Any] = set()
+    last = None
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            last = node
+            target = inputs[node.name].target
+            if target is not None and inputs[node.name].kind != InputKind.PARAMETER:
+                state = program.state_dict if target in program.state_dict else program.constants
+                if isinstance(state.get(target), torch.Tensor):
+                    values[node] = state[target].detach()
+            continue
+        tags = getattr(node.target, "tags", ())
+        if node.op != "call_function" or torch.Tag.nondeterministic_seeded in tags:
+            continue
+        if all(argument in values for argument in node.all_input_nodes):
+            try:
+                with torch.no_grad():
+                    args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), values.__getitem__)
+                    values[node] = node.target(*args, **kwargs)
+            except Exception:  # an operator that needs what is not here: the table has a word for it
+                continue
+            folded.add(node)
+    arguments: list[Argument] = []
+    for node in [n for n in graph.nodes if n in folded]:
+        value = values[node]
+        if isinstance(value, torch.Tensor) and any(user not in folded for user in node.users):
+            with graph.inserting_before(last.next if last is not None else next(iter(graph.nodes))):
+                name = f"constant.{_node_place(node)}.{len(arguments)}"
+                made = graph.placeholder(f"folded_{len(arguments)}")
+            made.meta = {"val": node.meta["val"]}
+            last = made
+            arguments.append(Argument("constant", name, _array(value).copy()))
+            node.replace_all_uses_with(made)
+    return arguments
 
 
 def _bind(program: ExportedProgram, aliases: Mapping[str, str], input_names: Sequence[str]) -> list[Argument]:
