@@ -158,16 +158,15 @@ private:
     return op.isDpsInit(operand) || op.payloadUsesValueFromOperand(operand);
   }
 
-  /// Loops of a member whose sizes the operands that it reads do not give.
-  static SmallVector<unsigned> loopsWithoutTile(linalg::LinalgOp op) {
-    SmallVector<bool> known(op.getNumLoops(), false);
-    for (OpOperand &operand : op->getOpOperands())
-      if (op.isDpsInit(&operand) ||
-          (isRead(op, &operand) && !isFolded(op, &operand)))
-        for (AffineExpr result :
-             op.getMatchingIndexingMap(&operand).getResults())
-          if (auto dim = dyn_cast<AffineDimExpr>(result))
-            known[dim.getPosition()] = true;
+  /// Loops whose sizes tiles with these maps do not give: no operand has a
+  /// dimension that such a loop alone walks.
+  static SmallVector<unsigned> loopsWithoutTile(unsigned loopCount,
+                                                ArrayRef<AffineMap> maps) {
+    SmallVector<bool> known(loopCount, false);
+    for (AffineMap map : maps)
+      for (AffineExpr result : map.getResults())
+        if (auto dim = dyn_cast<AffineDimExpr>(result))
+          known[dim.getPosition()] = true;
     SmallVector<unsigned> loops;
     for (auto [loop, isKnown] : llvm::enumerate(known))
       if (!isKnown)
@@ -336,7 +335,10 @@ private:
     if (linalgOp.getNumReductionLoops() != 0)
       return {};
     for (OpResult result : linalgOp->getResults())
+      // What starts from a value of its own overwrites its tile first.
       if (tiles.count(result) && tiles[result].map == map &&
+          !readsInit(linalgOp,
+                     linalgOp.getDpsInitOperand(result.getResultNumber())) &&
           cast<ShapedType>(result.getType()).getElementType() == element &&
           groupMap(*last, linalgOp.getIndexingMapMatchingResult(result)) == map)
         return result;
@@ -466,7 +468,12 @@ private:
       maps.push_back(memberMap(member, operandTile.map));
     }
     unsigned inputs = ins.size();
-    if (SmallVector<unsigned> loops = loopsWithoutTile(source);
+    for (OpResult result : source->getResults()) {
+      outs.push_back(tiles[result].memref);
+      maps.push_back(memberMap(member, tiles[result].map));
+    }
+    if (SmallVector<unsigned> loops =
+            loopsWithoutTile(source.getNumLoops(), maps);
         !loops.empty()) {
       SmallVector<AffineExpr> results;
       for (unsigned loop : loops)
@@ -475,11 +482,7 @@ private:
           addScratch(getElementTypeOrSelf(source->getResult(0).getType()),
                      AffineMap::get(rank, 0, results, context));
       ins.push_back(sizes.memref);
-      maps.push_back(memberMap(member, sizes.map));
-    }
-    for (OpResult result : source->getResults()) {
-      outs.push_back(tiles[result].memref);
-      maps.push_back(memberMap(member, tiles[result].map));
+      maps.insert(maps.begin() + inputs, memberMap(member, sizes.map));
     }
     inside.setInsertionPointToEnd(
         addStage(phase, tile::Engine::Cores, location));
@@ -637,12 +640,16 @@ private:
       linalg::MatmulOp::create(inside, location, ValueRange{x.memref, w.memref},
                                ValueRange{z.memref});
     } else {
-      // A loop that no tile walks has tiles of 1.
+      // A loop that no tile walks has tiles of 1, and one of a single run that
+      // no tile walks alone (the only column of an image) has nothing to add.
       SmallVector<bool> walked(source.getNumLoops(), false);
       for (AffineMap map : maps)
         for (unsigned loop = 0; loop < walked.size(); ++loop)
           if (map.isFunctionOfDim(loop))
             walked[loop] = true;
+      for (unsigned loop : loopsWithoutTile(source.getNumLoops(), maps))
+        if (group.sizes[member.dims[loop]] == 1)
+          walked[loop] = false;
       SmallVector<AffineExpr> loops;
       SmallVector<utils::IteratorType> iterators;
       for (auto [loop, isWalked] : llvm::enumerate(walked)) {

@@ -1,0 +1,97 @@
+"""Random models on the simulator against PyTorch in float64.
+
+python test/python/test_random_models.py FIRST COUNT    tries more seeds than the tests do
+"""
+
+import copy
+import sys
+
+import numpy as np
+import pytest
+
+import traindeeploy
+from traindeeploy.acceptance import deviations, loss_deviation
+
+torch = pytest.importorskip("torch")
+
+from random_models import Sample, sample  # noqa: E402
+
+LR = 0.05
+F = torch.nn.functional
+
+
+def reference(item: Sample, names: list[str]) -> tuple[dict[str, np.ndarray], list[float]]:
+    """Parameters and losses after the same steps in PyTorch, float64."""
+    module = copy.deepcopy(item.model).double()
+    parameters = dict(module.named_parameters())
+    optimizer = torch.optim.SGD(
+        [parameters[name] for name in names],
+        lr=float(np.float32(LR)),
+        momentum=float(np.float32(item.options["momentum"])),
+    )
+    losses = []
+    x, target = torch.from_numpy(item.data).double(), torch.from_numpy(item.target)
+    for images, wanted in zip(x.split(item.batch), target.split(item.batch), strict=True):
+        result = module(images)
+        mse = item.options["loss"] == "mse"
+        loss = F.mse_loss(result, wanted.double()) if mse else F.cross_entropy(result, wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {name: parameters[name].detach().numpy() for name in names}, losses
+
+
+def deviation(item: Sample) -> float:
+    """The worst deviation from the reference; agreement is at most 1."""
+    program = traindeeploy.compile(item.model, (torch.zeros(item.batch, *item.model.shape),), **item.options)
+    image, target = program.fields
+    result = program.run({image.name: item.data, target.name: item.target}, steps=item.steps, lr=LR)
+    expected, losses = reference(item, list(result.params))
+    found = deviations(program.initial, result.params, expected, steps=item.steps)
+    return max(loss_deviation(result.losses, losses), *(tensor.worst for tensor in found))
+
+
+@pytest.mark.parametrize("kind", ["convolutional", "transformer"])
+@pytest.mark.parametrize("seed", range(8))
+def test_random_model(kind: str, seed: int) -> None:
+    assert deviation(sample(seed, kind)) <= 1
+
+
+def layers(*modules: torch.nn.Module, shape: tuple[int, ...]) -> Sample:
+    """These layers and a linear one, batch 1."""
+    torch.manual_seed(0)
+    body = torch.nn.Sequential(*modules, torch.nn.Flatten())
+    with torch.no_grad():
+        features = body(torch.zeros(1, *shape)).shape[1]
+    model = torch.nn.Sequential(*body, torch.nn.Linear(features, 3)).eval()
+    model.shape = shape
+    data = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
+    return Sample(model, data, np.array([1]), {"loss": "cross-entropy", "momentum": 0.0}, 1, 1)
+
+
+def test_a_product_of_one_term_behind_a_sum() -> None:
+    """Both start from zero, so the second must not start in the tile that it reads the first from."""
+    first = torch.nn.Conv2d(6, 6, (1, 3), groups=6)
+    second = torch.nn.Conv2d(6, 6, 1, groups=6, bias=False)
+    assert deviation(layers(first, second, torch.nn.Tanh(), shape=(6, 9, 10))) <= 1
+
+
+@pytest.mark.parametrize("target", ["pulp-redmule", "pulp"])
+def test_a_convolution_with_one_column(target: str) -> None:
+    """A loop of one run which only a sum of loops walks."""
+    conv = torch.nn.Conv2d(7, 21, (1, 3), stride=3, bias=False)
+    item = layers(torch.nn.Tanh(), conv, torch.nn.GELU(), shape=(7, 9, 4))
+    item.options["target"] = target
+    assert deviation(item) <= 1
+
+
+if __name__ == "__main__":
+    first, count = (int(argument) for argument in sys.argv[1:])
+    for seed in range(first, first + count):
+        for kind in ("convolutional", "transformer"):
+            try:
+                worst = f"{deviation(sample(seed, kind)):.3f}"
+            except traindeeploy.TrainDeeployError as error:
+                worst = f"refused: {error}"
+            print(seed, kind, worst, flush=True)
