@@ -150,3 +150,17 @@ func.func @sgd(%g: tensor<3x5xf32>, %h: tensor<3xf32>, %lr: tensor<f32>) {
   train.sgd @b, %h, %lr : tensor<3xf32>, tensor<f32>
   return
 }
+
+// -----
+
+// Bits of a hash of the position: nothing is stored, and the same op is its gradient.
+// CHECK-LABEL: @dropout
+func.func @dropout(%x: tensor<3x5xf32>, %c: tensor<i32>) -> tensor<3x5xf32> {
+  // CHECK: linalg.generic {{.*}} ins(%{{.*}}, %{{.*}} : tensor<3x5xf32>, tensor<i32>)
+  // CHECK: linalg.index 0
+  // CHECK: linalg.index 1
+  // CHECK: arith.cmpi ult
+  // CHECK: arith.select
+  %0 = train.dropout %x, %c {seed = 1, probability = 0.5 : f64} : (tensor<3x5xf32>, tensor<i32>) -> tensor<3x5xf32>
+  return %0 : tensor<3x5xf32>
+}

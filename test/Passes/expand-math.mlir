@@ -31,6 +31,29 @@ func.func @half(%x: f16) -> f16 {
 
 // -----
 
+// A power with a constant exponent; a whole one takes the sign of its base.
+// CHECK-LABEL: func @powers
+// CHECK-NOT: math.powf
+// CHECK: arith.divf
+// CHECK: math.copysign
+func.func @powers(%x: f32) -> (f32, f32) {
+  %broken = arith.constant 1.7 : f32
+  %whole = arith.constant 11.0 : f32
+  %0 = math.powf %x, %broken : f32
+  %1 = math.powf %x, %whole : f32
+  return %0, %1 : f32, f32
+}
+
+// -----
+
+func.func @exponent(%x: f32, %y: f32) -> f32 {
+  // expected-error @+1 {{has no expansion to the cores' arithmetic (types f32 and f16)}}
+  %0 = math.powf %x, %y : f32
+  return %0 : f32
+}
+
+// -----
+
 func.func @unknown(%x: f32) -> f32 {
   // expected-error @+1 {{has no expansion to the cores' arithmetic (types f32 and f16)}}
   %0 = math.cos %x : f32

@@ -131,6 +131,13 @@ def test_names_that_are_not_there(
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--momentum", "1"], "not a number from 0 up to"),
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--optimizer", "lion"], "lion"),
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--loss", "hinge"], "hinge"),
+        (["train", "deep-ae", "--data", "d", *OPTIONS, "--loss-reduction", "none"], "none"),
+        (
+            ["train", "deep-ae", "--data", "d", *OPTIONS, "--label-smoothing", "2"],
+            "'2' is not a number from 0 to 1",
+        ),
+        (["train", "deep-ae", "--data", "d", *OPTIONS, "--dropout", "on"], "'on' is not a whole number"),
+        (["train", "deep-ae", "--data", "d", *OPTIONS, "--batch-norm", "off"], "off"),
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--simulator", "verilator"], "verilator"),
         (
             ["train", "deep-ae", "--data", "d", *OPTIONS, "--recipe", "full", "--trainable", "x"],
@@ -234,3 +241,92 @@ def test_an_error_is_one_line_also_from_python(tmp_path: Path) -> None:
     with pytest.raises(traindeeploy.TrainDeeployError) as caught:
         traindeeploy.compile("absent.onnx", loss="mse")
     assert "\n" not in str(caught.value)
+
+
+def onnx_file(path: Path, operator: str = "", values: str = "float32", **choices: object) -> None:
+    """A product of an input [3, 5] with a weight, and one more operator if it is named."""
+    import onnx
+    from onnx import helper
+
+    weight = np.ones((5, 7), values)
+    if choices.get("nan"):
+        weight[2, 3] = np.nan
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y" if not operator else "m"], name="product")]
+    domain = str(choices.get("domain", ""))
+    if operator:
+        nodes.append(helper.make_node(operator, ["m"], ["y"], name="last", domain=domain))
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", 1, choices.get("shape", (3, 5)))],
+        [helper.make_tensor_value_info("y", 1, ("?",))],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    opsets = [helper.make_opsetid("", 20)]
+    if choices.get("declared"):
+        opsets.append(helper.make_opsetid(domain, 1))
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), str(path))
+    if choices.get("cut"):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("choices", "says"),
+    [
+        ({"nan": True}, "parameter 'w' holds NaN or infinity in 1 of 35 values"),
+        ({"values": "float64"}, "initializer 'w' is float64; only float32 is supported"),
+        ({"shape": (3, "tokens")}, "axis 1 of input 'x' has the dynamic size 'tokens'"),
+        ({"cut": True}, "'net.onnx' is not an ONNX model, or is damaged"),
+        ({"operator": "Frob", "domain": "org.example", "declared": True}, "operator Frob at 'last (Frob)'"),
+        ({"operator": "Frob", "domain": "org.example"}, "'org.example' (operator Frob at 'last')"),
+        (
+            {"operator": "Frob"},
+            "No Op registered for Frob with domain_version of 20 (operator Frob at 'last')",
+        ),
+        ({"operator": "Acosh"}, "operator Acosh at 'last (Acosh)'"),
+        ({"operator": "Unique"}, "operator Unique at 'last (Unique)'"),
+    ],
+)
+def test_onnx_files(cli: Command, tmp_path: Path, choices: dict[str, object], says: str) -> None:
+    onnx_file(tmp_path / "net.onnx", **choices)  # type: ignore[arg-type]
+    np.savez(tmp_path / "data.npz", x=np.zeros((3, 5), np.float32), target=np.zeros((3, 7), np.float32))
+    fails(cli, tmp_path, "train", "net.onnx", "--data", "data.npz", *OPTIONS, says=says)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["cct2", "--recipe", "last:0"], "recipe 'last:0' needs a number from 1"),
+        (["cct2", "--trainable", "classifier.*.nothing"], "no parameter matches 'classifier.*.nothing'"),
+        (["cct2", "--recipe", "lora", "--lora-targets", "no.*"], "no parameter matches 'no.*'"),
+        (
+            ["cct2", "--recipe", "lora", "--lora-targets", "*norm1.weight"],
+            "the targets of LoRA match no weight",
+        ),
+        (["cct2", "--recipe", "full", "--lora-rank", "2"], "lora"),
+        (
+            ["cct2", "--loss-reduction", "sum", "--label-smoothing", "0.1"],
+            "label smoothing is for cross-entropy",
+        ),
+        (["cct2", "--dropout", str(2**31)], "the seed of dropout"),
+    ],
+)
+def test_recipes_and_options(cli: Command, tmp_path: Path, arguments: list[str], says: str) -> None:
+    np.savez(tmp_path / "data.npz", input=np.zeros((1, 3, 32, 32), np.float32), target=np.zeros((1, 10)))
+    fails(cli, tmp_path, "train", *arguments, "--data", "data.npz", *OPTIONS, says=says)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+def test_indices_of_a_table(cli: Command, tmp_path: Path, dtype: str) -> None:
+    (tmp_path / "models.py").write_text(
+        "import torch\nfrom torch import nn\n\n"
+        "def words():\n"
+        "    return nn.Sequential(nn.Embedding(7, 3), nn.Flatten()), torch.zeros(1, 5, dtype=torch.int64)\n"
+    )
+    tokens = np.array([[0, 1, 2, 3, 7]]).astype(dtype)
+    np.savez(tmp_path / "data.npz", input=tokens, target=np.zeros((1, 15), np.float32))
+    says = {"float32": "an integer type is needed", "int64": "has index 7, but indices go from 0 to 6"}[dtype]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    arguments = ["train", "models:words", "--data", "data.npz", *OPTIONS]
+    fails(cli, tmp_path, *arguments, says=says, env=environment)

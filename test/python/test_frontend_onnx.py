@@ -1,6 +1,7 @@
 """ONNX to the training graph: structure, values against onnx.reference, and what is refused in words."""
 
 import itertools
+import math
 import subprocess
 import sys
 
@@ -11,8 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from level2 import evaluate, forward_ops, ops
+from traindeeploy.driver import training_graph
 from traindeeploy.errors import TrainDeeployError
 from traindeeploy.frontend import BatchSizeError, ModelError, UnsupportedOperator, import_model
+from traindeeploy.host import HostStep
 from traindeeploy.recipes import resolve_recipe
 
 RANDOM = np.random.default_rng(0)
@@ -304,6 +307,58 @@ def test_unsupported_operators_of_other_kinds():
     # Known to ONNX, not to torch-mlir's conversion.
     nodes = [node("MatMul", "x w", "m"), helper.make_node("LpPool", ["m"], ["y"], kernel_shape=[1], name="p")]
     assert "LpPool" in refused(model(nodes, {"w": normal(5, 7)}))
+
+
+def erf(x):
+    return np.vectorize(math.erf)(x)
+
+
+FUSED = {
+    "BiasGelu": ("com.microsoft", 2, {}, lambda x, b: (x + b) * (1 + erf((x + b) / 2**0.5)) / 2),
+    "FastGelu": (
+        "com.microsoft",
+        2,
+        {},
+        lambda x, b: (x + b) * (1 + np.tanh((2 / np.pi) ** 0.5 * ((x + b) + 0.044715 * (x + b) ** 3))) / 2,
+    ),
+    "QuickGelu": ("com.microsoft", 1, {"alpha": 1.5}, lambda x: x / (1 + np.exp(-1.5 * x))),
+    "SimplifiedLayerNormalization": (
+        "",
+        2,
+        {"epsilon": 1e-3},
+        lambda x, b: x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-3) * b,
+    ),
+}
+
+
+@pytest.mark.parametrize("opset", [12, 17, 20])
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_operators(name, opset):
+    domain, count, attributes, function = FUSED[name]
+    tensors = {"w": normal(5, 7), "b": normal(7)}
+    last = helper.make_node(name, ["m", "b"][:count], ["y"], name="last", domain=domain, **attributes)
+    proto = model([node("MatMul", "x w", "m"), last], tensors, opset=opset)
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    text, imported = training_graph(proto, loss="mse")
+    # A norm that was spelled out is one operator again.
+    assert ("rsqrt" in text) == ("Norm" in name)
+    x, target = normal(3, 5), normal(3, 7)
+    feed = {"x": x, "target": target, "lr": np.float32(0)}
+    loss, _ = HostStep(text)(imported.parameters, feed)
+    operands = (x.astype(np.float64) @ tensors["w"], tensors["b"])
+    expected = np.mean((function(*operands[:count]) - target) ** 2)
+    assert loss == pytest.approx(expected, rel=2e-6)
+
+
+def test_rms_normalization_of_opset_23():
+    tensors = {"w": normal(5, 7), "b": normal(7)}
+    nodes = [node("MatMul", "x w", "m"), node("RMSNormalization", "m b", "y", epsilon=1e-3)]
+    text, imported = training_graph(model(nodes, tensors, opset=23), loss="mse")
+    x, target = normal(3, 5), normal(3, 7)
+    loss, _ = HostStep(text)(imported.parameters, {"x": x, "target": target, "lr": np.float32(0)})
+    m = x.astype(np.float64) @ tensors["w"]
+    expected = m / np.sqrt((m * m).mean(-1, keepdims=True) + 1e-3) * tensors["b"]
+    assert loss == pytest.approx(np.mean((expected - target) ** 2), rel=2e-6)
 
 
 def test_active_dropout():

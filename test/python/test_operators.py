@@ -78,6 +78,10 @@ UNARY = {
     "pow 2": (lambda x: x**2, {"exponent": 2.0}, -1.5),
     "pow 3": (lambda x: x**3, {"exponent": 3.0}, -1.5),
     "pow -2": (lambda x: x**-2.0, {"exponent": -2.0}, 0.5),
+    "pow 0.5": (lambda x: x**0.5, {"exponent": 0.5}, 0.3),
+    "pow -0.5": (lambda x: x**-0.5, {"exponent": -0.5}, 0.3),
+    "pow 0": (lambda x: x**0.0, {"exponent": 0.0}, -1.5),
+    "pow 11": (lambda x: x**11.0, {"exponent": 11.0}, 0.3),
     "pow 0.7": (lambda x: x**0.7, {"exponent": 0.7}, 0.3),
 }
 
@@ -399,6 +403,42 @@ def test_embedding(shape):
     check(body, {"w": uniform(7, 3)}, result, lambda w, i: F.embedding(i.long(), w), inputs={"i": indices})
 
 
+def test_the_padding_of_a_table_has_no_gradient():
+    indices = np.array([3, 0, 3, 6, 2], np.int32)
+    body = op("embedding", ["i", "w"], [(5,), (7, 3)], (5, 3), dtypes={"i": "i32"}, padding=3)
+
+    def reference(w, i):
+        return F.embedding(i.long(), w, padding_idx=3)
+
+    # No check by differences: the row's gradient is not that of the function.
+    check(body, {"w": uniform(7, 3)}, (5, 3), reference, inputs={"i": indices}, smooth=False)
+
+
+def mixed(x):
+    """The last step of MurmurHash3."""
+    x = (x ^ (x >> 16)) * 0x85EBCA6B & 0xFFFFFFFF
+    x = (x ^ (x >> 13)) * 0xC2B2AE35 & 0xFFFFFFFF
+    return x ^ (x >> 16)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(
+    "shape, counter, seed", [((), 0, 0), ((7,), 5, 1), ((3, 1, 11), 2**31 - 1, 7 << 32 | 3)]
+)
+def test_dropout(shape, counter, seed, probability):
+    """Values and gradients, with the bits as they are defined."""
+    count = int(np.prod(shape))
+    key = mixed(mixed(counter ^ (seed & 0xFFFFFFFF)) ^ seed >> 32)
+    bits = np.array([mixed(mixed((i + key) & 0xFFFFFFFF) ^ key) for i in range(count)]).reshape(shape)
+    kept = bits < round((1 - probability) * 2**32)
+    factor = torch.as_tensor(kept / (1 - probability) if probability < 1 else np.zeros(shape))
+    body = op(
+        "dropout", ["x", "c"], [shape, ()], shape, dtypes={"c": "i32"}, seed=seed, probability=probability
+    )
+    inputs = {"c": np.array(counter, np.int32)}
+    check(body, {"x": uniform(*shape)}, shape, lambda x, c: x * factor, inputs=inputs)
+
+
 LOSSES = {
     "mse": ("mse_loss", {}, lambda x, t: F.mse_loss(x, t)),
     "mse sum": ("mse_loss", {"sum": True}, lambda x, t: F.mse_loss(x, t, reduction="sum")),
@@ -432,6 +472,8 @@ def compare_loss(body, x, target, reference):
     assert loss == pytest.approx(expected.item(), rel=1e-12)
     found = gradients(step, {"x": x}, inputs)["x"]
     np.testing.assert_allclose(found, tensor.grad.numpy(), rtol=1e-9, atol=1e-12)
+    if np.abs(x).max() < 10:
+        assert worst_error(step, {"x": x}, inputs) < 1e-6
 
 
 @pytest.mark.parametrize("total", [False, True])

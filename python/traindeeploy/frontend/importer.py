@@ -95,6 +95,7 @@ def lower(
     inputs = [_input(argument.name, value.type) for argument, value in bound if argument.kind == "input"]
     if not inputs:
         raise ModelError("the output of the model depends on none of its inputs")
+    _refuse_dynamic(live, returned, naming)
     output = TensorSpec(output_name, _float_shape(returned.type, f"output '{output_name}'"))
     for spec in (*inputs, output):
         if 0 in spec.shape:
@@ -276,6 +277,23 @@ def _refuse_losses(live: Sequence[Any], naming: Naming) -> None:
                 f"the model computes its own loss (operator {shown} at '{place}'); "
                 "return the prediction instead: a loss is attached to it (--loss)"
             )
+
+
+def _refuse_dynamic(live: Sequence[Any], returned: Any, naming: Naming) -> None:
+    """If the output has a dynamic shape, name the operator that it comes from."""
+    if "?" not in str(returned.type):
+        return
+    for operation in live:
+        for result in operation.results:
+            text = str(result.type)
+            if text.startswith("!torch.vtensor") and "?" in text:
+                place = _place(operation)
+                shown = naming.operator(_table_name(operation), place)
+                shape = text.partition("<")[2].rpartition(",")[0]
+                raise ModelError(
+                    f"the result of operator {shown} at '{place}' has a dynamic shape {shape}; "
+                    "all sizes must be fixed"
+                )
 
 
 def _place(operation: Any) -> str:

@@ -6,6 +6,7 @@ them and their names stay.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from .model import (
     ModelError,
     UnsupportedOperator,
 )
+from .table import LOSSES
 
 # The opset that models of older ones are converted to; the newest whose operators torch-mlir all knows.
 OPSET = 20
@@ -38,31 +40,23 @@ OLDEST_OPSET_AS_IT_IS = 15
 # Operators of com.microsoft that are Gelu with this `approximate`.
 _GELUS = {"Gelu": "none", "FastGelu": "tanh"}
 _GELU_MARK = "traindeeploy.gelu:"
+# Operators that are spelled out before anything looks at the model: of com.microsoft, and one that
+# ONNX Runtime writes without a domain.
+_SPELLED_OUT = {"BiasGelu", "FastGelu", "QuickGelu", "SimplifiedLayerNormalization", "RMSNormalization"}
 
 _FUNCTION = "main"
 # In place of a batch size, which is positive: inputs are left as they are.
 _NO_COMMON_SIZE = -1
 
-SUPPORTED = (
-    *("Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "Conv"),
-    *("ConvTranspose", "Div", "Dropout", "Erf", "Exp", "Expand", "Flatten", "Gelu", "Gemm"),
-    *("GlobalAveragePool", "HardSigmoid", "HardSwish", "Identity", "LayerNormalization", "LeakyRelu", "Log"),
-    *("LogSoftmax", "MatMul", "MaxPool", "Mul", "Neg", "Pad", "Pow", "Reciprocal", "ReduceMax", "ReduceMean"),
-    *(
-        "ReduceSum",
-        "Relu",
-        "Reshape",
-        "Sigmoid",
-        "Slice",
-        "Softmax",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-        "Tanh",
-    ),
-    *("Transpose", "Unsqueeze"),
-)
+_NAMES = """
+Abs Add AveragePool BatchNormalization Cast Clip Concat Constant Conv ConvTranspose DepthToSpace Div Dropout
+Erf Exp Expand Flatten Gather Gelu Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity
+InstanceNormalization LayerNormalization LeakyRelu Log LogSoftmax MatMul Max MaxPool Min Mul Neg Pad Pow
+RMSNormalization Reciprocal ReduceL2 ReduceMax ReduceMean ReduceSum ReduceSumSquare Relu Reshape Shape
+Sigmoid Slice Softmax Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Unsqueeze Where
+"""
+SUPPORTED = tuple(_NAMES.split())
+"""Operators of ONNX; of what depends on no input and no parameter, all are."""
 
 
 @dataclass
@@ -129,6 +123,75 @@ def _at_batch_size(graph: _Graph, batch_size: int | None, name: str, mode: Mode)
     return changed.model
 
 
+def _spell_out_fused(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Fused operators as what they are fused of; td-recognize-composites finds norms again."""
+    if not any(node.op_type in _SPELLED_OUT for node in model.graph.node):
+        return model
+    opset = _opset(model)
+    model = _copy(model)
+    nodes = []
+    for node in model.graph.node:
+        parts = _parts(node, opset) if node.op_type in _SPELLED_OUT else None
+        if parts is None:
+            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+            continue
+        constants, made = parts
+        for name, value in constants.items():
+            tensor = numpy_helper.from_array(value, name)
+            nodes.append(onnx.helper.make_node("Constant", [], [name], name=node.name, value=tensor))
+        nodes.extend(made)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def _parts(node: onnx.NodeProto, opset: int) -> tuple[dict[str, np.ndarray], list[onnx.NodeProto]] | None:
+    """The constants and nodes that a fused operator stands for; None for a form of it that is unknown."""
+    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    name = node.name or node.output[0]
+    x, result, stem = node.input[0], node.output[0], f"{name}.part"
+
+    def make(operator: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
+        return onnx.helper.make_node(operator, inputs, [output], name=name, **attributes)
+
+    if node.op_type in ("BiasGelu", "FastGelu"):
+        if len(node.input) != 2:
+            return None
+        kind = "Gelu" if node.op_type == "BiasGelu" else "FastGelu"
+        gelu = make(kind, [f"{stem}.sum"], result, domain="com.microsoft")
+        return {}, [make("Add", list(node.input), f"{stem}.sum"), gelu]
+    if node.op_type == "QuickGelu":
+        alpha = np.array(given.get("alpha", 1.702), np.float32)
+        return {f"{stem}.alpha": alpha}, [
+            make("Mul", [x, f"{stem}.alpha"], f"{stem}.scaled"),
+            make("Sigmoid", [f"{stem}.scaled"], f"{stem}.gate"),
+            make("Mul", [x, f"{stem}.gate"], result),
+        ]
+    if given.get("axis", -1) != -1 or len([name for name in node.output if name]) != 1:
+        return None
+    epsilon = np.array(given.get("epsilon", 1e-5), np.float32)
+    constants = {f"{stem}.epsilon": epsilon}
+    if opset < 18:
+        mean = make("ReduceMean", [f"{stem}.squares"], f"{stem}.mean", axes=[-1])
+    else:
+        constants[f"{stem}.axes"] = np.array([-1], np.int64)
+        mean = make("ReduceMean", [f"{stem}.squares", f"{stem}.axes"], f"{stem}.mean")
+    return constants, [
+        make("Mul", [x, x], f"{stem}.squares"),
+        mean,
+        make("Add", [f"{stem}.mean", f"{stem}.epsilon"], f"{stem}.sum"),
+        make("Sqrt", [f"{stem}.sum"], f"{stem}.root"),
+        make("Div", [x, f"{stem}.root"], f"{stem}.normal"),
+        make("Mul", [f"{stem}.normal", node.input[1]], result),
+    ]
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    """The version of the standard operators."""
+    versions = (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return max(versions, default=OPSET)
+
+
 def _standard_gelu(model: onnx.ModelProto) -> onnx.ModelProto:
     """com.microsoft's Gelu and FastGelu (of one input) as functions of the standard operators of any opset.
 
@@ -155,14 +218,12 @@ def _restore_gelu(graph: onnx.GraphProto) -> None:
 
 
 def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
-    model = _standard_gelu(model)
+    model = _standard_gelu(_spell_out_fused(model))
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker's own and protobuf's errors
-        raise ModelError(f"the ONNX model is not valid: {_first_line(error)}") from error
-    opset = max(
-        (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=OPSET
-    )
+        raise ModelError(f"the ONNX model is not valid: {_first_line(error)}{_bad_node(error)}") from error
+    opset = _opset(model)
     marked = any(node.name.startswith(_GELU_MARK) for node in model.graph.node)
     if opset < OLDEST_OPSET_AS_IT_IS or (marked and opset < OPSET):
         from onnx import version_converter
@@ -201,6 +262,15 @@ def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
             onnx.helper.make_tensor_value_info(tensor.name, onnx.TensorProto.FLOAT, tensor.value.shape)
         )
     return _Graph(model, inputs, tensors, operators)
+
+
+def _bad_node(error: BaseException) -> str:
+    """The node that onnx's checker means, as it says further down."""
+    found = re.search(r"Bad node spec for node\. Name: (.*) OpType: (\w+)", str(error))
+    if found is None:
+        return ""
+    name, operator = found.groups()
+    return f" (operator {operator} at '{name}')" if name else f" (operator {operator})"
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -561,12 +631,21 @@ def _import(graph: _Graph, batch_size: int, name: str, mode: Mode) -> Imported:
         model = made
         del model.graph.value_info[:]
     naming = Naming(lambda torch_name, place: graph.operators.get(place, torch_name), SUPPORTED)
+    _refuse_unknown(model.graph, naming)
     # The module owns what is walked, so it must live as long.
     module = _to_torch_dialect(model, naming)
     function = next(op for op in module.body.operations if op.attributes["sym_name"].value == _FUNCTION)
     inputs = [Argument("input", value.name) for value in graph.inputs]
     arguments = [*inputs, *graph.tensors, *folded]
     return lower(function, arguments, output.name, name, naming=naming, mode=mode)
+
+
+def _refuse_unknown(graph: onnx.GraphProto, naming: Naming) -> None:
+    """Refuse operators before torch-mlir sees them: it does not survive all that it does not know."""
+    for node in graph.node:
+        if node.domain not in ("", "ai.onnx") or node.op_type not in {*SUPPORTED, *LOSSES}:
+            what = f"operator {node.op_type} at '{node.name}' is not supported"
+            raise UnsupportedOperator(f"{what}; supported: {', '.join(naming.supported)}")
 
 
 def _with_shapes(model: onnx.ModelProto, batch_size: int) -> onnx.ModelProto:
@@ -656,8 +735,9 @@ def _evaluated(
     """The results of a node of which everything is known."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or next(iter(_outer_names(node)), None):
         return None
-    if node.op_type == "Shape" and node.input[0] in shapes and not node.attribute:
-        return {node.output[0]: shapes[node.input[0]]}
+    if node.op_type == "Shape" and node.input[0] in shapes:
+        bounds = {a.name: a.i for a in node.attribute}
+        return {node.output[0]: shapes[node.input[0]][bounds.get("start") : bounds.get("end")]}
     if any(name and name not in known for name in node.input):
         return None
     if node.op_type == "Constant" and (value := _constant_array(node)) is not None:

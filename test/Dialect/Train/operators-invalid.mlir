@@ -42,3 +42,19 @@ func.func @windows(%x: tensor<1x5x5x3xf32>) -> (tensor<1x4x2x3xf32>, tensor<1x4x
 
 // expected-error@+1 {{'train.parameter' op needs a layout of 2 axes}}
 train.parameter @w {layout = array<i64: 0>} : tensor<3x5xf32>
+
+// -----
+
+func.func @dropout(%x: tensor<3x5xf32>, %c: tensor<i32>) -> tensor<3x5xf32> {
+  // expected-error@+1 {{'train.dropout' op needs a probability from 0 to 1}}
+  %0 = train.dropout %x, %c {seed = 1, probability = 1.5 : f64} : (tensor<3x5xf32>, tensor<i32>) -> tensor<3x5xf32>
+  return %0 : tensor<3x5xf32>
+}
+
+// -----
+
+func.func @dropout_shape(%x: tensor<3x5xf32>, %c: tensor<i32>) -> tensor<15xf32> {
+  // expected-error@+1 {{'train.dropout' op needs a result of its input's type}}
+  %0 = train.dropout %x, %c {seed = 1, probability = 0.5 : f64} : (tensor<3x5xf32>, tensor<i32>) -> tensor<15xf32>
+  return %0 : tensor<15xf32>
+}
