@@ -788,6 +788,13 @@ private:
         from.bytes += operands[i].bytes * u;
       return std::make_pair(addresses[i][u][from.address], from.bytes);
     };
+    auto loadOnce = [&](unsigned i, unsigned r, unsigned u) {
+      auto [address, bytes] = element(i, r, u);
+      Value &value = loaded[{i, address.getAsOpaquePointer(), bytes}];
+      if (!value)
+        value = load(i, address, bytes);
+      return value;
+    };
     auto fetch = [&](unsigned r, unsigned u) {
       for (auto [i, operand] : llvm::enumerate(operands)) {
         Value argument;
@@ -796,13 +803,8 @@ private:
         else if (operand.isTile() && operand.read && structure.cols &&
                  !walked(operand))
           argument = invariant[i][r];
-        else if (operand.isTile() && operand.read) {
-          auto [address, bytes] = element(i, r, u);
-          Value &value = loaded[{i, address.getAsOpaquePointer(), bytes}];
-          if (!value)
-            value = load(i, address, bytes);
-          argument = value;
-        }
+        else if (operand.isTile() && operand.read)
+          argument = loadOnce(i, r, u);
         arguments[r * width + u].push_back(argument);
       }
     };
@@ -841,13 +843,21 @@ private:
         }
     };
     if (structure.transposes && height > 1) {
-      constexpr unsigned group = 4;
+      // Only what is strided is loaded for all rows ahead: what else an element
+      // needs would not find registers.
+      constexpr unsigned group = 2;
       for (unsigned first = 0; first < width; first += group) {
         unsigned cols = std::min(group, width - first);
         for (unsigned u = first; u < first + cols; ++u)
           for (unsigned r = 0; r < height; ++r)
+            for (auto [i, operand] : llvm::enumerate(operands))
+              if (operand.read && stridedCols(operand) && walked(operand))
+                loadOnce(i, r, u);
+        for (unsigned r = 0; r < height; ++r) {
+          for (unsigned u = first; u < first + cols; ++u)
             fetch(r, u);
-        finish(0, height, first, cols);
+          finish(r, 1, first, cols);
+        }
       }
     } else {
       for (unsigned r = 0; r < height; ++r) {

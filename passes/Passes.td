@@ -244,9 +244,9 @@ def ScheduleJobs : Pass<"td-schedule-jobs", "::mlir::ModuleOp"> {
     (before the first use, before the reuse of a tile's bytes, at the end); tiles
     that are live together fit their memories, so that td-assign-addresses succeeds.
     Chooses by simulating the engines with predicted cycles: loads run ahead across
-    tiles and operators as far as L1 has room, stores drain behind. When addresses
-    do not fit, it tries again with less memory, at last in the plan's own
-    order; a program that does not fit even so is an error. Every job gets its place in the
+    tiles and operators as far as L1 has room, stores drain behind. Tiles in L1 get
+    their addresses on the way. If tiles then find no place, or addresses elsewhere do
+    not fit, it tries again with less memory, at last in the plan's own order; a program that does not fit even so is an error. Every job gets its place in the
     plan's order (`tile.sequence`), the program its predicted cycles
     (`tile.predicted_cycles`).
   }];

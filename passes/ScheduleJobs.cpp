@@ -5,6 +5,7 @@
 #include "lib/Planner/ScheduleSimulation.h"
 #include "lib/Runtime/jobs.h"
 #include "passes/Passes.h"
+#include <map>
 
 namespace td {
 #define GEN_PASS_DEF_SCHEDULEJOBS
@@ -28,40 +29,22 @@ class Scheduler {
 public:
   Scheduler(td::JobProgram &program, const td::Target &target)
       : program(program), target(target), symbols(program.op->getParentOp()),
-        graph(program), problem{program, graph, {}} {}
+        contention(target), graph(program),
+        problem{program, graph, contention} {}
 
   LogicalResult run() {
     td::setAlignments(program, target);
-    // Beside RedMulE, which takes most banks, cores and DMA wait for theirs:
-    // for the share of an operator's time that RedMulE has work.
-    struct Work {
-      int64_t gemm = 0, call = 0, dma = 0;
-    };
-    std::vector<Work> work(program.operators.size());
-    for (td::Job &job : program.jobs) {
-      int64_t cycles = cyclesOf(job);
-      if (job.kind == td::JobKind::Call)
-        cycles += target.integer("runtime", "call_cycles");
-      problem.cycles.push_back(cycles);
-      Work &sum = work[job.opIndex];
-      if (job.kind == td::JobKind::Gemm)
-        sum.gemm += cycles;
-      else if (job.kind == td::JobKind::Call)
-        sum.call += cycles;
-      else if (td::usesDma(job.kind))
-        sum.dma += cycles;
-    }
-    for (auto [job, cycles] : llvm::zip(program.jobs, problem.cycles)) {
-      Work &sum = work[job.opIndex];
-      if (!sum.gemm ||
-          (job.kind != td::JobKind::Call && !td::usesDma(job.kind)))
-        continue;
-      int64_t most = std::max({sum.gemm, sum.call, sum.dma});
-      int64_t slower = target.integer("redmule", "beside_percent") - 100;
-      cycles += cycles * slower * sum.gemm / (100 * most);
-    }
-    problem.issueCycles = target.integer("runtime", "issue_cycles");
+    for (const td::Job &job : program.jobs)
+      problem.costs.push_back(costOf(job));
     problem.waitCycles = target.integer("runtime", "wait_cycles");
+    constexpr double lineBytes = 16;
+    problem.codeBytes = lineBytes * target.integer("icache", "banks") *
+                        target.integer("icache", "sets") *
+                        target.integer("icache", "ways");
+    int64_t refill = target.integer("icache", "refill");
+    problem.codeFromShared = refill / lineBytes;
+    problem.codeFromL2 =
+        (target.integer("cores", "l2_access") - 1 + refill) / lineBytes;
     problem.dmaSlots = TD_DMA_SLOTS;
     problem.hyperSlots = TD_L3_SLOTS;
     problem.dmaQueue = target.integer("dma", "global_queue");
@@ -84,9 +67,9 @@ public:
   /// Predicted cycles of all jobs of one kind.
   int64_t busy(td::JobKind kind) const {
     int64_t cycles = 0;
-    for (auto [job, time] : llvm::zip(program.jobs, problem.cycles))
+    for (auto [job, cost] : llvm::zip(program.jobs, problem.costs))
       if (job.kind == kind)
-        cycles += time;
+        cycles += cost.cycles;
     return cycles;
   }
 
@@ -106,26 +89,39 @@ private:
       for (bool criticalCopies : {false, true})
         for (bool patient : {false, true})
           policies.push_back({criticalWork, criticalCopies, patient});
-    // Gaps between tiles cost some of the memory: each level where a schedule
-    // did not fit has less to spend in the next round.
+    // Tiles get addresses in l1 with their bytes, or, if they then find no
+    // place, afterwards. Gaps between arrays cost some of the memory: each
+    // level where a schedule did not fit has less to spend in the next round.
     int64_t percent[2] = {100, 100};
     constexpr int64_t step = 6, least = 16;
+    bool inPlace =
+        llvm::none_of(program.storages, [](const td::Storage &storage) {
+          return storage.level == Level::L1 && storage.persistent;
+        });
     while (percent[0] > least && percent[1] > least) {
       for (size_t level : {0, 1})
         problem.budget[level] = capacity[level] * percent[level] / 100;
+      problem.area.reset();
+      if (inPlace)
+        problem.area = l1Area();
       std::optional<td::Schedule> chosen;
       for (const td::SchedulePolicy &policy : policies) {
         std::optional<td::Schedule> schedule = td::simulate(problem, policy);
         if (schedule && (!chosen || schedule->makespan < chosen->makespan))
           chosen = std::move(schedule);
       }
-      if (!chosen)
+      if (!chosen && !inPlace)
         return false;
+      inPlace = chosen && inPlace;
+      if (!chosen)
+        continue;
+      setAddresses(chosen->addresses);
       td::AddressPlan plan = td::planAddresses(program, chosen->stream, target);
       if (plan.fits()) {
         best = std::move(*chosen);
         return true;
       }
+      setAddresses({});
       ++retries;
       if (!plan.levels[2].fits())
         return false;
@@ -136,26 +132,65 @@ private:
     return false;
   }
 
-  int64_t cyclesOf(const td::Job &job) {
+  std::pair<int64_t, int64_t> l1Area() {
+    int64_t alignment = 1;
+    for (const td::Storage &storage : program.storages)
+      if (storage.level == Level::L1)
+        alignment = std::max(alignment, storage.alignment);
+    td::MemoryArea area =
+        td::memoryArea(target, Level::L1, program.operators.size());
+    return {llvm::alignTo(area.begin, alignment), area.end};
+  }
+
+  /// Of tiles; none if they have to be planned.
+  void setAddresses(ArrayRef<int64_t> addresses) {
+    for (auto [i, storage] : llvm::enumerate(program.storages))
+      if (storage.level == Level::L1)
+        storage.address = addresses.empty() ? -1 : addresses[i];
+  }
+
+  td::JobCost costOf(const td::Job &job) {
+    td::JobCost cost;
+    cost.issueCycles = target.integer("runtime", "issue_cycles");
     if (auto copy = dyn_cast<CopyOp>(job.op)) {
       WindowNest window = windowOf(copy);
-      return td::usesDma(job.kind)
-                 ? td::dmaCycles(target, window.commands(), window.runs(),
-                                 window.run)
-                 : td::hyperCycles(target, window.runs(), window.run,
-                                   job.kind == td::JobKind::StoreL2);
+      if (td::usesDma(job.kind)) {
+        cost.issueCycles = td::issueCycles(target, window.commands());
+        cost.cycles =
+            td::dmaCycles(target, window.commands(), window.runs(), window.run,
+                          job.kind == td::JobKind::LoadL1);
+        cost.accesses = contention.dmaWords * cost.cycles;
+      } else {
+        cost.cycles = td::hyperCycles(target, window.runs(), window.run,
+                                      job.kind == td::JobKind::StoreL2);
+      }
+      return cost;
     }
     if (auto gemm = dyn_cast<td::redmule::GemmOp>(job.op)) {
       SmallVector<int64_t, 3> sizes = gemm.getJobSizes();
       auto x = cast<MemRefType>(gemm.getX().getType());
-      return td::redmuleCycles(target, sizes[0], sizes[1], sizes[2],
+      cost.gemm = td::gemmCost(target, sizes[0], sizes[1], sizes[2],
                                x.getElementType());
+      cost.cycles = cost.gemm.cycles(1);
+      cost.accesses = contention.portWords * cost.gemm.beats();
+      return cost;
     }
-    auto call = cast<CallOp>(job.op);
+    return costOf(cast<CallOp>(job.op));
+  }
+
+  td::JobCost costOf(CallOp call) {
+    SmallVector<const void *> key{call.getKernelAttr().getAsOpaquePointer()};
+    for (Type type : call.getOperands_().getTypes())
+      key.push_back(type.getAsOpaquePointer());
+    auto [entry, isNew] = calls.try_emplace(key);
+    td::JobCost &cost = entry->second;
+    if (!isNew)
+      return cost;
+    cost.kernel =
+        kernels.try_emplace(call.getKernelAttr(), kernels.size()).first->second;
     auto kernel = symbols.lookup<func::FuncOp>(call.getKernel());
-    int64_t cycles = 0;
     if (kernel.isExternal())
-      return cycles;
+      return cost;
     for (auto op : kernel.getBody().front().getOps<linalg::LinalgOp>()) {
       SmallVector<SmallVector<int64_t>> shapes;
       for (Value operand : op->getOperands()) {
@@ -167,9 +202,13 @@ private:
         llvm::append_range(shapes.back(),
                            cast<MemRefType>(tile.getType()).getShape());
       }
-      cycles += td::kernelCycles(target, op, shapes);
+      td::KernelCost part = td::kernelCost(target, op, shapes);
+      cost.cycles += part.cycles;
+      cost.codeBytes += part.codeBytes;
+      cost.accesses += part.accesses;
     }
-    return cycles;
+    cost.cycles += target.integer("runtime", "call_cycles");
+    return cost;
   }
 
   /// Puts the jobs of the program in the order of the schedule, with new waits.
@@ -210,6 +249,9 @@ private:
           place(definition);
       place(op);
     }
+    for (const td::Storage &storage : program.storages)
+      if (storage.level == Level::L1 && storage.address >= 0)
+        storage.assign(storage.address);
     program.op->setAttr("tile.predicted_cycles",
                         builder.getI64IntegerAttr(schedule.makespan));
     predictOperators(schedule);
@@ -222,7 +264,8 @@ private:
     for (auto [index, cycles] : llvm::enumerate(schedule.cyclesOf))
       if (index < predicted.size())
         predicted[index][0] = cycles;
-    for (auto [job, cycles] : llvm::zip(program.jobs, problem.cycles)) {
+    for (auto [job, cost] : llvm::zip(program.jobs, problem.costs)) {
+      int64_t cycles = cost.cycles;
       if ((size_t)job.opIndex >= predicted.size())
         continue;
       SmallVector<int64_t> &engines = predicted[job.opIndex];
@@ -240,7 +283,11 @@ private:
   td::JobProgram &program;
   const td::Target &target;
   SymbolTable symbols;
+  td::Contention contention;
   td::DependenceGraph graph;
+  /// What calls of a kernel on tiles of the same shapes cost.
+  std::map<SmallVector<const void *>, td::JobCost> calls;
+  DenseMap<Attribute, unsigned> kernels;
   td::ScheduleProblem problem;
 };
 

@@ -57,20 +57,21 @@ private:
     return success();
   }
 
-  /// Addresses lie in the part of the memory that is the plan's, aligned.
+  /// Addresses lie in the part of the memory that is the plan's, aligned: those
+  /// of all arrays of a level, or of none.
   LogicalResult checkAddresses() {
     for (const td::Storage &storage : program.storages)
       granuleBytes = std::min(granuleBytes, storage.elementBytes);
     auto used = td::liveRanges(program, program.stream);
     lastUses.resize(program.stream.size() + 2);
-    bool any = false, all = true;
+    bool any = false;
     for (auto [storage, range] : llvm::zip(program.storages, used)) {
       if (range.first == range.second)
         continue;
       lastUses[range.second - 1].push_back(&storage - program.storages.data());
-      (storage.address >= 0 ? any : all) = storage.address >= 0;
+      if (storage.address >= 0)
+        any = addressed[(size_t)storage.level - 1] = true;
     }
-    addressed = any && all;
     if (!any)
       return success();
     FailureOr<td::Target> target = td::Target::get(program.op);
@@ -81,6 +82,8 @@ private:
       if (range.first == range.second)
         continue;
       Operation *op = storage.value.getDefiningOp();
+      if (!addressed[(size_t)storage.level - 1])
+        continue;
       if (storage.address < 0)
         return op->emitError("has no address, but others have");
       td::MemoryArea area =
@@ -105,7 +108,7 @@ private:
   MutableArrayRef<Granule> granules(unsigned index) {
     const td::Storage &storage = program.storages[index];
     size_t count = storage.bytes / granuleBytes;
-    if (addressed) {
+    if (addressed[(size_t)storage.level - 1]) {
       auto &[first, memory] = levels[(size_t)storage.level - 1];
       return MutableArrayRef<Granule>(memory).slice(
           (storage.address - first) / granuleBytes, count);
@@ -164,7 +167,7 @@ private:
       return a.overlaps(b);
     const td::Storage &first = program.storages[a.storage],
                       &second = program.storages[b.storage];
-    return addressed && first.level == second.level &&
+    return first.level == second.level && addressed[(size_t)first.level - 1] &&
            first.address < second.address + second.bytes &&
            second.address < first.address + first.bytes;
   }
@@ -290,7 +293,8 @@ private:
   }
 
   td::JobProgram &program;
-  bool sequenced = false, addressed = false;
+  bool sequenced = false;
+  bool addressed[3] = {}; // by level
   std::vector<int32_t> sequence;
   int64_t granuleBytes = 4;
   std::vector<SmallVector<unsigned, 2>> lastUses;

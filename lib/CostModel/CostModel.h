@@ -5,27 +5,55 @@
 
 #include "lib/Target/Target.h"
 #include "mlir/Dialect/Linalg/IR/Linalg.h"
+#include <algorithm>
 
 namespace td {
 
 /// Cycles of a cluster DMA transfer of `lines` lines of `lineBytes` bytes
-/// between L2 and L1, by so many commands, alone on the DMA.
+/// between L2 and L1, by so many commands, behind another one on the DMA.
 int64_t dmaCycles(const Target &target, int64_t commands, int64_t lines,
-                  int64_t lineBytes);
+                  int64_t lineBytes, bool toL1);
+
+/// Cycles of core 0 for a copy of so many commands: to issue it, and to wait
+/// for it once it is complete.
+int64_t issueCycles(const Target &target, int64_t commands);
 
 /// Cycles of one uDMA transfer between L3 and L2.
 int64_t hyperCycles(const Target &target, int64_t lines, int64_t lineBytes,
                     bool toL3);
 
-/// Cycles of one RedMulE job Z[MxK] += X[MxN] W[NxK], programming included.
-int64_t redmuleCycles(const Target &target, int64_t m, int64_t n, int64_t k,
-                      mlir::Type element);
+/// One RedMulE job Z[MxK] += X[MxN] W[NxK]: tiles of Z, of which the array or
+/// the port decides how long each takes.
+struct GemmCost {
+  struct Tiles {
+    double count = 0, array = 0, beats = 0;
+  } full, partial;  // those of all rows, and the last ones
+  double fixed = 0; // programming, first load, last store
 
-/// Cycles of one kernel on all cores of the cluster, from its call to the
-/// barrier after it. `kernel` is a linalg op on memrefs or tensors; `shapes`
-/// gives the sizes of its operands (inputs, then outputs).
-int64_t kernelCycles(const Target &target, mlir::linalg::LinalgOp kernel,
-                     llvm::ArrayRef<llvm::SmallVector<int64_t>> shapes);
+  /// Its cycles if a beat of the port takes so many.
+  double cycles(double beat) const {
+    return fixed + full.count * std::max(full.array, beat * full.beats) +
+           partial.count * std::max(partial.array, beat * partial.beats);
+  }
+  double beats() const {
+    return full.count * full.beats + partial.count * partial.beats;
+  }
+};
+GemmCost gemmCost(const Target &target, int64_t m, int64_t n, int64_t k,
+                  mlir::Type element);
+
+/// One kernel on all cores of the cluster, from its call to the barrier after
+/// it, with its code in the instruction caches.
+struct KernelCost {
+  int64_t cycles = 0;
+  double accesses = 0;   // to L1, of all cores
+  int64_t codeBytes = 0; // that it comes by
+};
+
+/// `kernel` is a linalg op on memrefs or tensors; `shapes` gives the sizes of
+/// its operands (inputs, then outputs).
+KernelCost kernelCost(const Target &target, mlir::linalg::LinalgOp kernel,
+                      llvm::ArrayRef<llvm::SmallVector<int64_t>> shapes);
 
 } // namespace td
 

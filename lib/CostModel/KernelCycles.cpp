@@ -33,8 +33,29 @@ struct Work {
   }
 };
 
+/// Time on the core with the most to do, its accesses to L1 in it, and the
+/// instructions that it comes by: those of a loop count once.
+struct Span {
+  double cycles = 0, accesses = 0, code = 0;
+
+  Span() = default;
+  /// Straight code that accesses nothing.
+  Span(double cycles) : cycles(cycles), code(cycles) {}
+  Span(double cycles, double accesses, double code)
+      : cycles(cycles), accesses(accesses), code(code) {}
+  Span &operator+=(const Span &other) {
+    cycles += other.cycles, accesses += other.accesses, code += other.code;
+    return *this;
+  }
+  friend Span operator+(Span a, const Span &b) { return a += b; }
+  friend Span operator*(double times, const Span &span) {
+    return {times * span.cycles, times * span.accesses, span.code};
+  }
+};
+
 // What LLVM makes of the code around the loops, in instructions.
 constexpr double entryOfBlocks = 85, entryOfStreams = 18, entryOfNests = 58;
+constexpr double instructionBytes = 3.3; // many are compressed
 constexpr unsigned constantRegisters = 14;
 constexpr double remakeConstant = 2;
 constexpr double gridCandidate = 9, shareOfLoop = 10;
@@ -71,7 +92,7 @@ public:
     body = op.getBlock();
   }
 
-  double cycles() {
+  KernelCost cost() {
     const LoopStructure *structure = &plan.main;
     if (plan.rankOne && llvm::all_of(plan.main.reductions, [&](unsigned loop) {
           return sizes[loop] == 1;
@@ -83,20 +104,25 @@ public:
                    : plan.main.sharesOuter() ? entryOfNests
                                              : entryOfStreams;
     streamed = structure->streamed;
-    bankConflicts = structure->transposes ? 1
+    bankConflicts = structure->transposes ? (element.floating > 0 ? 3 : 1)
                     : structure->streamed ? 0.4
                     : structure->rows     ? 1
                                           : 0.2;
-    return entry + structureCycles(*structure) + barrier;
+    Span span = structureCycles(*structure);
+    // Cores without a share access nothing.
+    double accesses = span.accesses * cores;
+    span += entry + barrier;
+    return {std::llround(span.cycles), accesses,
+            std::llround(span.code * instructionBytes)};
   }
 
 private:
   /// Time of `work` on every core at once. Cores that share a floating-point
   /// unit meet there as often as the other uses it; accesses meet in a bank
   /// likewise.
-  double together(const Work &work) const {
+  Span together(const Work &work) const {
     if (work.issue == 0)
-      return 0;
+      return {};
     double sharing = std::ceil(cores / units) - 1;
     double time = work.issue, density = work.floating / work.issue;
     // Uses of a unit come in bursts. In streams, cores that use it seldom fall
@@ -111,17 +137,17 @@ private:
       time = work.issue + meetUnit + meetBank;
     }
     time = std::max(time, work.floating * (sharing + 1));
-    return std::max(time, work.divider * cores);
+    return {std::max(time, work.divider * cores), work.memory, work.issue};
   }
 
-  double loopCycles(double trips, Work work) const {
+  Span loopCycles(double trips, Work work) const {
     if (trips < 1)
-      return 0;
+      return {};
     work.issue += 1 + takenBranch;
-    return trips * together(work) - (takenBranch - 1);
+    return trips * together(work) + Span(1 - takenBranch);
   }
 
-  double structureCycles(const LoopStructure &structure) {
+  Span structureCycles(const LoopStructure &structure) {
     counts = sizes;
     if (!structure.cols) {
       cores = 1;
@@ -162,7 +188,7 @@ private:
       outerCount = std::min(outerSize, outerShare << granule.outerShift);
       busyOuter = llvm::divideCeil(outer, outerShare);
     }
-    double cycles = grids.size() > 1 ? grids.size() * gridCandidate : 0;
+    Span cycles = grids.size() > 1 ? grids.size() * gridCandidate : 0;
     cycles += (sharesOuter ? 2 : 1) * shareOfLoop;
     // Cores without a share disturb nobody.
     cores = std::min<double>(cores, busyInner * busyOuter);
@@ -173,12 +199,12 @@ private:
     if (structure.outer.empty())
       return cycles + rowsCycles(structure);
     return cycles + loopEntry +
-           outerCount * (rowCycles(structure, 1) + 2 + takenBranch);
+           outerCount * (rowCycles(structure, 1) + Span(2 + takenBranch));
   }
 
   /// `count` of `total` iterations of several loops run as one.
-  double nestCycles(const LoopStructure &structure, int64_t count,
-                    int64_t total) const {
+  Span nestCycles(const LoopStructure &structure, int64_t count,
+                  int64_t total) const {
     unsigned depth = structure.outer.size() + (structure.rows ? 1 : 0);
     // Where a core begins takes a division a loop.
     double entry = (depth - 1) * (divideInteger + nestLoopEntry);
@@ -186,56 +212,58 @@ private:
     for (const KernelOperand &operand : operands)
       moving += !operand.loops.empty();
     double step = nestStep + moving + takenBranch;
-    double full = rowCycles(structure, structure.rowBlock) + step;
+    Span full = rowCycles(structure, structure.rowBlock) + step;
     if (!structure.rows)
-      return entry + count * full;
+      return Span(entry) + count * full;
     double each = structure.streamed ? streamRowEntry : rowEntry;
     full += each;
     int64_t rows = sizes[*structure.rows], rest = rows % structure.rowBlock,
             blocks = llvm::divideCeil(rows, structure.rowBlock);
     if (rest == 0)
-      return entry + count * full;
+      return Span(entry) + count * full;
     // The last block of each row loop has fewer rows: the core with the most to
     // do.
-    double partial =
-        rest * (each + takenBranch + rowCycles(structure, 1)) + step;
-    double most = 0;
+    Span partial =
+        rest * (Span(each + takenBranch) + rowCycles(structure, 1)) + step;
+    Span most;
     for (int64_t begin = 0; begin < total; begin += count) {
       int64_t end = std::min(begin + count, total);
       int64_t partials = end / blocks - begin / blocks;
-      most =
-          std::max(most, (end - begin - partials) * full + partials * partial);
+      Span span = (end - begin - partials) * full + partials * partial;
+      if (span.cycles > most.cycles)
+        most = span;
     }
-    return entry + most;
+    return Span(entry) + most;
   }
 
-  double rowCycles(const LoopStructure &structure, unsigned height) const {
+  Span rowCycles(const LoopStructure &structure, unsigned height) const {
     return structure.streamed ? streamCycles(structure, height)
                               : columnsCycles(structure, height);
   }
 
-  double rowsCycles(const LoopStructure &structure) const {
+  Span rowsCycles(const LoopStructure &structure) const {
     if (!structure.rows)
       return rowCycles(structure, 1);
     int64_t rows = counts[*structure.rows];
     double perRow =
         (structure.streamed ? streamRowEntry : rowEntry) + takenBranch;
-    double cycles = loopEntry;
+    Span cycles = loopEntry;
     if (int64_t full = rows / structure.rowBlock)
-      cycles += full * (perRow + rowCycles(structure, structure.rowBlock));
+      cycles +=
+          full * (Span(perRow) + rowCycles(structure, structure.rowBlock));
     if (int64_t rest = rows % structure.rowBlock)
-      cycles += rest * (perRow + rowCycles(structure, 1));
+      cycles += rest * (Span(perRow) + rowCycles(structure, 1));
     return cycles;
   }
 
-  double columnsCycles(const LoopStructure &structure, unsigned height) const {
+  Span columnsCycles(const LoopStructure &structure, unsigned height) const {
     int64_t left = counts[*structure.cols];
-    double cycles = 0;
+    Span cycles;
     for (unsigned width : structure.widths(height)) {
       cycles += 2;
       if (int64_t trips = left / width)
-        cycles +=
-            trips * (blockCycles(structure, height, width) + 3 + takenBranch);
+        cycles += trips * (blockCycles(structure, height, width) +
+                           Span(3 + takenBranch));
       left %= width;
     }
     return cycles;
@@ -253,8 +281,8 @@ private:
            (structure.cols && operand.has(*structure.cols) ? width : 1);
   }
 
-  double blockCycles(const LoopStructure &structure, unsigned height,
-                     unsigned width) const {
+  Span blockCycles(const LoopStructure &structure, unsigned height,
+                   unsigned width) const {
     double setup = structure.rows ? blockEntry : 2, transfers = 0;
     for (const KernelOperand &operand : operands) {
       if (!operand.isTile() || operand.loops.empty())
@@ -266,7 +294,7 @@ private:
     Work around{setup + transfers, 0, transfers, 0};
     if (plan.extremum)
       around += double(height * width) * Work{4, 1, 0, 0};
-    double cycles = together(around);
+    Span cycles = together(around);
     double times = 1;
     for (unsigned loop : ArrayRef<unsigned>(structure.reductions).drop_back()) {
       cycles += times * loopEntry;
@@ -280,13 +308,13 @@ private:
       cycles += times * (reductionStep + each * kept + takenBranch);
     }
     int64_t steps = sizes[structure.reductions.back()];
-    double inner = steps < structure.unroll ? 2 : loopEntry;
+    Span inner = steps < structure.unroll ? 2 : loopEntry;
     inner += loopCycles(steps / structure.unroll,
                         stepsWork(structure, structure.unroll, height, width));
     for (unsigned rest = structure.unroll / 2; rest >= 1; rest /= 2)
       inner += steps & rest
-                   ? 2 + together(stepsWork(structure, rest, height, width))
-                   : 1 + takenBranch;
+                   ? together(stepsWork(structure, rest, height, width)) + 2
+                   : Span(1 + takenBranch);
     return cycles + times * inner;
   }
 
@@ -325,9 +353,9 @@ private:
     return work;
   }
 
-  double streamCycles(const LoopStructure &structure, unsigned height) const {
+  Span streamCycles(const LoopStructure &structure, unsigned height) const {
     int64_t count = counts[*structure.cols];
-    double cycles = 2 * loopEntry;
+    Span cycles = 2 * loopEntry;
     for (const KernelOperand &operand : operands)
       if (operand.isTile() && operand.read && !operand.loops.empty() &&
           !operand.has(*structure.cols))
@@ -516,12 +544,12 @@ private:
 
 } // namespace
 
-int64_t kernelCycles(const Target &target, linalg::LinalgOp kernel,
-                     ArrayRef<SmallVector<int64_t>> shapes) {
+KernelCost kernelCost(const Target &target, linalg::LinalgOp kernel,
+                      ArrayRef<SmallVector<int64_t>> shapes) {
   FailureOr<KernelPlan> plan = KernelPlan::get(kernel);
   if (failed(plan))
-    return 0;
-  return std::llround(Estimate(target, kernel, *plan, shapes).cycles());
+    return {};
+  return Estimate(target, kernel, *plan, shapes).cost();
 }
 
 } // namespace td

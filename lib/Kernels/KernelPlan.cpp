@@ -180,6 +180,8 @@ void finishStream(const KernelPlan &plan, LoopStructure &stream,
             return o.read && o.strided(cols) && o.contiguous(rows);
           })) {
         stream.transposes = true;
+        // The loop has to stay within a core's own instruction cache.
+        stream.unroll = std::min(stream.unroll, 4u);
         return takeRows(rows, 4);
       }
     return;

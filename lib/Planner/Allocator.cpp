@@ -36,6 +36,8 @@ std::vector<std::vector<unsigned>> findNeighbours(ArrayRef<LiveRange> ranges) {
   return neighbours;
 }
 
+} // namespace
+
 int64_t peakOfLiveBytes(ArrayRef<LiveRange> ranges) {
   std::map<int64_t, int64_t> change;
   for (const LiveRange &range : ranges)
@@ -48,6 +50,8 @@ int64_t peakOfLiveBytes(ArrayRef<LiveRange> ranges) {
     peak = std::max(peak, live += bytes);
   return peak;
 }
+
+namespace {
 
 /// Places the ranges in the given order, each in the smallest gap between its
 /// neighbours that takes it. Among equal gaps the lowest wins.

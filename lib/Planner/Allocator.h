@@ -26,6 +26,9 @@ struct Placement {
   int64_t lowerBound = 0;
 };
 
+/// The most bytes that are live at one position.
+int64_t peakOfLiveBytes(llvm::ArrayRef<LiveRange> ranges);
+
 /// Places every range such that those that are live together do not overlap.
 /// Tries several orders, each array in the smallest gap that takes it, and
 /// moves the arrays at the peak to the front while that helps. Stops early at

@@ -69,6 +69,19 @@ AddressPlan planAddresses(const JobProgram &program,
       continue;
     use.area = memoryArea(target, level, program.operators.size());
     use.area.begin = llvm::alignTo(use.area.begin, alignment);
+    if (llvm::all_of(which, [&](unsigned storage) {
+          return program.storages[storage].address >= 0;
+        })) {
+      // The schedule depends on them.
+      use.lowerBound = peakOfLiveBytes(live);
+      for (unsigned storage : which) {
+        const Storage &placed = program.storages[storage];
+        plan.addresses[storage] = placed.address;
+        use.peak =
+            std::max(use.peak, placed.address + placed.bytes - use.area.begin);
+      }
+      continue;
+    }
     Placement placement = placeRanges(live, use.area.size());
     use.peak = placement.peak;
     use.lowerBound = placement.lowerBound;

@@ -1,6 +1,8 @@
 #include "lib/Planner/ScheduleSimulation.h"
 
-#include <queue>
+#include <cmath>
+#include <deque>
+#include <map>
 
 using namespace mlir;
 using namespace td::tile;
@@ -10,6 +12,54 @@ namespace {
 
 constexpr size_t kinds = 6;
 
+/// What is free of an area of memory.
+class Holes {
+public:
+  void add(int64_t begin, int64_t end) {
+    auto after = holes.lower_bound(begin);
+    if (after != holes.end() && after->first == end) {
+      end = after->second;
+      after = holes.erase(after);
+    }
+    if (after != holes.begin())
+      if (auto before = std::prev(after); before->second == begin) {
+        before->second = end;
+        return;
+      }
+    holes.emplace(begin, end);
+  }
+
+  /// Takes bytes out of the smallest hole that has them, at its begin or at its
+  /// end; none if there is no such hole.
+  std::optional<int64_t> take(int64_t bytes, int64_t alignment, bool atEnd) {
+    auto best = holes.end();
+    int64_t address = 0, least = 0;
+    for (auto hole = holes.begin(); hole != holes.end(); ++hole) {
+      auto [begin, end] = *hole;
+      int64_t at = atEnd ? (int64_t)llvm::alignDown(end - bytes, alignment)
+                         : (int64_t)llvm::alignTo(begin, alignment);
+      if (at < begin || at + bytes > end ||
+          (best != holes.end() && end - begin >= least))
+        continue;
+      best = hole;
+      address = at;
+      least = end - begin;
+    }
+    if (best == holes.end())
+      return std::nullopt;
+    auto [begin, end] = *best;
+    holes.erase(best);
+    if (begin < address)
+      holes.emplace(begin, address);
+    if (address + bytes < end)
+      holes.emplace(address + bytes, end);
+    return address;
+  }
+
+private:
+  std::map<int64_t, int64_t> holes; // begin, end
+};
+
 class Simulation {
 public:
   Simulation(const ScheduleProblem &problem, const SchedulePolicy &policy)
@@ -18,6 +68,10 @@ public:
         budget{problem.budget[0], problem.budget[1]} {
     collectTiles();
     findPriorities();
+    if (problem.area) {
+      holes.add(problem.area->first, problem.area->second);
+      schedule.addresses.assign(program.storages.size(), -1);
+    }
   }
 
   std::optional<Schedule> run() {
@@ -28,25 +82,28 @@ public:
     }
     while (issued < jobs.size()) {
       openTiles();
-      promote();
-      if (!issueSome() && !advance())
+      if (!issueSome() && !passTillEnd())
         return std::nullopt;
     }
     while (!outstanding.empty())
       waitFor(outstanding.front());
-    schedule.makespan = now;
+    schedule.makespan = std::llround(now);
     return std::move(schedule);
   }
 
 private:
   struct JobState {
-    unsigned missing = 0;    // predecessors that are not issued
+    unsigned missing = 0;    // predecessors that have not ended
     unsigned opensAfter = 0; // tiles that must have bytes before it
-    int64_t available = 0;   // when its predecessors end
-    int64_t finish = 0;
-    int64_t chain = 0;    // cycles of the longest chain of jobs from it on
-    int64_t priority = 0; // higher goes first
-    bool issued = false, known = false;
+    int64_t chain = 0;       // cycles of the longest chain of jobs from it on
+    int64_t priority = 0;    // higher goes first
+    bool ended = false, known = false;
+  };
+  /// What an engine was given, in its order.
+  struct Queue {
+    std::deque<unsigned> jobs;
+    double left = 0;    // of the first one, as a share
+    int64_t behind = 0; // cycles of the others
   };
   struct TileState {
     unsigned storage;
@@ -95,9 +152,9 @@ private:
     for (size_t i = jobs.size(); i-- > 0;) {
       for (unsigned next : problem.graph.successors[i])
         jobs[i].chain = std::max(jobs[i].chain, jobs[next].chain);
-      jobs[i].chain += problem.cycles[i];
+      jobs[i].chain += problem.costs[i].cycles;
       if (isAsynchronous(program.jobs[i].kind))
-        jobs[i].chain += problem.issueCycles + problem.waitCycles;
+        jobs[i].chain += problem.costs[i].issueCycles + problem.waitCycles;
     }
     for (size_t i = 0; i < jobs.size(); ++i) {
       JobKind kind = program.jobs[i].kind;
@@ -110,47 +167,79 @@ private:
 
   size_t kindOf(unsigned job) const { return (size_t)program.jobs[job].kind; }
 
-  /// All predecessors are issued: it is ready once they have ended and its
-  /// tiles have bytes.
+  /// Its predecessors have ended: it is ready once its tiles have bytes.
   void becomeEligible(unsigned job) {
     if (jobs[job].opensAfter > opened)
       waitingForTile[jobs[job].opensAfter].push_back(job);
     else
-      pending.push({jobs[job].available, job});
+      ready[kindOf(job)].push_back(job);
   }
 
   /// Gives bytes to the next tiles while there are any.
   void openTiles() {
     while (opened < tiles.size()) {
-      const TileState &tile = tiles[opened];
-      if (budget[tile.level] < tile.bytes && !reclaim(tile.level, tile.bytes))
+      if (!takeBytes(tiles[opened]) && !reclaim(tiles[opened]))
         return;
-      budget[tile.level] -= tile.bytes;
       ++opened;
       for (unsigned job : waitingForTile[opened])
-        pending.push({jobs[job].available, job});
+        ready[kindOf(job)].push_back(job);
       waitingForTile[opened].clear();
     }
   }
 
-  /// Waits for jobs that have ended, oldest first, until there are enough
-  /// bytes: those that were the last to use a tile, or else any that use one.
-  bool reclaim(size_t level, int64_t bytes) {
+  bool takeBytes(const TileState &tile) {
+    if (budget[tile.level] < tile.bytes)
+      return false;
+    if (hasAddress(tile)) {
+      // Small tiles keep apart from large ones, which would else find no place
+      // between them.
+      constexpr int64_t small = 16;
+      int64_t whole = problem.area->second - problem.area->first;
+      std::optional<int64_t> address =
+          holes.take(tile.bytes, program.storages[tile.storage].alignment,
+                     tile.bytes <= whole / small);
+      if (!address)
+        return false;
+      schedule.addresses[tile.storage] = *address;
+    }
+    budget[tile.level] -= tile.bytes;
+    return true;
+  }
+
+  void giveBackBytes(const TileState &tile) {
+    budget[tile.level] += tile.bytes;
+    if (!hasAddress(tile))
+      return;
+    int64_t address = schedule.addresses[tile.storage];
+    holes.add(address, address + tile.bytes);
+  }
+
+  bool hasAddress(const TileState &tile) const {
+    return problem.area && program.storages[tile.storage].level == Level::L1;
+  }
+
+  /// Waits for jobs that have ended, oldest first, until a tile finds its
+  /// bytes: for those that were the last to use a tile, or else any that use
+  /// one.
+  bool reclaim(const TileState &wanted) {
     for (bool lastUserOnly : {true, false})
-      for (size_t i = 0; i < outstanding.size() && budget[level] < bytes;) {
+      for (size_t i = 0; i < outstanding.size();) {
         unsigned job = outstanding[i];
         bool helps = false;
-        if (jobs[job].finish <= now)
+        if (jobs[job].ended)
           forEachTile(job, [&](unsigned tile) {
-            helps |= tiles[tile].level == level &&
+            helps |= tiles[tile].level == wanted.level &&
                      (!lastUserOnly || tiles[tile].users == 1);
           });
-        if (helps)
-          waitFor(job);
-        else
+        if (!helps) {
           ++i;
+          continue;
+        }
+        waitFor(job);
+        if (takeBytes(wanted))
+          return true;
       }
-    return budget[level] >= bytes;
+    return false;
   }
 
   void waitFor(unsigned job) {
@@ -162,7 +251,9 @@ private:
     schedule.stream.back().jobs.push_back(job);
     outstanding.erase(llvm::find(outstanding, job));
     --issuedTo(program.jobs[job].kind);
-    now = std::max(now, jobs[job].finish) + problem.waitCycles;
+    while (!jobs[job].ended)
+      passTillEnd();
+    pass(problem.waitCycles);
     account(job);
     complete(job);
   }
@@ -173,25 +264,16 @@ private:
     size_t index = program.jobs[job].opIndex;
     if (schedule.cyclesOf.size() <= index)
       schedule.cyclesOf.resize(index + 1);
-    schedule.cyclesOf[index] += now - accounted;
-    accounted = now;
+    schedule.cyclesOf[index] += std::llround(now) - accounted;
+    accounted = std::llround(now);
   }
 
   void complete(unsigned job) {
     jobs[job].known = true;
     forEachTile(job, [&](unsigned tile) {
       if (--tiles[tile].users == 0)
-        budget[tiles[tile].level] += tiles[tile].bytes;
+        giveBackBytes(tiles[tile]);
     });
-  }
-
-  /// Moves what has become ready to the ready lists.
-  void promote() {
-    while (!pending.empty() && pending.top().first <= now) {
-      unsigned job = pending.top().second;
-      pending.pop();
-      ready[kindOf(job)].push_back(job);
-    }
   }
 
   /// The place of the ready job of a kind that goes first.
@@ -227,29 +309,142 @@ private:
     entry.jobs.push_back(job);
     schedule.stream.push_back(std::move(entry));
     ++issued;
-    JobState &state = jobs[job];
-    state.issued = true;
     if (kind == JobKind::Call) {
-      now += problem.cycles[job];
+      pass(waitForCode(job));
+      start(Cores, job);
+      while (!jobs[job].ended)
+        passTillEnd();
       account(job);
-      state.finish = now;
       complete(job);
     } else {
-      now += problem.issueCycles;
+      pass(problem.costs[job].issueCycles);
       account(job);
-      int64_t &free = freeAt(kind);
-      free = std::max(free, now) + problem.cycles[job];
-      state.finish = free;
-      events.push(free);
       outstanding.push_back(job);
       ++issuedTo(kind);
+      start(engineOf(kind), job);
     }
-    for (unsigned next : problem.graph.successors[job]) {
-      JobState &other = jobs[next];
-      other.available = std::max(other.available, state.finish);
-      if (--other.missing == 0)
+  }
+
+  void start(size_t engine, unsigned job) {
+    Queue &queue = queues[engine];
+    if (queue.jobs.empty())
+      begin(engine, job);
+    else
+      queue.behind += problem.costs[job].cycles;
+    queue.jobs.push_back(job);
+  }
+
+  void begin(size_t engine, unsigned job) {
+    queues[engine].left = 1;
+    rates.reset();
+  }
+
+  /// The first job of an engine has ended.
+  void end(size_t engine) {
+    Queue &queue = queues[engine];
+    unsigned job = queue.jobs.front();
+    queue.jobs.pop_front();
+    rates.reset();
+    if (!queue.jobs.empty()) {
+      queue.behind -= problem.costs[queue.jobs.front()].cycles;
+      begin(engine, queue.jobs.front());
+    }
+    jobs[job].ended = true;
+    for (unsigned next : problem.graph.successors[job])
+      if (--jobs[next].missing == 0)
         becomeEligible(next);
+  }
+
+  /// Cycles that the first job of each engine takes if all go on as now.
+  void findRates() {
+    std::array<Activity, engineCount> activities;
+    std::pair<double, GemmCost> job{1, {}};
+    for (size_t engine = 0; engine < engineCount; ++engine) {
+      if (queues[engine].jobs.empty())
+        continue;
+      const JobCost &cost = problem.costs[queues[engine].jobs.front()];
+      // A job takes time, if little.
+      activities[engine].cycles = std::max<double>(cost.cycles, 1);
+      activities[engine].accesses = cost.accesses;
+      if (engine == (size_t)Engine::RedMulE) {
+        job.second = cost.gemm;
+        activities[engine].jobs = job;
+      }
     }
+    std::array<double, engineCount> cycles =
+        problem.contention.cyclesTogether(activities);
+    rates.emplace();
+    llvm::copy(cycles, rates->begin());
+    if (!queues[Hyper].jobs.empty())
+      (*rates)[Hyper] =
+          std::max<double>(problem.costs[queues[Hyper].jobs.front()].cycles, 1);
+  }
+
+  /// Lets cycles pass in which the stream does nothing else.
+  void pass(double cycles) {
+    double until = now + cycles;
+    while (passTillEnd(until) && now < until)
+      ;
+    now = until;
+  }
+
+  /// To the next time at which an engine ends a job, but not past `until`;
+  /// false if there is none.
+  bool passTillEnd(double until = std::numeric_limits<double>::max()) {
+    if (!rates)
+      findRates();
+    std::optional<size_t> first;
+    double least = 0;
+    for (size_t engine = 0; engine < engines; ++engine) {
+      if (queues[engine].jobs.empty())
+        continue;
+      double cycles = queues[engine].left * (*rates)[engine];
+      if (!first || cycles < least) {
+        first = engine;
+        least = cycles;
+      }
+    }
+    if (!first)
+      return false;
+    double cycles = std::min(least, until - now);
+    for (size_t engine = 0; engine < engines; ++engine)
+      if (!queues[engine].jobs.empty())
+        queues[engine].left -= cycles / (*rates)[engine];
+    now += cycles;
+    if (cycles < least)
+      return false;
+    end(*first);
+    return true;
+  }
+
+  /// Cycles until an engine has done what it was given, if nothing hindered it.
+  int64_t cyclesLeft(size_t engine) {
+    if (queues[engine].jobs.empty())
+      return 0;
+    if (!rates)
+      findRates();
+    return queues[engine].left * (*rates)[engine] + queues[engine].behind;
+  }
+
+  /// Cycles that a call waits for its code: a core's own cache has lost it, and
+  /// the shared ones the more of it the more code was called since.
+  double waitForCode(unsigned job) {
+    const JobCost &cost = problem.costs[job];
+    double since = 0, lost = 1;
+    size_t place = 0;
+    for (; place < recent.size(); ++place) {
+      since += recent[place].second;
+      if (recent[place].first == cost.kernel)
+        break;
+    }
+    if (place < recent.size()) {
+      // Half of that was in the caches itself, and put nothing else out.
+      lost = std::min(1.0, since / (2 * problem.codeBytes));
+      recent.erase(recent.begin() + place);
+    }
+    recent.insert(recent.begin(), {cost.kernel, cost.codeBytes});
+    return cost.codeBytes *
+           (problem.codeFromShared + lost * problem.codeFromL2);
   }
 
   int64_t runningGemm() const {
@@ -259,11 +454,22 @@ private:
     return -1;
   }
 
-  /// When the engine of a kind has done what it was given. Both directions of
-  /// the HyperRAM share its bus.
-  int64_t &freeAt(JobKind kind) {
-    return engineFree[(size_t)(kind == JobKind::StoreL2 ? JobKind::LoadL2
-                                                        : kind)];
+  /// Both directions of the HyperRAM share its bus.
+  static size_t engineOf(JobKind kind) {
+    switch (kind) {
+    case JobKind::LoadL1:
+      return (size_t)Engine::DmaIn;
+    case JobKind::StoreL1:
+      return (size_t)Engine::DmaOut;
+    case JobKind::Gemm:
+      return (size_t)Engine::RedMulE;
+    case JobKind::Call:
+      return Cores;
+    case JobKind::LoadL2:
+    case JobKind::StoreL2:
+      return Hyper;
+    }
+    llvm_unreachable("unknown kind");
   }
 
   /// Transfers that are issued and not waited for, of the DMA or the uDMA.
@@ -274,21 +480,15 @@ private:
   /// Whether the engine of a kind can take a job without holding up the stream.
   bool accepts(JobKind kind) {
     if (kind == JobKind::Gemm)
-      return freeAt(kind) <= now;
-    if (usesDma(kind)) {
-      unsigned queued = llvm::count_if(outstanding, [&](unsigned job) {
-        return program.jobs[job].kind == kind && jobs[job].finish > now;
-      });
-      if (queued > problem.dmaQueue)
-        return false;
-    }
+      return queues[engineOf(kind)].jobs.empty();
+    if (usesDma(kind) && queues[engineOf(kind)].jobs.size() > problem.dmaQueue)
+      return false;
     bool dma = usesDma(kind);
     if (issuedTo(kind) < (dma ? problem.dmaSlots : problem.hyperSlots))
       return true;
     for (unsigned job : outstanding)
       if (JobKind other = program.jobs[job].kind;
-          (dma ? usesDma(other) : usesHyperRam(other)) &&
-          jobs[job].finish <= now) {
+          (dma ? usesDma(other) : usesHyperRam(other)) && jobs[job].ended) {
         waitFor(job);
         return true;
       }
@@ -319,8 +519,8 @@ private:
       return false;
     int64_t longest = 0;
     for (unsigned call : calls)
-      longest = std::max(longest, problem.cycles[call]);
-    return freeAt(kind) > now + longest + problem.issueCycles;
+      longest = std::max(longest, problem.costs[call].cycles);
+    return cyclesLeft(engineOf(kind)) > longest;
   }
 
   bool issueCall() {
@@ -329,13 +529,14 @@ private:
       return false;
     size_t best = first((size_t)JobKind::Call);
     auto &gemms = ready[(size_t)JobKind::Gemm];
-    int64_t slack = freeAt(JobKind::Gemm) - now;
-    if (!gemms.empty() && slack > 0 && problem.cycles[list[best]] > slack) {
+    int64_t slack = cyclesLeft((size_t)Engine::RedMulE);
+    if (!gemms.empty() && slack > 0 &&
+        problem.costs[list[best]].cycles > slack) {
       // RedMulE has more to do and would stand still after its job: rather a
       // call that ends in time.
       std::optional<size_t> fitting;
       for (size_t i = 0; i < list.size(); ++i)
-        if (problem.cycles[list[i]] <= slack &&
+        if (problem.costs[list[i]].cycles <= slack &&
             (!fitting || goesLater(list[*fitting], list[i])))
           fitting = i;
       unsigned gemm = gemms[first((size_t)JobKind::Gemm)];
@@ -348,16 +549,6 @@ private:
     return true;
   }
 
-  /// To the next time at which an engine ends a job.
-  bool advance() {
-    while (!events.empty() && events.top() <= now)
-      events.pop();
-    if (events.empty())
-      return false;
-    now = events.top();
-    return true;
-  }
-
   const ScheduleProblem &problem;
   const JobProgram &program;
   SchedulePolicy policy;
@@ -365,18 +556,22 @@ private:
   std::vector<TileState> tiles;
   std::vector<int64_t> tileOf; // by storage
   int64_t budget[2];
+  Holes holes; // in l1
   unsigned opened = 0;
   std::vector<SmallVector<unsigned, 2>> waitingForTile;
 
-  using Timed = std::pair<int64_t, unsigned>;
-  std::priority_queue<Timed, std::vector<Timed>, std::greater<Timed>> pending;
-  std::priority_queue<int64_t, std::vector<int64_t>, std::greater<int64_t>>
-      events;
+  static constexpr size_t Cores = (size_t)Engine::Cores, Hyper = engineCount,
+                          engines = engineCount + 1;
+  Queue queues[engines];
+  /// Cycles of each engine's first job, until one of them ends or starts.
+  std::optional<std::array<double, engines>> rates;
   std::vector<unsigned> ready[kinds];
-  int64_t engineFree[kinds] = {};
+  /// Kernels and bytes of their code, the last one that was called first.
+  std::vector<std::pair<unsigned, int64_t>> recent;
   SmallVector<unsigned> outstanding; // issued, not waited for, oldest first
   unsigned notWaitedFor[3] = {};     // DMA, uDMA, RedMulE
-  int64_t now = 0, accounted = 0;
+  double now = 0;
+  int64_t accounted = 0;
   size_t issued = 0;
   Schedule schedule;
 };
@@ -392,9 +587,9 @@ Schedule sequentialSchedule(const ScheduleProblem &problem) {
   Schedule schedule;
   schedule.cyclesOf.resize(problem.program.operators.size());
   for (auto [i, job] : llvm::enumerate(problem.program.jobs)) {
-    int64_t cycles = problem.cycles[i];
+    int64_t cycles = problem.costs[i].cycles;
     if (isAsynchronous(job.kind))
-      cycles += problem.issueCycles + problem.waitCycles;
+      cycles += problem.costs[i].issueCycles + problem.waitCycles;
     schedule.makespan += cycles;
     if ((size_t)job.opIndex < schedule.cyclesOf.size())
       schedule.cyclesOf[job.opIndex] += cycles;

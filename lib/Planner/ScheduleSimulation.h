@@ -3,26 +3,47 @@
 #ifndef TD_LIB_PLANNER_SCHEDULESIMULATION_H
 #define TD_LIB_PLANNER_SCHEDULESIMULATION_H
 
+#include "lib/CostModel/Contention.h"
 #include "lib/Planner/ScheduleGraph.h"
 #include <optional>
 
 namespace td {
 
+/// A job, from its start to its end on its engine.
+struct JobCost {
+  /// As if nothing else went on.
+  int64_t cycles = 0;
+  /// For which its issue holds up the stream, if it is asynchronous.
+  int64_t issueCycles = 0;
+  /// To banks of L1, in all.
+  double accesses = 0;
+  GemmCost gemm;
+  /// Which kernel a call is of, and bytes of its code.
+  unsigned kernel = 0;
+  int64_t codeBytes = 0;
+};
+
 /// What the simulation needs to know besides the program.
 struct ScheduleProblem {
   const JobProgram &program;
   const DependenceGraph &graph;
-  /// Predicted cycles of each job, from its start to its end on its engine.
-  std::vector<int64_t> cycles;
-  /// Cycles for which issuing an asynchronous job, and waiting for one that has
-  /// ended, hold up the stream.
-  int64_t issueCycles = 0, waitCycles = 0;
+  const Contention &contention;
+  /// What each job costs alone on the machine.
+  std::vector<JobCost> costs;
+  /// Cycles for which waiting for a job that has ended holds up the stream.
+  int64_t waitCycles = 0;
+  /// Bytes of code that the caches that all cores share keep, and the cycles to
+  /// bring a byte from L2 to them, and from them to a core's own cache.
+  double codeBytes = 0, codeFromL2 = 0, codeFromShared = 0;
   /// Transfers that may be issued and not waited for: DMA, uDMA.
   unsigned dmaSlots = 1, hyperSlots = 1;
   /// DMA transfers each way that can wait for the one that runs.
   unsigned dmaQueue = 1;
   /// Bytes for tiles and temporaries in l1 and l2.
   int64_t budget[2] = {0, 0};
+  /// Where tiles in l1 lie, if they get addresses as they get bytes; otherwise
+  /// their addresses are someone else's problem.
+  std::optional<std::pair<int64_t, int64_t>> area;
 };
 
 /// How the scheduler chooses among jobs that are ready.
@@ -39,6 +60,8 @@ struct SchedulePolicy {
 struct Schedule {
   std::vector<StreamEntry> stream;
   int64_t makespan = 0;
+  /// Of the tiles in l1, by storage; empty if they got none.
+  std::vector<int64_t> addresses;
   /// Cycles that the stream spends in the jobs of each operator and in waiting
   /// for them.
   std::vector<int64_t> cyclesOf;

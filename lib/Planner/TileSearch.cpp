@@ -1,10 +1,11 @@
 #include "lib/Planner/TileSearch.h"
 
 #include "dialects/Tile/Windows.h"
-#include "lib/CostModel/CostModel.h"
+#include "lib/CostModel/Contention.h"
 #include "llvm/ADT/SetVector.h"
 #include "llvm/Support/raw_ostream.h"
 #include <algorithm>
+#include <array>
 #include <map>
 #include <numeric>
 
@@ -33,6 +34,12 @@ struct TileInfo {
   bool input = false, output = false;
 };
 
+/// One execution of a stage, alone on the machine.
+struct StageCost {
+  double cycles = 0, accesses = 0; // accesses to L1 in all
+  GemmCost gemm;                   // of RedMulE
+};
+
 struct StageInfo {
   tile::Phase phase;
   tile::Engine engine;
@@ -40,20 +47,21 @@ struct StageInfo {
   SmallVector<unsigned> operands; // tiles
   SmallVector<unsigned> dims;   // of the group that the stage's cost depends on
   SmallVector<unsigned> matrix; // RedMulE: whether each belongs to M, N or K
-  std::map<SmallVector<int64_t>, int64_t> memo;
+  std::map<SmallVector<int64_t>, StageCost> memo;
 };
 
 } // namespace
 
 struct GroupCostModel::Impl {
   Target target;
+  Contention contention;
   SmallVector<int64_t> sizes;
   std::vector<TileInfo> tiles;
   std::vector<StageInfo> stages;
   bool hasRedmule = false;
 
   Impl(const Target &target, tile::GroupOp group)
-      : target(target), sizes(group.getSizes()) {
+      : target(target), contention(target), sizes(group.getSizes()) {
     DenseMap<Value, unsigned> tileOf;
     Block &block = group.getBody().front();
     unsigned inputs = group.getIns().size();
@@ -120,30 +128,37 @@ struct GroupCostModel::Impl {
       windows.emplace_back(tile.map, tileSizes);
   }
 
-  /// Cycles of one execution of a stage on tiles of the given extent.
-  int64_t stageCycles(StageInfo &stage, ArrayRef<int64_t> extent) {
+  /// One execution of a stage on tiles of the given extent; none if it is no
+  /// job that RedMulE can do.
+  const StageCost *stageCost(StageInfo &stage, ArrayRef<int64_t> extent) {
     SmallVector<int64_t> key;
     for (unsigned dim : stage.dims)
       key.push_back(extent[dim]);
-    auto [entry, inserted] = stage.memo.try_emplace(key, 0);
+    auto [entry, inserted] = stage.memo.try_emplace(key);
+    StageCost &cost = entry->second;
     if (!inserted)
-      return entry->second;
+      return cost.cycles > 0 ? &cost : nullptr;
     if (stage.engine == tile::Engine::RedMulE) {
       int64_t matrix[3] = {1, 1, 1};
       for (auto [dim, which] : llvm::zip(stage.dims, stage.matrix))
         matrix[which] *= extent[dim];
       if (llvm::any_of(matrix, [](int64_t size) { return size > maxJobSize; }))
-        return entry->second = std::numeric_limits<int32_t>::max();
-      return entry->second =
-                 redmuleCycles(target, matrix[0], matrix[1], matrix[2],
-                               tiles[stage.operands[0]].element);
+        return nullptr;
+      cost.gemm = gemmCost(target, matrix[0], matrix[1], matrix[2],
+                           tiles[stage.operands[0]].element);
+      cost.cycles = cost.gemm.cycles(1);
+      cost.accesses = cost.gemm.beats() * contention.portWords;
+      return &cost;
     }
     SmallVector<SmallVector<int64_t>> shapes;
     if (isa<linalg::FillOp>(stage.op.getOperation()))
       shapes.push_back({}); // the constant
     for (unsigned operand : stage.operands)
       shapes.push_back(shapeOf(tiles[operand], extent));
-    return entry->second = kernelCycles(target, stage.op, shapes);
+    KernelCost kernel = kernelCost(target, stage.op, shapes);
+    cost.cycles = kernel.cycles + target.integer("runtime", "call_cycles");
+    cost.accesses = kernel.accesses;
+    return &cost;
   }
 
   /// Calls `visit(extent, times)` for each kind of tile: full and edge sizes of
@@ -252,7 +267,8 @@ struct GroupCostModel::Impl {
                  : std::accumulate(cycles.begin(), cycles.end(), int64_t(0));
     };
 
-    int64_t dmaIn = 0, dmaOut = 0, hyperIn = 0, hyperOut = 0;
+    int64_t dmaIn = 0, dmaOut = 0, hyperIn = 0, hyperOut = 0, issue = 0;
+    int64_t wait = target.integer("runtime", "wait_cycles");
     for (const TileInfo &tile : tiles) {
       if (!tile.array)
         continue;
@@ -266,13 +282,19 @@ struct GroupCostModel::Impl {
             SmallVector<int64_t> shape = shapeOf(tile, extent);
             tile::WindowNest nest = window(tile, shape);
             int64_t lines = nest.runs(), lineBytes = nest.run;
-            int64_t dma =
-                level == tile::Level::L2
-                    ? dmaCycles(target, nest.commands(), lines, lineBytes)
-                    : dmaCycles(target, 1, 1, lines * lineBytes);
+            auto dma = [&](bool toL1) {
+              return level == tile::Level::L2
+                         ? dmaCycles(target, nest.commands(), lines, lineBytes,
+                                     toL1)
+                         : dmaCycles(target, 1, 1, lines * lineBytes, toL1);
+            };
+            int64_t each = issueCycles(target, nest.commands()) + wait;
+            if (level == tile::Level::L3)
+              each += issueCycles(target, 1) + wait;
             int64_t moved = bytesOf(tile.element, shape);
             if (tile.input) {
-              dmaIn += dma * count * times;
+              dmaIn += dma(true) * count * times;
+              issue += each * count * times;
               cost.movedBytes += moved * count * times;
               if (level == tile::Level::L3)
                 hyperIn += hyperCycles(target, lines, lineBytes,
@@ -280,7 +302,8 @@ struct GroupCostModel::Impl {
                            count * times;
             }
             if (tile.output) {
-              dmaOut += dma * count;
+              dmaOut += dma(false) * count;
+              issue += each * count;
               cost.movedBytes += moved * count;
               if (level == tile::Level::L3)
                 hyperOut += hyperCycles(target, lines, lineBytes,
@@ -298,9 +321,11 @@ struct GroupCostModel::Impl {
     // Work of the engines, and what of it cannot overlap: the first tile's
     // preparation and the last one's epilogue beside an idle accelerator.
     SmallVector<bool> all(sizes.size(), true);
-    int64_t exposedCores = 0, exposedJob = 0;
+    double exposedCores = 0, exposedJob = 0, cores = issue, redmule = 0;
+    double coreAccesses = 0, portAccesses = 0;
+    SmallVector<std::pair<double, GemmCost>, 4> jobs;
     for (StageInfo &stage : stages) {
-      int64_t cycles = 0, times = 1;
+      int64_t times = 1;
       SmallVector<bool> walked = all;
       // Init and finish run once for each tile that they write, preparations
       // whenever one that they touch is new.
@@ -313,27 +338,55 @@ struct GroupCostModel::Impl {
         ArrayRef<bool> written = tiles[stage.operands.back()].walked;
         walked.assign(written.begin(), written.end());
       }
+      bool isJob = stage.engine == tile::Engine::RedMulE, possible = true;
       forEachKind(tileSizes, walked,
                   [&](ArrayRef<int64_t> extent, int64_t count) {
-                    cycles += stageCycles(stage, extent) * count;
+                    const StageCost *each = stageCost(stage, extent);
+                    if (!each) {
+                      possible = false;
+                      return;
+                    }
+                    double all = count * times;
+                    if (isJob) {
+                      redmule += all * each->cycles;
+                      cores += all * (issueCycles(target, 1) + wait);
+                      portAccesses += all * each->accesses;
+                      jobs.push_back({all, each->gemm});
+                    } else {
+                      cores += all * each->cycles;
+                      coreAccesses += all * each->accesses;
+                    }
                   });
-      (stage.engine == tile::Engine::RedMulE ? cost.redmule : cost.cores) +=
-          cycles * times;
-      int64_t once = stageCycles(stage, tileSizes);
-      (stage.engine == tile::Engine::RedMulE ? exposedJob : exposedCores) +=
-          once;
+      if (!possible)
+        return cost;
+      (isJob ? exposedJob : exposedCores) +=
+          stageCost(stage, tileSizes)->cycles;
     }
-    if (hasRedmule && overlaps) {
-      // Beside RedMulE, which takes most banks, the DMA waits for its.
-      int64_t most = std::max({cost.dma, cost.redmule, cost.cores, int64_t(1)});
-      int64_t slower = target.integer("redmule", "beside_percent") - 100;
-      int64_t beside =
-          cost.dma + cost.dma * slower * cost.redmule / (100 * most);
-      cost.total = std::max({beside, cost.hyper, cost.redmule + exposedCores,
-                             cost.cores + exposedJob});
-    } else {
+    cost.cores = cores;
+    cost.redmule = redmule;
+    if (!overlaps) {
       cost.total = combine({cost.dma, cost.hyper, cost.redmule, cost.cores});
+      return cost;
     }
+    if (double least = std::max(cost.redmule + exposedCores,
+                                cost.cores + (hasRedmule ? exposedJob : 0));
+        least > bound) {
+      cost.total = least;
+      return cost;
+    }
+    // Engines meet in L1 for the share of the time in which they work.
+    std::array<Activity, engineCount> work;
+    work[(size_t)Engine::DmaIn] = {double(dmaIn), dmaIn * contention.dmaWords};
+    work[(size_t)Engine::DmaOut] = {double(dmaOut),
+                                    dmaOut * contention.dmaWords};
+    work[(size_t)Engine::Cores] = {cores, coreAccesses};
+    work[(size_t)Engine::RedMulE] = {redmule, portAccesses, jobs};
+    std::array<double, engineCount> busy = contention.busyCycles(work);
+    double exposed = hasRedmule ? exposedCores : 0;
+    cost.total =
+        std::max({busy[(size_t)Engine::DmaIn], busy[(size_t)Engine::DmaOut],
+                  double(cost.hyper), busy[(size_t)Engine::RedMulE] + exposed,
+                  busy[(size_t)Engine::Cores] + (hasRedmule ? exposedJob : 0)});
     return cost;
   }
 

@@ -3,8 +3,8 @@
 
 #l1 = #tile.memory<l1>
 #l2 = #tile.memory<l2>
-module attributes {tile.target = {cores = {count = 8}, dma = {bytes_per_cycle = 8, transfer_cycles = 40, global_queue = 8, burst_bytes = 256, outstanding_bursts = 8, latency_cycles = 13},
-           runtime = {core_stack = 16, l2_reserved = 256, issue_cycles = 30, wait_cycles = 20, call_cycles = 20}, memory = {l1 = {base = 4096, size = 8192}, l2 = {base = 65536, size = 8192}}}} {
+module attributes {tile.target = {cores = {count = 8, l2_access = 15}, icache = {banks = 2, sets = 32, ways = 4, refill = 2}, dma = {bytes_per_cycle = 8, start_cycles = 13, global_queue = 8, burst_bytes = 256, outstanding_bursts = 8, latency_cycles = 13, meets_cores_percent = 100, cores_meet_percent = 100},
+           runtime = {core_stack = 16, l2_reserved = 256, issue_cycles = 30, command_cycles = 10, wait_cycles = 20, call_cycles = 20}, memory = {l1 = {base = 4096, size = 8192, banks = 16}, l2 = {base = 65536, size = 8192}}}} {
   tile.program @l1 target "t" {
     %x = tile.buffer input "x" : memref<32x60xf32, #l2>
     // expected-error @below {{operator 'fc' does not fit in l1: needs 7680 bytes, available}}
@@ -19,8 +19,8 @@ module attributes {tile.target = {cores = {count = 8}, dma = {bytes_per_cycle = 
 
 #l1 = #tile.memory<l1>
 #l2 = #tile.memory<l2>
-module attributes {tile.target = {cores = {count = 8}, dma = {bytes_per_cycle = 8, transfer_cycles = 40, global_queue = 8, burst_bytes = 256, outstanding_bursts = 8, latency_cycles = 13},
-           runtime = {core_stack = 16, l2_reserved = 256, issue_cycles = 30, wait_cycles = 20, call_cycles = 20}, memory = {l1 = {base = 4096, size = 8192}, l2 = {base = 65536, size = 8192}}}} {
+module attributes {tile.target = {cores = {count = 8, l2_access = 15}, icache = {banks = 2, sets = 32, ways = 4, refill = 2}, dma = {bytes_per_cycle = 8, start_cycles = 13, global_queue = 8, burst_bytes = 256, outstanding_bursts = 8, latency_cycles = 13, meets_cores_percent = 100, cores_meet_percent = 100},
+           runtime = {core_stack = 16, l2_reserved = 256, issue_cycles = 30, command_cycles = 10, wait_cycles = 20, call_cycles = 20}, memory = {l1 = {base = 4096, size = 8192, banks = 16}, l2 = {base = 65536, size = 8192}}}} {
   tile.program @l2 target "t" {
     %x = tile.buffer input "x" : memref<32x60xf32, #l2>
     %y = tile.buffer state "y" : memref<32x60xf32, #l2>
