@@ -2,6 +2,7 @@
 #include "passes/Passes.h"
 
 #include "mlir/Dialect/Linalg/Transforms/Transforms.h"
+#include "mlir/Dialect/Math/IR/Math.h"
 #include "mlir/IR/Matchers.h"
 #include "mlir/Transforms/GreedyPatternRewriteDriver.h"
 
@@ -218,6 +219,48 @@ struct WritePermuted : OpRewritePattern<linalg::GenericOp> {
   }
 };
 
+/// In `rate * (row * column) + w`, the update at batch 1, `rate * row` is the
+/// same for a whole row: that leaves one operation an element.
+static void scaleRowsFirst(linalg::GenericOp op) {
+  if (op.getNumParallelLoops() != op.getNumLoops() || op.getNumLoops() < 2)
+    return;
+  unsigned innermost = op.getNumLoops() - 1;
+  auto varies = [&](Value value, auto &&self) -> bool {
+    if (auto argument = dyn_cast<BlockArgument>(value);
+        argument && argument.getOwner() == op.getBody())
+      return op
+          .getMatchingIndexingMap(&op->getOpOperand(argument.getArgNumber()))
+          .isFunctionOfDim(innermost);
+    Operation *made = value.getDefiningOp();
+    return made && made->getBlock() == op.getBody() &&
+           (made->getNumOperands() == 0 ||
+            llvm::any_of(made->getOperands(),
+                         [&](Value operand) { return self(operand, self); }));
+  };
+  for (auto sum :
+       llvm::make_early_inc_range(op.getBody()->getOps<math::FmaOp>()))
+    for (bool swapped : {false, true}) {
+      Value rate = swapped ? sum.getB() : sum.getA();
+      auto product =
+          (swapped ? sum.getA() : sum.getB()).getDefiningOp<arith::MulFOp>();
+      if (!product || !product->hasOneUse() || varies(rate, varies))
+        continue;
+      Value row = product.getLhs(), column = product.getRhs();
+      if (varies(row, varies))
+        std::swap(row, column);
+      if (varies(row, varies) || !varies(column, varies))
+        continue;
+      OpBuilder b(sum);
+      Value scaled = arith::MulFOp::create(b, product.getLoc(), rate, row);
+      Value result =
+          math::FmaOp::create(b, sum.getLoc(), scaled, column, sum.getC());
+      sum.getResult().replaceAllUsesWith(result);
+      sum.erase();
+      product.erase();
+      break;
+    }
+}
+
 struct FuseElementwise : td::impl::FuseElementwiseBase<FuseElementwise> {
   using FuseElementwiseBase::FuseElementwiseBase;
 
@@ -235,6 +278,7 @@ struct FuseElementwise : td::impl::FuseElementwiseBase<FuseElementwise> {
     linalg::populateElementwiseOpsFusionPatterns(patterns, shouldFuse);
     if (failed(applyPatternsGreedily(getOperation(), std::move(patterns))))
       return signalPassFailure();
+    getOperation().walk(scaleRowsFirst);
     if (!getOperation().isDeclaration() &&
         failed(verifyDecomposed(getOperation())))
       signalPassFailure();

@@ -29,14 +29,14 @@ class Scheduler {
 public:
   Scheduler(td::JobProgram &program, const td::Target &target)
       : program(program), target(target), symbols(program.op->getParentOp()),
-        contention(target), graph(program),
+        costs(target), contention(target), graph(program),
         problem{program, graph, contention} {}
 
   LogicalResult run() {
     td::setAlignments(program, target);
     for (const td::Job &job : program.jobs)
       problem.costs.push_back(costOf(job));
-    problem.waitCycles = target.integer("runtime", "wait_cycles");
+    problem.waitCycles = costs.waitCycles;
     constexpr double lineBytes = 16;
     problem.codeBytes = lineBytes * target.integer("icache", "banks") *
                         target.integer("icache", "sets") *
@@ -151,26 +151,25 @@ private:
 
   td::JobCost costOf(const td::Job &job) {
     td::JobCost cost;
-    cost.issueCycles = target.integer("runtime", "issue_cycles");
+    cost.issueCycles = costs.issueCycles();
     if (auto copy = dyn_cast<CopyOp>(job.op)) {
       WindowNest window = windowOf(copy);
       if (td::usesDma(job.kind)) {
-        cost.issueCycles = td::issueCycles(target, window.commands());
+        cost.issueCycles = costs.issueCycles(window.commands());
         cost.cycles =
-            td::dmaCycles(target, window.commands(), window.runs(), window.run,
-                          job.kind == td::JobKind::LoadL1);
+            costs.dmaCycles(window.commands(), window.runs(), window.run,
+                            job.kind == td::JobKind::LoadL1);
         cost.accesses = contention.dmaWords * cost.cycles;
       } else {
-        cost.cycles = td::hyperCycles(target, window.runs(), window.run,
-                                      job.kind == td::JobKind::StoreL2);
+        cost.cycles = costs.hyperCycles(window.runs(), window.run,
+                                        job.kind == td::JobKind::StoreL2);
       }
       return cost;
     }
     if (auto gemm = dyn_cast<td::redmule::GemmOp>(job.op)) {
       SmallVector<int64_t, 3> sizes = gemm.getJobSizes();
       auto x = cast<MemRefType>(gemm.getX().getType());
-      cost.gemm = td::gemmCost(target, sizes[0], sizes[1], sizes[2],
-                               x.getElementType());
+      cost.gemm = costs.gemm(sizes[0], sizes[1], sizes[2], x.getElementType());
       cost.cycles = cost.gemm.cycles(1);
       cost.accesses = contention.portWords * cost.gemm.beats();
       return cost;
@@ -202,12 +201,12 @@ private:
         llvm::append_range(shapes.back(),
                            cast<MemRefType>(tile.getType()).getShape());
       }
-      td::KernelCost part = td::kernelCost(target, op, shapes);
+      td::KernelCost part = costs.kernel(op, shapes);
       cost.cycles += part.cycles;
       cost.codeBytes += part.codeBytes;
       cost.accesses += part.accesses;
     }
-    cost.cycles += target.integer("runtime", "call_cycles");
+    cost.cycles += costs.callCycles;
     return cost;
   }
 
@@ -283,6 +282,7 @@ private:
   td::JobProgram &program;
   const td::Target &target;
   SymbolTable symbols;
+  td::CostModel costs;
   td::Contention contention;
   td::DependenceGraph graph;
   /// What calls of a kernel on tiles of the same shapes cost.

@@ -59,7 +59,7 @@ NB_MODULE(_td, m) {
             shapes.back().assign(type.getShape().begin(),
                                  type.getShape().end());
         }
-        return td::kernelCost(*target, op, shapes).cycles;
+        return td::CostModel(*target).kernel(op, shapes).cycles;
       },
       nb::arg("op"),
       "Predicted cycles of a kernel, given as its linalg op on operands of "

@@ -7,40 +7,60 @@ using namespace mlir;
 
 namespace td {
 
-int64_t dmaCycles(const Target &target, int64_t commands, int64_t lines,
-                  int64_t lineBytes, bool toL1) {
-  int64_t width = target.integer("dma", "bytes_per_cycle");
+CostModel::CostModel(const Target &target) {
+  // A section that a target lacks is a part that it lacks.
+  auto number = [&](llvm::StringRef section, llvm::StringRef key) {
+    return target.has(section) ? target.number(section, key) : 0;
+  };
+  dmaBytes = number("dma", "bytes_per_cycle");
+  dmaStart = number("dma", "start_cycles");
+  burstBytes = number("dma", "burst_bytes");
+  burstLatency = number("dma", "latency_cycles");
+  issue = number("runtime", "issue_cycles");
+  command = number("runtime", "command_cycles");
+  waitCycles = number("runtime", "wait_cycles");
+  callCycles = number("runtime", "call_cycles");
+  readByte = number("hyperram", "read_cycles_per_byte");
+  writeByte = number("hyperram", "write_cycles_per_byte");
+  hyperTransfer = number("hyperram", "transfer_cycles");
+  rows = number("redmule", "rows");
+  columns = number("redmule", "columns");
+  pipeline = number("redmule", "pipeline");
+  portBytes = number("redmule", "port_bytes");
+  tileCycles = number("redmule", "tile_cycles");
+  jobCycles = number("redmule", "job_cycles");
+  cluster.units = number("fpu", "count");
+  cluster.divide = number("fpu", "fdiv32");
+  cluster.banks = number("memory.l1", "banks");
+  if (!target.has("cores.taken_branch"))
+    return;
+  cluster.cores = number("cores", "count");
+  cluster.takenBranch = number("cores", "taken_branch");
+  cluster.loadUse = number("cores", "load_use");
+  cluster.barrier = number("cores", "barrier");
+  cluster.multiply = number("cores", "mul");
+  cluster.divideInteger = number("cores", "div");
+}
+
+int64_t CostModel::dmaCycles(int64_t commands, int64_t lines, int64_t lineBytes,
+                             bool toL1) const {
   // Each line starts a beat of its own.
-  int64_t cycles = commands * target.integer("dma", "start_cycles") +
-                   lines * llvm::divideCeil(lineBytes, width);
+  int64_t cycles =
+      commands * dmaStart + lines * llvm::divideCeil(lineBytes, dmaBytes);
   // To L2, a burst waits for the one before.
   if (!toL1)
-    cycles +=
-        lines *
-        llvm::divideCeil(lineBytes, target.integer("dma", "burst_bytes")) *
-        target.integer("dma", "latency_cycles");
+    cycles += lines * llvm::divideCeil(lineBytes, burstBytes) * burstLatency;
   return cycles;
 }
 
-int64_t issueCycles(const Target &target, int64_t commands) {
-  return target.integer("runtime", "issue_cycles") +
-         (commands - 1) * target.integer("runtime", "command_cycles");
-}
-
-int64_t hyperCycles(const Target &target, int64_t lines, int64_t lineBytes,
-                    bool toL3) {
-  double perByte = target.number("hyperram", toL3 ? "write_cycles_per_byte"
-                                                  : "read_cycles_per_byte");
-  return lines * target.integer("hyperram", "transfer_cycles") +
+int64_t CostModel::hyperCycles(int64_t lines, int64_t lineBytes,
+                               bool toL3) const {
+  double perByte = toL3 ? writeByte : readByte;
+  return lines * hyperTransfer +
          static_cast<int64_t>(std::ceil(perByte * lines * lineBytes));
 }
 
-GemmCost gemmCost(const Target &target, int64_t m, int64_t n, int64_t k,
-                  Type element) {
-  int64_t rows = target.integer("redmule", "rows"),
-          columns = target.integer("redmule", "columns"),
-          pipeline = target.integer("redmule", "pipeline"),
-          port = target.integer("redmule", "port_bytes");
+GemmCost CostModel::gemm(int64_t m, int64_t n, int64_t k, Type element) const {
   int64_t bytes = element.getIntOrFloatBitWidth() / 8;
   // One tile of Z has `rows` rows and as many columns as keep the array's
   // pipelines full; it takes that many cycles for each `columns` steps of N.
@@ -49,13 +69,12 @@ GemmCost gemmCost(const Target &target, int64_t m, int64_t n, int64_t k,
   auto tiles = [&](int64_t count, int64_t validRows) {
     GemmCost::Tiles tiles;
     tiles.count = count * tileColumns;
-    tiles.array = width * llvm::divideCeil(n, columns) +
-                  target.integer("redmule", "tile_cycles");
+    tiles.array = width * llvm::divideCeil(n, columns) + tileCycles;
     // Beats of the port, which serves valid rows only: W a row a step, X a
     // port's width of steps at once, Y in and Z out.
-    int64_t lineBeats = llvm::divideCeil(width * bytes, port);
+    int64_t lineBeats = llvm::divideCeil(width * bytes, portBytes);
     tiles.beats = lineBeats * n +
-                  validRows * llvm::divideCeil(n * bytes, port) +
+                  validRows * llvm::divideCeil(n * bytes, portBytes) +
                   2 * validRows * lineBeats;
     return tiles;
   };
@@ -63,7 +82,7 @@ GemmCost gemmCost(const Target &target, int64_t m, int64_t n, int64_t k,
   cost.full = tiles(m / rows, rows);
   if (m % rows)
     cost.partial = tiles(1, m % rows);
-  cost.fixed = target.integer("redmule", "job_cycles");
+  cost.fixed = jobCycles;
   return cost;
 }
 

@@ -9,19 +9,6 @@
 
 namespace td {
 
-/// Cycles of a cluster DMA transfer of `lines` lines of `lineBytes` bytes
-/// between L2 and L1, by so many commands, behind another one on the DMA.
-int64_t dmaCycles(const Target &target, int64_t commands, int64_t lines,
-                  int64_t lineBytes, bool toL1);
-
-/// Cycles of core 0 for a copy of so many commands: to issue it, and to wait
-/// for it once it is complete.
-int64_t issueCycles(const Target &target, int64_t commands);
-
-/// Cycles of one uDMA transfer between L3 and L2.
-int64_t hyperCycles(const Target &target, int64_t lines, int64_t lineBytes,
-                    bool toL3);
-
 /// One RedMulE job Z[MxK] += X[MxN] W[NxK]: tiles of Z, of which the array or
 /// the port decides how long each takes.
 struct GemmCost {
@@ -39,9 +26,6 @@ struct GemmCost {
     return full.count * full.beats + partial.count * partial.beats;
   }
 };
-GemmCost gemmCost(const Target &target, int64_t m, int64_t n, int64_t k,
-                  mlir::Type element);
-
 /// One kernel on all cores of the cluster, from its call to the barrier after
 /// it, with its code in the instruction caches.
 struct KernelCost {
@@ -50,10 +34,43 @@ struct KernelCost {
   int64_t codeBytes = 0; // that it comes by
 };
 
-/// `kernel` is a linalg op on memrefs or tensors; `shapes` gives the sizes of
-/// its operands (inputs, then outputs).
-KernelCost kernelCost(const Target &target, mlir::linalg::LinalgOp kernel,
-                      llvm::ArrayRef<llvm::SmallVector<int64_t>> shapes);
+/// The machine's numbers, looked up once.
+class CostModel {
+public:
+  explicit CostModel(const Target &target);
+
+  /// Cycles of a cluster DMA transfer of `lines` lines of `lineBytes` bytes
+  /// between L2 and L1, by so many commands, behind another one on the DMA.
+  int64_t dmaCycles(int64_t commands, int64_t lines, int64_t lineBytes,
+                    bool toL1) const;
+  /// Cycles of one uDMA transfer between L3 and L2.
+  int64_t hyperCycles(int64_t lines, int64_t lineBytes, bool toL3) const;
+  GemmCost gemm(int64_t m, int64_t n, int64_t k, mlir::Type element) const;
+  /// `kernel` is a linalg op on memrefs or tensors; `shapes` gives the sizes of
+  /// its operands (inputs, then outputs).
+  KernelCost kernel(mlir::linalg::LinalgOp kernel,
+                    llvm::ArrayRef<llvm::SmallVector<int64_t>> shapes) const;
+  /// Cycles of core 0 to issue a job of so many commands, to wait for one that
+  /// is complete, and to call a kernel.
+  int64_t issueCycles(int64_t commands = 1) const {
+    return issue + (commands - 1) * command;
+  }
+  int64_t waitCycles, callCycles;
+
+  /// What kernels depend on.
+  struct Cluster {
+    double cores, units, banks, takenBranch, loadUse, divide, barrier, multiply,
+        divideInteger;
+  };
+
+private:
+  int64_t dmaBytes, dmaStart, burstBytes, burstLatency;
+  int64_t issue, command;
+  double readByte, writeByte;
+  int64_t hyperTransfer;
+  int64_t rows, columns, pipeline, portBytes, tileCycles, jobCycles;
+  Cluster cluster;
+};
 
 } // namespace td
 

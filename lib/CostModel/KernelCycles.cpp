@@ -67,19 +67,11 @@ constexpr double reductionStep = 9;
 constexpr double loopEntry = 5, blockEntry = 18, rowEntry = 30,
                  streamRowEntry = 11;
 
-class Estimate {
+class Estimate : CostModel::Cluster {
 public:
-  Estimate(const Target &target, linalg::LinalgOp op, const KernelPlan &plan,
-           ArrayRef<SmallVector<int64_t>> shapes)
-      : plan(plan), cores(target.integer("cores", "count")),
-        units(target.integer("fpu", "count")),
-        banks(target.integer("memory.l1", "banks")),
-        takenBranch(target.integer("cores", "taken_branch")),
-        loadUse(target.integer("cores", "load_use")),
-        divide(target.integer("fpu", "fdiv32")),
-        barrier(target.integer("cores", "barrier")),
-        multiply(target.integer("cores", "mul")),
-        divideInteger(target.integer("cores", "div")) {
+  Estimate(const CostModel::Cluster &cluster, linalg::LinalgOp op,
+           const KernelPlan &plan, ArrayRef<SmallVector<int64_t>> shapes)
+      : Cluster(cluster), plan(plan) {
     SmallVector<int64_t> dimensions;
     for (auto [operand, r] : plan.sizeOf)
       dimensions.push_back(shapes[operand][r]);
@@ -528,8 +520,6 @@ private:
   }
 
   const KernelPlan &plan;
-  double cores, units, banks, takenBranch, loadUse, divide, barrier, multiply,
-      divideInteger;
   bool streamed = false;
   /// Accesses meet less often than independent ones would, since the cores fall
   /// in step.
@@ -544,12 +534,12 @@ private:
 
 } // namespace
 
-KernelCost kernelCost(const Target &target, linalg::LinalgOp kernel,
-                      ArrayRef<SmallVector<int64_t>> shapes) {
+KernelCost CostModel::kernel(linalg::LinalgOp kernel,
+                             ArrayRef<SmallVector<int64_t>> shapes) const {
   FailureOr<KernelPlan> plan = KernelPlan::get(kernel);
   if (failed(plan))
     return {};
-  return Estimate(target, kernel, *plan, shapes).cost();
+  return Estimate(cluster, kernel, *plan, shapes).cost();
 }
 
 } // namespace td

@@ -53,7 +53,7 @@ struct StageInfo {
 } // namespace
 
 struct GroupCostModel::Impl {
-  Target target;
+  CostModel costs;
   Contention contention;
   SmallVector<int64_t> sizes;
   std::vector<TileInfo> tiles;
@@ -61,7 +61,7 @@ struct GroupCostModel::Impl {
   bool hasRedmule = false;
 
   Impl(const Target &target, tile::GroupOp group)
-      : target(target), contention(target), sizes(group.getSizes()) {
+      : costs(target), contention(target), sizes(group.getSizes()) {
     DenseMap<Value, unsigned> tileOf;
     Block &block = group.getBody().front();
     unsigned inputs = group.getIns().size();
@@ -144,8 +144,8 @@ struct GroupCostModel::Impl {
         matrix[which] *= extent[dim];
       if (llvm::any_of(matrix, [](int64_t size) { return size > maxJobSize; }))
         return nullptr;
-      cost.gemm = gemmCost(target, matrix[0], matrix[1], matrix[2],
-                           tiles[stage.operands[0]].element);
+      cost.gemm = costs.gemm(matrix[0], matrix[1], matrix[2],
+                             tiles[stage.operands[0]].element);
       cost.cycles = cost.gemm.cycles(1);
       cost.accesses = cost.gemm.beats() * contention.portWords;
       return &cost;
@@ -155,8 +155,8 @@ struct GroupCostModel::Impl {
       shapes.push_back({}); // the constant
     for (unsigned operand : stage.operands)
       shapes.push_back(shapeOf(tiles[operand], extent));
-    KernelCost kernel = kernelCost(target, stage.op, shapes);
-    cost.cycles = kernel.cycles + target.integer("runtime", "call_cycles");
+    KernelCost kernel = costs.kernel(stage.op, shapes);
+    cost.cycles = kernel.cycles + costs.callCycles;
     cost.accesses = kernel.accesses;
     return &cost;
   }
@@ -268,7 +268,6 @@ struct GroupCostModel::Impl {
     };
 
     int64_t dmaIn = 0, dmaOut = 0, hyperIn = 0, hyperOut = 0, issue = 0;
-    int64_t wait = target.integer("runtime", "wait_cycles");
     for (const TileInfo &tile : tiles) {
       if (!tile.array)
         continue;
@@ -284,21 +283,22 @@ struct GroupCostModel::Impl {
             int64_t lines = nest.runs(), lineBytes = nest.run;
             auto dma = [&](bool toL1) {
               return level == tile::Level::L2
-                         ? dmaCycles(target, nest.commands(), lines, lineBytes,
-                                     toL1)
-                         : dmaCycles(target, 1, 1, lines * lineBytes, toL1);
+                         ? costs.dmaCycles(nest.commands(), lines, lineBytes,
+                                           toL1)
+                         : costs.dmaCycles(1, 1, lines * lineBytes, toL1);
             };
-            int64_t each = issueCycles(target, nest.commands()) + wait;
+            int64_t each =
+                costs.issueCycles(nest.commands()) + costs.waitCycles;
             if (level == tile::Level::L3)
-              each += issueCycles(target, 1) + wait;
+              each += costs.issueCycles(1) + costs.waitCycles;
             int64_t moved = bytesOf(tile.element, shape);
             if (tile.input) {
               dmaIn += dma(true) * count * times;
               issue += each * count * times;
               cost.movedBytes += moved * count * times;
               if (level == tile::Level::L3)
-                hyperIn += hyperCycles(target, lines, lineBytes,
-                                       /*toL3=*/false) *
+                hyperIn += costs.hyperCycles(lines, lineBytes,
+                                             /*toL3=*/false) *
                            count * times;
             }
             if (tile.output) {
@@ -306,8 +306,8 @@ struct GroupCostModel::Impl {
               issue += each * count;
               cost.movedBytes += moved * count;
               if (level == tile::Level::L3)
-                hyperOut += hyperCycles(target, lines, lineBytes,
-                                        /*toL3=*/true) *
+                hyperOut += costs.hyperCycles(lines, lineBytes,
+                                              /*toL3=*/true) *
                             count;
             }
           });
@@ -349,7 +349,7 @@ struct GroupCostModel::Impl {
                     double all = count * times;
                     if (isJob) {
                       redmule += all * each->cycles;
-                      cores += all * (issueCycles(target, 1) + wait);
+                      cores += all * (costs.issueCycles(1) + costs.waitCycles);
                       portAccesses += all * each->accesses;
                       jobs.push_back({all, each->gemm});
                     } else {
