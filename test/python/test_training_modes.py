@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 import traindeeploy
@@ -208,7 +210,7 @@ def normed_data() -> Arrays:
     return data
 
 
-def exported(module: nn.Module, x: torch.Tensor) -> onnx.ModelProto:
+def exported(module: nn.Module, x: torch.Tensor, opset: int = 13) -> onnx.ModelProto:
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -217,7 +219,7 @@ def exported(module: nn.Module, x: torch.Tensor) -> onnx.ModelProto:
             (x,),
             file,
             dynamo=False,
-            opset_version=13,
+            opset_version=opset,
             do_constant_folding=False,
             input_names=["x"],
             training=torch.onnx.TrainingMode.PRESERVE,
@@ -236,6 +238,37 @@ def test_batch_norm_of_the_batch(route: str) -> None:
         module, model, inputs, normed_data(), F.cross_entropy,
         batch=8, loss="cross-entropy", batch_norm="batch", relative=1e-3,
     )  # fmt: skip
+
+
+def test_running_statistics_in_the_model_again(tmp_path: Path) -> None:
+    """The saved ONNX model, in which equal statistics were shared, computes what PyTorch does with the values."""
+    torch.manual_seed(9)
+    module = Normed().train()
+    proto = exported(module, torch.zeros(8, 3, 5, 7), opset=15)
+    program = traindeeploy.compile(proto, loss="cross-entropy", batch_norm="batch")
+    result = program.run(normed_data(), steps=2, lr=LR)
+    program.save_onnx(tmp_path / "trained.onnx", result.params)
+    program.load_into(module, result.params)
+    x = normed_data()["x"][:8]
+    (found,) = ReferenceEvaluator(str(tmp_path / "trained.onnx")).run(None, {"x": x})
+    expected = module.eval()(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(not os.environ.get("TRAINDEEPLOY_GVSOC"), reason="TRAINDEEPLOY_GVSOC names no GVSoC")
+def test_dropout_on_both_simulators() -> None:
+    torch.manual_seed(10)
+    program = traindeeploy.compile(
+        Normed(), (torch.zeros(8, 3, 5, 7),), loss="cross-entropy", batch_norm="batch", dropout=1
+    )
+    dropped = traindeeploy.compile(Dropped(), (torch.zeros(5, 6),), loss="mse", dropout=11)
+    for each, data in ((program, normed_data()), (dropped, dropped_data())):
+        ours, theirs = (
+            each.run(data, steps=2, lr=LR, simulator=name, check=False) for name in ("tdsim", "gvsoc")
+        )
+        assert ours.losses == theirs.losses
+        for name, value in ours.params.items():
+            np.testing.assert_array_equal(value.view(np.uint32), theirs.params[name].view(np.uint32))
 
 
 def test_running_statistics_go_on(tmp_path: Path) -> None:
