@@ -241,7 +241,7 @@ def test_batch_norm_of_the_batch(route: str) -> None:
 
 
 def test_running_statistics_in_the_model_again(tmp_path: Path) -> None:
-    """The saved ONNX model, in which equal statistics were shared, computes what PyTorch does with the values."""
+    """The saved ONNX model, in which equal statistics were shared, computes what PyTorch does."""
     torch.manual_seed(9)
     module = Normed().train()
     proto = exported(module, torch.zeros(8, 3, 5, 7), opset=15)
