@@ -379,6 +379,9 @@ def _fold_constants(program: ExportedProgram) -> list[Argument]:
             last = made
             arguments.append(Argument("constant", name, _array(value).copy()))
             node.replace_all_uses_with(made)
+    for node in reversed(list(graph.nodes)):
+        if node in folded and not node.users:
+            graph.erase_node(node)
     return arguments
 
 
