@@ -161,8 +161,9 @@ private:
                             job.kind == td::JobKind::LoadL1);
         cost.accesses = contention.dmaWords * cost.cycles;
       } else {
-        cost.cycles = costs.hyperCycles(window.runs(), window.run,
-                                        job.kind == td::JobKind::StoreL2);
+        cost.cycles =
+            costs.hyperCycles(window.commands(), window.runs(), window.run,
+                              job.kind == td::JobKind::StoreL2);
       }
       return cost;
     }

@@ -23,6 +23,7 @@ CostModel::CostModel(const Target &target) {
   readByte = number("hyperram", "read_cycles_per_byte");
   writeByte = number("hyperram", "write_cycles_per_byte");
   hyperTransfer = number("hyperram", "transfer_cycles");
+  hyperLine = number("hyperram", "line_cycles");
   rows = number("redmule", "rows");
   columns = number("redmule", "columns");
   pipeline = number("redmule", "pipeline");
@@ -53,10 +54,10 @@ int64_t CostModel::dmaCycles(int64_t commands, int64_t lines, int64_t lineBytes,
   return cycles;
 }
 
-int64_t CostModel::hyperCycles(int64_t lines, int64_t lineBytes,
-                               bool toL3) const {
+int64_t CostModel::hyperCycles(int64_t commands, int64_t lines,
+                               int64_t lineBytes, bool toL3) const {
   double perByte = toL3 ? writeByte : readByte;
-  return lines * hyperTransfer +
+  return commands * hyperTransfer + (lines - commands) * hyperLine +
          static_cast<int64_t>(std::ceil(perByte * lines * lineBytes));
 }
 

@@ -43,8 +43,9 @@ public:
   /// between L2 and L1, by so many commands, behind another one on the DMA.
   int64_t dmaCycles(int64_t commands, int64_t lines, int64_t lineBytes,
                     bool toL1) const;
-  /// Cycles of one uDMA transfer between L3 and L2.
-  int64_t hyperCycles(int64_t lines, int64_t lineBytes, bool toL3) const;
+  /// The same of a uDMA transfer between L3 and L2.
+  int64_t hyperCycles(int64_t commands, int64_t lines, int64_t lineBytes,
+                      bool toL3) const;
   GemmCost gemm(int64_t m, int64_t n, int64_t k, mlir::Type element) const;
   /// `kernel` is a linalg op on memrefs or tensors; `shapes` gives the sizes of
   /// its operands (inputs, then outputs).
@@ -67,7 +68,7 @@ private:
   int64_t dmaBytes, dmaStart, burstBytes, burstLatency;
   int64_t issue, command;
   double readByte, writeByte;
-  int64_t hyperTransfer;
+  int64_t hyperTransfer, hyperLine;
   int64_t rows, columns, pipeline, portBytes, tileCycles, jobCycles;
   Cluster cluster;
 };

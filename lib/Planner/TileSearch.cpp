@@ -297,7 +297,7 @@ struct GroupCostModel::Impl {
               issue += each * count * times;
               cost.movedBytes += moved * count * times;
               if (level == tile::Level::L3)
-                hyperIn += costs.hyperCycles(lines, lineBytes,
+                hyperIn += costs.hyperCycles(nest.commands(), lines, lineBytes,
                                              /*toL3=*/false) *
                            count * times;
             }
@@ -306,7 +306,7 @@ struct GroupCostModel::Impl {
               issue += each * count;
               cost.movedBytes += moved * count;
               if (level == tile::Level::L3)
-                hyperOut += costs.hyperCycles(lines, lineBytes,
+                hyperOut += costs.hyperCycles(nest.commands(), lines, lineBytes,
                                               /*toL3=*/true) *
                             count;
             }
