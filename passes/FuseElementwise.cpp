@@ -89,6 +89,106 @@ struct OuterProduct : OpRewritePattern<linalg::MatmulOp> {
   }
 };
 
+/// Whether a generic adds the product of its two inputs to its result.
+static bool addsProduct(linalg::GenericOp op) {
+  if (op.getNumDpsInputs() != 2 || op.getNumDpsInits() != 1 ||
+      op.getNumReductionLoops() == 0)
+    return false;
+  Block *body = op.getBody();
+  auto yield = cast<linalg::YieldOp>(body->getTerminator());
+  auto sum = yield.getOperand(0).getDefiningOp<arith::AddFOp>();
+  if (!sum)
+    return false;
+  Value accumulator = body->getArgument(2);
+  Value term = sum.getLhs() == accumulator   ? sum.getRhs()
+               : sum.getRhs() == accumulator ? sum.getLhs()
+                                             : Value();
+  auto product = term ? term.getDefiningOp<arith::MulFOp>() : arith::MulFOp();
+  auto isInput = [&](Value value, unsigned number) {
+    return value == body->getArgument(number);
+  };
+  return product &&
+         ((isInput(product.getLhs(), 0) && isInput(product.getRhs(), 1)) ||
+          (isInput(product.getLhs(), 1) && isInput(product.getRhs(), 0)));
+}
+
+/// The same for a generic, with any loops beside those that sum one product.
+struct BatchedOuterProduct : OpRewritePattern<linalg::GenericOp> {
+  using OpRewritePattern::OpRewritePattern;
+
+  LogicalResult matchAndRewrite(linalg::GenericOp op,
+                                PatternRewriter &rewriter) const override {
+    auto fill = op.getDpsInits()[0].getDefiningOp<linalg::FillOp>();
+    if (!addsProduct(op) || !fill ||
+        !matchPattern(fill.getInputs()[0], m_AnyZeroFloat()))
+      return failure();
+    // The loops that stay, by their number among all.
+    SmallVector<int64_t> sizes = op.getStaticLoopRanges();
+    SmallVector<unsigned> parallel;
+    op.getParallelDims(parallel);
+    SmallVector<AffineExpr> renumbered(sizes.size());
+    for (auto [number, loop] : llvm::enumerate(parallel))
+      renumbered[loop] = rewriter.getAffineDimExpr(number);
+    for (auto [size, expr] : llvm::zip(sizes, renumbered))
+      if (!expr && size != 1)
+        return failure();
+    for (AffineMap map : op.getIndexingMapsArray())
+      if (!map.isProjectedPermutation())
+        return failure();
+
+    SmallVector<Value> operands;
+    SmallVector<AffineMap> maps;
+    for (OpOperand &operand : op->getOpOperands()) {
+      // Dimensions that only the sum walks have one element.
+      SmallVector<AffineExpr> results;
+      SmallVector<ReassociationIndices> kept;
+      ReassociationIndices leading;
+      AffineMap map = op.getMatchingIndexingMap(&operand);
+      for (unsigned i = 0; i < map.getNumResults(); ++i) {
+        if (AffineExpr expr = renumbered[map.getDimPosition(i)]) {
+          results.push_back(expr);
+          kept.push_back(std::exchange(leading, {}));
+        }
+        (kept.empty() ? leading : kept.back()).push_back(i);
+      }
+      maps.push_back(
+          AffineMap::get(parallel.size(), 0, results, rewriter.getContext()));
+      if (op.isDpsInit(&operand))
+        continue;
+      operands.push_back(results.size() == map.getNumResults()
+                             ? operand.get()
+                             : tensor::CollapseShapeOp::create(
+                                   rewriter, op.getLoc(), operand.get(), kept)
+                                   .getResult());
+    }
+    auto type = cast<RankedTensorType>(op.getResult(0).getType());
+    Value empty = tensor::EmptyOp::create(
+        rewriter, op.getLoc(), type.getShape(), type.getElementType());
+    SmallVector<utils::IteratorType> loops(parallel.size(),
+                                           utils::IteratorType::parallel);
+    rewriter.replaceOpWithNewOp<linalg::GenericOp>(
+        op, type, operands, empty, maps, loops,
+        [](OpBuilder &b, Location location, ValueRange values) {
+          Value product =
+              arith::MulFOp::create(b, location, values[0], values[1]);
+          linalg::YieldOp::create(b, location, product);
+        });
+    return success();
+  }
+};
+
+/// What is made of vectors alone can as well be made in the shape in which it
+/// is used: a reshape of it may go to the vectors.
+static bool isMadeOfVectors(OpOperand *reshaped) {
+  auto producer = reshaped->get().getDefiningOp<linalg::GenericOp>();
+  return isa<tensor::ExpandShapeOp>(reshaped->getOwner()) && producer &&
+         reshaped->get().hasOneUse() && producer.getNumReductionLoops() == 0 &&
+         llvm::all_of(producer.getDpsInputOperands(), [&](OpOperand *input) {
+           return producer.getMatchingIndexingMap(input).getNumResults() <
+                  producer.getNumLoops();
+         });
+}
+
 /// The order of dimensions in which `op` copies its operand, as the map from
 /// the copy's indices to the operand's; null if it does anything else.
 static AffineMap copiedBy(linalg::GenericOp op) {
@@ -274,7 +374,9 @@ struct FuseElementwise : td::impl::FuseElementwiseBase<FuseElementwise> {
     if (failed(applyPatternsGreedily(getOperation(), std::move(copies))))
       return signalPassFailure();
     RewritePatternSet patterns(&getContext());
-    patterns.add<OuterProduct>(&getContext());
+    patterns.add<OuterProduct, BatchedOuterProduct>(&getContext());
+    linalg::populateFoldReshapeOpsByExpansionPatterns(patterns,
+                                                      isMadeOfVectors);
     linalg::populateElementwiseOpsFusionPatterns(patterns, shouldFuse);
     if (failed(applyPatternsGreedily(getOperation(), std::move(patterns))))
       return signalPassFailure();
@@ -288,21 +390,7 @@ struct FuseElementwise : td::impl::FuseElementwiseBase<FuseElementwise> {
   /// loop does not walk: a product of matrices or a convolution, no inner
   /// product.
   static bool isContraction(linalg::GenericOp op) {
-    if (op.getNumDpsInputs() != 2 || op.getNumDpsInits() != 1 ||
-        op.getNumReductionLoops() == 0)
-      return false;
-    Block *body = op.getBody();
-    auto yield = cast<linalg::YieldOp>(body->getTerminator());
-    auto sum = yield.getOperand(0).getDefiningOp<arith::AddFOp>();
-    if (!sum)
-      return false;
-    Value accumulator = body->getArgument(2);
-    Value term = sum.getLhs() == accumulator   ? sum.getRhs()
-                 : sum.getRhs() == accumulator ? sum.getLhs()
-                                               : Value();
-    auto product = term ? term.getDefiningOp<arith::MulFOp>() : arith::MulFOp();
-    if (!product || !llvm::is_contained({0u, 1u}, argument(product.getLhs())) ||
-        argument(product.getLhs()) + argument(product.getRhs()) != 1)
+    if (!addsProduct(op))
       return false;
     SmallVector<unsigned> parallel;
     op.getParallelDims(parallel);
@@ -311,11 +399,6 @@ struct FuseElementwise : td::impl::FuseElementwiseBase<FuseElementwise> {
         return !op.getMatchingIndexingMap(operand).isFunctionOfDim(loop);
       });
     });
-  }
-
-  static unsigned argument(Value value) {
-    auto argument = dyn_cast<BlockArgument>(value);
-    return argument ? argument.getArgNumber() : ~0u / 4;
   }
 
   /// FLOP of the step, 2 a multiply-accumulate of every GEMM and convolution:

@@ -306,6 +306,26 @@ Level levelOf(td::tile::BufferOp buffer) {
       .getLevel();
 }
 
+/// Code, constants and tables may take the shared L2 up to here: the lowest
+/// array's address, and what is reserved if it has none.
+int64_t endOfFreeL2(td::tile::ProgramOp program,
+                    const td::RuntimeLayout &layout) {
+  std::optional<int64_t> lowest;
+  if (auto arrays = program->getAttrOfType<ArrayAttr>("tile.arrays"))
+    for (auto array : arrays.getAsRange<DictionaryAttr>()) {
+      auto number = [&](StringRef key) {
+        return cast<IntegerAttr>(array.get(key)).getInt();
+      };
+      if (Level(number("level")) == Level::L2)
+        lowest = std::min(lowest.value_or(layout.l2End()), number("address"));
+    }
+  for (auto buffer : program.getBody().getOps<td::tile::BufferOp>())
+    if (levelOf(buffer) == Level::L2)
+      lowest = std::min(lowest.value_or(layout.l2End()),
+                        (int64_t)*buffer.getAddress());
+  return lowest.value_or(layout.l2Begin());
+}
+
 /// The stream of records, the arguments of kernels, and where arrays and tiles
 /// lie between which records: what it takes to follow a run.
 void describeStream(llvm::json::OStream &json, td::tile::ProgramOp program) {
@@ -365,7 +385,7 @@ std::string describe(td::tile::ProgramOp program, const td::Target &target) {
     json.attribute("target", target.name());
     td::RuntimeLayout layout(target, td::countOperators(program));
     json.attribute("l1_begin", layout.l1Begin());
-    json.attribute("l2_begin", layout.l2Begin());
+    json.attribute("l2_begin", endOfFreeL2(program, layout));
     json.attributeArray("operators", [&] {
       for (auto op : program.getBody().getOps<td::tile::OperatorOp>())
         json.object([&] {
@@ -458,10 +478,12 @@ struct LowerTable : td::impl::LowerTableBase<LowerTable> {
     for (const Record &record : encoder.records)
       words += record.words.size();
     std::vector<Item> items;
-    // A loop costs two barriers a run, so a table that fits is left as it is.
-    if (roll == "always" ||
-        (roll == "auto" &&
-         4 * words > target->integer("runtime", "l2_reserved") / 2))
+    // A loop costs two barriers a run, so a table that fits is left as it is;
+    // half of what is reserved is for code.
+    td::RuntimeLayout layout(*target, td::countOperators(program));
+    int64_t room = endOfFreeL2(program, layout) - layout.l2Start() -
+                   target->integer("runtime", "l2_reserved") / 2;
+    if (roll == "always" || (roll == "auto" && 4 * words > room))
       items = rollRecords(encoder.records);
     else
       for (const Record &record : encoder.records)

@@ -2,6 +2,7 @@
 // with an engine and a tiling.
 #include "lib/Planner/GroupBuilder.h"
 #include "lib/Planner/Placement.h"
+#include "lib/Planner/Recompute.h"
 #include "lib/Planner/TileSearch.h"
 #include "lib/Runtime/Layout.h"
 #include "passes/Passes.h"
@@ -30,6 +31,7 @@ public:
 
   LogicalResult run() {
     materializeCopies();
+    recomputeActivations(step, target, roomForTemporaries());
     views = StepViews::prepare(step);
     NotRowwise excluded;
     while (true) {
@@ -381,6 +383,30 @@ private:
                                choice.cost.cores, choice.cost.redmule});
     }
     return success();
+  }
+
+  /// Bytes of L2 for temporaries: beside what persists, and code and job
+  /// tables, which the number of operators tells roughly. With the margin of
+  /// the placement.
+  int64_t roomForTemporaries() {
+    constexpr int64_t tableBytes = 500, margin = 3;
+    auto ops = step.getOps<linalg::LinalgOp>();
+    int64_t reserved = target.integer("runtime", "l2_reserved"),
+            code = reserved / 2 +
+                   std::distance(ops.begin(), ops.end()) * tableBytes;
+    RuntimeLayout layout(target, /*operators=*/0);
+    int64_t bytes = layout.l2End() - layout.l2Begin() -
+                    std::max<int64_t>(code - reserved, 0);
+    auto take = [&](Type type) {
+      auto tensor = cast<RankedTensorType>(type);
+      bytes -= tensor.getNumElements() *
+               llvm::divideCeil(tensor.getElementTypeBitWidth(), 8);
+    };
+    for (Type type : step.getArgumentTypes())
+      take(type);
+    for (auto parameter : module.getOps<train::ParameterOp>())
+      take(parameter.getType());
+    return bytes * 100 / (100 + margin);
   }
 
   int64_t budget() const {

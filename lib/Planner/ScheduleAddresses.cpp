@@ -85,8 +85,13 @@ AddressPlan planAddresses(const JobProgram &program,
     Placement placement = placeRanges(live, use.area.size());
     use.peak = placement.peak;
     use.lowerBound = placement.lowerBound;
+    // In L2 at the end: what stays free lies behind code and job tables, whose
+    // size is known only when the program is linked.
+    int64_t begin = use.area.begin;
+    if (level == Level::L2 && use.fits())
+      begin = (use.area.end - use.peak) / alignment * alignment;
     for (auto [storage, offset] : llvm::zip(which, placement.offsets))
-      plan.addresses[storage] = use.area.begin + offset;
+      plan.addresses[storage] = begin + offset;
   }
   return plan;
 }

@@ -42,6 +42,7 @@ public:
 
   int64_t l1Begin() const { return l1Base + l1Reserved; }
   int64_t l1End() const { return l1Top - l1Padding; }
+  int64_t l2Start() const { return l2Base; }
   int64_t l2Begin() const { return l2Base + l2Reserved; }
   int64_t l2End() const { return l2Top; }
 

@@ -120,14 +120,14 @@ def _lower(
 ) -> tuple[bytes, list[Operator], dict[str, Any]]:
     """From a decomposed training step to an ELF, the operators of its plan, and the memory that it takes.
 
-    Raises ProgramTooLarge when code and job tables exceed what the target reserves for them.
+    Raises ProgramTooLarge when code and job tables exceed what the arrays leave of L2.
     """
     from mlir import ir
     from mlir.dialects.llvm import translate_module_to_llvmir
 
     from . import ir_facts
     from .target_attribute import mlir_attribute
-    from .toolchain import build_elf
+    from .toolchain import Elf, build_elf
 
     with interrupts_held(), context:
         module = lowering.module = ir.Module.parse(graph)
@@ -145,7 +145,9 @@ def _lower(
     if lowering.keep_ir:
         lowering.texts["program"] = llvm_ir
     lowering.progress("compiling: machine code")
-    return build_elf(llvm_ir, machine), operators, memory
+    elf = build_elf(llvm_ir, machine)
+    memory["peak"]["l2"] += Elf(elf).program_bytes
+    return elf, operators, memory
 
 
 @dataclass

@@ -198,9 +198,13 @@ def memory(jobs: ir.Module, target: Target) -> dict[str, Any]:
     """Bytes that the addressed buffers of a program (level 4) take of a target's memories.
 
     Returns "peak" by level (from the start of the level to the highest address in use, what the
-    runtime reserves included), "state" (optimizer state) and "dynamic_peak" (bytes of L2 and L3 that
-    ever hold something else than parameters and state).
+    runtime reserves included; in L2, where code and tables come to it, the bytes from the lowest to the
+    highest address), "state" (optimizer state) and "dynamic_peak" (bytes of L2 and L3 that ever hold
+    something else than parameters and state).
     """
+    begins = {
+        level: target.description["memory"].get(level, {}).get("base", 0) for level in LEVELS if level != "l2"
+    }
     ends: dict[str, int] = {}
     dynamic: dict[str, list[tuple[int, int]]] = {level: [] for level in LEVELS}
     state = 0
@@ -211,15 +215,14 @@ def memory(jobs: ir.Module, target: Target) -> dict[str, Any]:
         level, size = _level(type_), _size(type_)
         begin = ir.IntegerAttr(op.attributes["address"]).value
         ends[level] = max(ends.get(level, 0), begin + size)
+        if level == "l2":
+            begins[level] = min(begins.get(level, begin), begin)
         role = _keyword(op.attributes["role"]) if op.name == "tile.buffer" else "temporary"
         state += size if role == "state" else 0
         if role not in PERSISTENT:
             dynamic[level].append((begin, begin + size))
     return {
-        "peak": {
-            level: ends[level] - target.description["memory"][level].get("base", 0) if level in ends else 0
-            for level in LEVELS
-        },
+        "peak": {level: ends[level] - begins[level] if level in ends else 0 for level in LEVELS},
         "state": state,
         "dynamic_peak": _covered(dynamic["l2"]) + _covered(dynamic["l3"]),
     }

@@ -107,7 +107,7 @@ def memory_map(elf: Elf, target: Target) -> MemoryMap:
     stack = runtime["core_stack"]
     stacks = [(l1["base"] + i * stack, l1["base"] + (i + 1) * stack) for i in range(target.cores)]
     symbols = elf.symbols
-    stacks.append((symbols["td_window_end"], symbols["td_host_stack_end"]))
+    stacks.append((symbols["td_host_stack"], symbols["td_host_stack_end"]))
     if "arrays" not in manifest:
         return MemoryMap(stacks=tuple(stacks))
     kinds, operator_of = stream(manifest)

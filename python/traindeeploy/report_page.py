@@ -124,6 +124,12 @@ def _memory(program: Program, manifest: Mapping[str, Any], items: Sequence[Slice
         if not mine:
             continue
         base = description["memory"][level].get("base", 0)
+        reserved = manifest.get(f"{level}_begin", base) - base
+        if level == "l2":
+            # The arrays are at the end of L2: what is free lies in between, and is not drawn.
+            used = Elf(program.elf).program_bytes
+            base += reserved - used
+            reserved = used
         rows = []
         for array in sorted(mine, key=lambda a: (a.first, a.address)):
             born = 0 if array.host else begins[array.first]
@@ -134,7 +140,7 @@ def _memory(program: Program, manifest: Mapping[str, Any], items: Sequence[Slice
             {
                 "name": level.upper(),
                 "capacity": program.target.capacity(level),
-                "reserved": manifest[f"{level}_begin"] - base if f"{level}_begin" in manifest else 0,
+                "reserved": reserved,
                 "peak": max(array.address + array.bytes for array in mine) - base,
                 "live": _peak_live(mine),
                 "arrays": rows,

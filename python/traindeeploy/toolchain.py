@@ -32,16 +32,16 @@ _EXECUTOR = ("cluster_main", "lead", "follow", "job_call")
 
 
 class ProgramTooLarge(TrainDeeployError):
-    """Code and tables need more of L2 than is reserved for them."""
+    """Code and tables need more of L2 than the plan's arrays leave."""
 
-    def __init__(self, needed: int, reserved: int):
+    def __init__(self, needed: int, available: int):
         super().__init__(
-            f"code and job tables need {needed} bytes of L2, and {reserved} are reserved for them"
-            f" (runtime.l2_reserved of the target)"
+            f"code and job tables need {needed} bytes of L2, and the arrays leave {available}"
+            f" (runtime.l2_reserved of the target is the least)"
         )
         self.needed = needed
         """Bytes."""
-        self.reserved = reserved
+        self.available = available
         """Bytes."""
 
 
@@ -145,7 +145,7 @@ def build_elf(llvm_ir: str, target: Target) -> bytes:
     llvm_ir: text of the module that td-llvm leaves: kernels, `td_program`, `td_manifest`.
     Returns the ELF's bytes, the same for the same arguments.
 
-    Raises ProgramTooLarge when code and tables exceed what is reserved of L2, and TrainDeeployError when
+    Raises ProgramTooLarge when code and tables reach into the plan's part of L2, and TrainDeeployError when
     a core's stack is too small, when the compiler fails, or is not installed.
     """
     with explained("cannot write temporary files for the cross compiler"):
@@ -168,7 +168,7 @@ def build_elf(llvm_ir: str, target: Target) -> bytes:
 
 
 def _compile_and_link(tools: _Tools, target: Target) -> None:
-    common = ("clang", *_ARCHITECTURE, "-fno-pic", "-fstack-size-section", "-c")
+    common = ("clang", *_ARCHITECTURE, "-fno-pic", "-fdata-sections", "-fstack-size-section", "-c")
     # -O2 unrolls and schedules float loops as -O3 does; the kernels' structure is the compiler's own.
     tools.start("compiling kernels", *common, "-O3", "-Wno-override-module", "module.ll", "-o", "module.o")
     headers = str(Path(tools.zig).parent / "lib" / "include")
@@ -195,9 +195,10 @@ def _compile_and_link(tools: _Tools, target: Target) -> None:
 def _check(elf: Elf, target: Target) -> None:
     """Checks code size and stacks."""
     runtime = target.description["runtime"]
-    needed = elf.symbols["td_program_end"] - target.description["memory"]["l2"]["base"]
-    if needed > runtime["l2_reserved"]:
-        raise ProgramTooLarge(needed, runtime["l2_reserved"])
+    base = target.description["memory"]["l2"]["base"]
+    available = elf.manifest["l2_begin"] - base
+    if elf.program_bytes > available:
+        raise ProgramTooLarge(elf.program_bytes, available)
     frames = elf.stack_sizes()
     executor = sum(frames.pop(name, 0) for name in _EXECUTOR)
     # A kernel may call memset or memcpy, and nothing else.
@@ -247,6 +248,11 @@ class Elf:
     def symbols(self) -> dict[str, int]:
         """Value of each symbol."""
         return {name: value for name, value, _ in self._symbols()}
+
+    @property
+    def program_bytes(self) -> int:
+        """Bytes of code, constants and job tables."""
+        return self.symbols["td_program_end"] - self.symbols["_start"]
 
     def stack_sizes(self) -> dict[str, int]:
         """Bytes of each function's stack frame."""

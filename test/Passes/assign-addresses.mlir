@@ -8,16 +8,16 @@ module attributes {tile.target = {cores = {count = 8}, dma = {bytes_per_cycle = 
                                   memory = {l1 = {base = 4096, size = 16384}, l2 = {base = 65536, size = 8192}, l3 = {size = 65536}}}} {
   // CHECK: tile.program @shared
   tile.program @shared target "t" {
-    // Parameters and the like have places of their own, behind what the
-    // runtime occupies.
-    // CHECK: tile.buffer input "x" at 65792 : memref<16x16xf32
+    // Parameters and the like have places of their own; in L2 at the end, so that
+    // what is free lies behind what the runtime occupies.
+    // CHECK: tile.buffer input "x" at 71680 : memref<16x16xf32
     %x = tile.buffer input "x" : memref<16x16xf32, #l2>
     // CHECK: tile.buffer parameter "p" at 0 : memref<16x16xf32, #tile.memory<l3>>
     %p = tile.buffer parameter "p" : memref<16x16xf32, #l3>
     // A temporary that nothing uses is gone.
     // CHECK-NOT: unused
     %u = tile.buffer temporary "unused" : memref<16x16xf32, #l2>
-    // CHECK: tile.buffer output "y" at 66816
+    // CHECK: tile.buffer output "y" at 72704
     %y = tile.buffer output "y" : memref<16x16xf32, #l2>
     // Tiles that do not live together share their bytes; an operand of RedMulE is
     // aligned to its port.
