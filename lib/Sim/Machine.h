@@ -197,7 +197,7 @@ private:
   static constexpr uint64_t Lookahead = 16;
   // Who runs ahead wins the banks. So far engines may run ahead of the cores,
   // which gives each the share that it has on GVSoC (benchmarks/gvsoc.json).
-  static constexpr uint64_t DmaAhead = 4, RedmuleAhead = 8;
+  static constexpr uint64_t DmaAhead = 5, RedmuleAhead = 10;
   /// The longest turn, which bounds what the calendar must hold.
   static constexpr uint64_t LongestTurn = 512;
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -411,8 +412,13 @@ class Result:
     """The content of report.json, see docs/report.md."""
     all_params: dict[str, Array]
     """All parameters as the program left them in memory, the frozen ones too."""
-    timeline: list[Slice]
-    """What each part of the SoC did in the last step, or steps."""
+    make_timeline: Callable[[], list[Slice]] = field(repr=False)
+    """Makes `timeline`."""
+
+    @cached_property
+    def timeline(self) -> list[Slice]:
+        """What each part of the SoC did in the last step, or steps; made when it is first asked for."""
+        return self.make_timeline()
 
     def write(self, folder: Path) -> None:
         """Writes params.npz, report.json and timeline.json into an existing folder."""
@@ -701,7 +707,7 @@ class Program:
         everything = {name: values[name] for name in self.manifest["parameters"]}
         self.trained = params
         first = steps - len(outcome.logs) + 1
-        timeline = slices(Elf(self.elf).manifest, outcome.logs, first)
+        timeline = partial(slices, Elf(self.elf).manifest, outcome.logs, first)
         return Result(params, state, losses, report, everything, timeline)
 
 
