@@ -4,7 +4,10 @@ python test/python/test_random_models.py FIRST COUNT    tries more seeds than th
 """
 
 import copy
+import re
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,14 +45,23 @@ def reference(item: Sample, names: list[str]) -> tuple[dict[str, np.ndarray], li
     return {name: parameters[name].detach().numpy() for name in names}, losses
 
 
-def deviation(item: Sample) -> float:
-    """The worst deviation from the reference; agreement is at most 1."""
+def trained(item: Sample) -> tuple[traindeeploy.Program, Any]:
+    """The program of a sample, and its run."""
     program = traindeeploy.compile(item.model, (torch.zeros(item.batch, *item.model.shape),), **item.options)
     image, target = program.fields
-    result = program.run({image.name: item.data, target.name: item.target}, steps=item.steps, lr=LR)
+    return program, program.run({image.name: item.data, target.name: item.target}, steps=item.steps, lr=LR)
+
+
+def agreement(item: Sample, program: traindeeploy.Program, result: Any) -> float:
+    """The worst deviation from the reference; agreement is at most 1."""
     expected, losses = reference(item, list(result.params))
     found = deviations(program.initial, result.params, expected, steps=item.steps)
     return max(loss_deviation(result.losses, losses), *(tensor.worst for tensor in found))
+
+
+def deviation(item: Sample) -> float:
+    """The same for a sample."""
+    return agreement(item, *trained(item))
 
 
 @pytest.mark.parametrize("kind", ["convolutional", "transformer"])
@@ -84,6 +96,36 @@ def test_a_convolution_with_one_column(target: str) -> None:
     item = layers(torch.nn.Tanh(), conv, torch.nn.GELU(), shape=(7, 9, 4))
     item.options["target"] = target
     assert deviation(item) <= 1
+
+
+def small_l2(folder: Path, kibibytes: int) -> Path:
+    """A target file: pulp-redmule with another size of L2."""
+    text = (Path(traindeeploy.__file__).parent / "targets" / "pulp-redmule.toml").read_text()
+    head = r"(\[memory\.l2\][^\[]*size = )\S+"
+    changed, count = re.subn(head, rf"\g<1>{1024 * kibibytes}", text)
+    assert count == 1
+    path = folder / f"{kibibytes}.toml"
+    path.write_text(changed)
+    return path
+
+
+def test_every_l2_size_is_right_or_diagnosed(tmp_path: Path) -> None:
+    """With less L2, first what is cheap is computed twice, then arrays go to L3, then it is diagnosed."""
+    runs = {}
+    for kibibytes in (2000, 500, 400, 270, 200):
+        item = sample(1, "transformer")
+        item.options |= {"recipe": "full", "target": str(small_l2(tmp_path, kibibytes))}
+        try:
+            program, result = trained(item)
+        except traindeeploy.TrainDeeployError as error:
+            assert kibibytes == 200 and "does not fit in l2: needs" in str(error)
+            continue
+        assert agreement(item, program, result) <= 1
+        transfers = result.report["transfers"]
+        assert result.report["memory"]["l2"]["peak"] <= 1024 * kibibytes
+        runs[kibibytes] = (result.report["memory"]["dynamic_peak"], transfers["l3_to_l2"])
+    assert runs[2000][1] == runs[500][1] == 0 and runs[500][0] < runs[2000][0]
+    assert 0 < runs[400][1] < runs[270][1]
 
 
 if __name__ == "__main__":
