@@ -36,62 +36,12 @@ static bool shouldFuse(OpOperand *operand) {
          !updatesInBetween(producer, consumer);
 }
 
-namespace {
-/// A sum of one product from zero (a weight gradient at batch 1) is an
-/// element-wise outer product, which fuses with the update that consumes it.
-struct OuterProduct : OpRewritePattern<linalg::MatmulOp> {
-  using OpRewritePattern::OpRewritePattern;
-
-  LogicalResult matchAndRewrite(linalg::MatmulOp op,
-                                PatternRewriter &rewriter) const override {
-    auto matmul = cast<linalg::LinalgOp>(op.getOperation());
-    auto fill = op.getDpsInits()[0].getDefiningOp<linalg::FillOp>();
-    SmallVector<unsigned> reductions;
-    matmul.getReductionDims(reductions);
-    if (!fill || !matchPattern(fill.getInputs()[0], m_AnyZeroFloat()) ||
-        reductions.size() != 1 ||
-        matmul.getStaticLoopRanges()[reductions[0]] != 1)
-      return failure();
-    // The loops of the product are the result's dimensions.
-    auto resultMap = matmul.getMatchingIndexingMap(op.getDpsInitOperand(0));
-    SmallVector<Value> operands;
-    SmallVector<AffineMap> maps;
-    for (OpOperand *operand : matmul.getDpsInputOperands()) {
-      AffineMap map = matmul.getMatchingIndexingMap(operand);
-      if (map.getNumResults() != 2)
-        return failure();
-      unsigned walked = map.getDimPosition(0) == reductions[0]
-                            ? map.getDimPosition(1)
-                            : map.getDimPosition(0);
-      operands.push_back(tensor::CollapseShapeOp::create(
-          rewriter, op.getLoc(), operand->get(),
-          ArrayRef<ReassociationIndices>{{0, 1}}));
-      for (unsigned i = 0; i < 2; ++i)
-        if (resultMap.getDimPosition(i) == walked)
-          maps.push_back(AffineMap::get(2, 0, {rewriter.getAffineDimExpr(i)},
-                                        rewriter.getContext()));
-    }
-    if (maps.size() != 2)
-      return failure();
-    maps.push_back(rewriter.getMultiDimIdentityMap(2));
-    auto type = cast<RankedTensorType>(op.getResult(0).getType());
-    Value empty = tensor::EmptyOp::create(
-        rewriter, op.getLoc(), type.getShape(), type.getElementType());
-    SmallVector<utils::IteratorType> loops(2, utils::IteratorType::parallel);
-    rewriter.replaceOpWithNewOp<linalg::GenericOp>(
-        op, type, operands, empty, maps, loops,
-        [](OpBuilder &b, Location location, ValueRange values) {
-          Value product =
-              arith::MulFOp::create(b, location, values[0], values[1]);
-          linalg::YieldOp::create(b, location, product);
-        });
-    return success();
-  }
-};
-
-/// Whether a generic adds the product of its two inputs to its result.
-static bool addsProduct(linalg::GenericOp op) {
-  if (op.getNumDpsInputs() != 2 || op.getNumDpsInits() != 1 ||
+/// Whether an op adds the product of its two inputs to its result.
+static bool addsProduct(linalg::LinalgOp linalgOp) {
+  if (isa<linalg::MatmulOp>(linalgOp.getOperation()))
+    return true;
+  auto op = dyn_cast<linalg::GenericOp>(linalgOp.getOperation());
+  if (!op || op.getNumDpsInputs() != 2 || op.getNumDpsInits() != 1 ||
       op.getNumReductionLoops() == 0)
     return false;
   Block *body = op.getBody();
@@ -112,15 +62,19 @@ static bool addsProduct(linalg::GenericOp op) {
           (isInput(product.getLhs(), 1) && isInput(product.getRhs(), 0)));
 }
 
-/// The same for a generic, with any loops beside those that sum one product.
-struct BatchedOuterProduct : OpRewritePattern<linalg::GenericOp> {
-  using OpRewritePattern::OpRewritePattern;
+namespace {
+/// A sum of one product from zero (a weight gradient at batch 1), with any
+/// loops beside those of the sum, is an element-wise outer product, which fuses
+/// with the update that consumes it.
+struct OuterProduct : OpInterfaceRewritePattern<linalg::LinalgOp> {
+  using OpInterfaceRewritePattern::OpInterfaceRewritePattern;
 
-  LogicalResult matchAndRewrite(linalg::GenericOp op,
+  LogicalResult matchAndRewrite(linalg::LinalgOp op,
                                 PatternRewriter &rewriter) const override {
+    if (!addsProduct(op))
+      return failure();
     auto fill = op.getDpsInits()[0].getDefiningOp<linalg::FillOp>();
-    if (!addsProduct(op) || !fill ||
-        !matchPattern(fill.getInputs()[0], m_AnyZeroFloat()))
+    if (!fill || !matchPattern(fill.getInputs()[0], m_AnyZeroFloat()))
       return failure();
     // The loops that stay, by their number among all.
     SmallVector<int64_t> sizes = op.getStaticLoopRanges();
@@ -161,7 +115,7 @@ struct BatchedOuterProduct : OpRewritePattern<linalg::GenericOp> {
                                    rewriter, op.getLoc(), operand.get(), kept)
                                    .getResult());
     }
-    auto type = cast<RankedTensorType>(op.getResult(0).getType());
+    auto type = cast<RankedTensorType>(op->getResult(0).getType());
     Value empty = tensor::EmptyOp::create(
         rewriter, op.getLoc(), type.getShape(), type.getElementType());
     SmallVector<utils::IteratorType> loops(parallel.size(),
@@ -374,7 +328,7 @@ struct FuseElementwise : td::impl::FuseElementwiseBase<FuseElementwise> {
     if (failed(applyPatternsGreedily(getOperation(), std::move(copies))))
       return signalPassFailure();
     RewritePatternSet patterns(&getContext());
-    patterns.add<OuterProduct, BatchedOuterProduct>(&getContext());
+    patterns.add<OuterProduct>(&getContext());
     linalg::populateFoldReshapeOpsByExpansionPatterns(patterns,
                                                       isMadeOfVectors);
     linalg::populateElementwiseOpsFusionPatterns(patterns, shouldFuse);

@@ -207,8 +207,9 @@ def _training_step(
         except ir.MLIRError as error:
             raise _diagnosed(error) from None
         # Marked here and not by an option of the pipeline: names may hold what options cannot.
+        marked = set(chosen)
         for op in module.body.operations:
-            if op.operation.name == "train.parameter" and op.attributes["sym_name"].value in set(chosen):
+            if op.operation.name == "train.parameter" and op.attributes["sym_name"].value in marked:
                 op.operation.attributes["trainable"] = ir.UnitAttr.get()
         lowering = _Lowering(module, keep_ir, progress)
         lowering.keep("model")

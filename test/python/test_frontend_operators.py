@@ -4,17 +4,14 @@ Each case is a small module of odd and prime sizes. It takes PyTorch's route, an
 the exporter's file of opset 12 and of a newer one; every parameter's gradient is compared.
 """
 
-import io
-import warnings
-
 import numpy as np
-import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 from mlir.ir import Module
 from torch import nn
 
+from onnx_export import exported
 from traindeeploy.frontend import import_model
 from traindeeploy.host import graph_pipeline, make_context, run_on_host, run_pipeline, to_float64
 from traindeeploy.recipes import resolve_recipe
@@ -277,23 +274,6 @@ def made(name):
         for number, parameter in enumerate(module.parameters()):
             parameter += 0.1 * normal(*parameter.shape, seed=100 + number)
     return module.eval(), x
-
-
-def exported(module, x, opset):
-    """The module as PyTorch's exporter writes it."""
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module,
-            (x,),
-            file,
-            dynamo=False,
-            opset_version=opset,
-            do_constant_folding=False,
-            input_names=["x"],
-        )
-    return onnx.load_from_string(file.getvalue())
 
 
 def reference(module, x, seed=3):

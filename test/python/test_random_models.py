@@ -4,7 +4,6 @@ python test/python/test_random_models.py FIRST COUNT    tries more seeds than th
 """
 
 import copy
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from traindeeploy.acceptance import deviations, loss_deviation
 torch = pytest.importorskip("torch")
 
 from random_models import Sample, sample  # noqa: E402
+from small_target import small_memory  # noqa: E402
 
 LR = 0.05
 F = torch.nn.functional
@@ -98,23 +98,15 @@ def test_a_convolution_with_one_column(target: str) -> None:
     assert deviation(item) <= 1
 
 
-def small_l2(folder: Path, kibibytes: int) -> Path:
-    """A target file: pulp-redmule with another size of L2."""
-    text = (Path(traindeeploy.__file__).parent / "targets" / "pulp-redmule.toml").read_text()
-    head = r"(\[memory\.l2\][^\[]*size = )\S+"
-    changed, count = re.subn(head, rf"\g<1>{1024 * kibibytes}", text)
-    assert count == 1
-    path = folder / f"{kibibytes}.toml"
-    path.write_text(changed)
-    return path
-
-
 def test_every_l2_size_is_right_or_diagnosed(tmp_path: Path) -> None:
     """With less L2, first what is cheap is computed twice, then arrays go to L3, then it is diagnosed."""
     runs = {}
     for kibibytes in (2000, 500, 400, 270, 200):
         item = sample(1, "transformer")
-        item.options |= {"recipe": "full", "target": str(small_l2(tmp_path, kibibytes))}
+        item.options |= {
+            "recipe": "full",
+            "target": str(small_memory(tmp_path, "pulp-redmule", "l2", kibibytes)),
+        }
         try:
             program, result = trained(item)
         except traindeeploy.TrainDeeployError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 import traindeeploy
 from reference import Mlp, Trained, away_from_kinks, train
+from small_target import small_memory
 from traindeeploy.acceptance import deviations, loss_deviation
 
 TARGETS = ("pulp-redmule", "pulp")
@@ -45,20 +45,6 @@ def run_and_compare(
     for item in deviations(mlp.params, result.params, reference, steps=steps):
         assert item.worst <= 1, item
     return mlp, expected, result
-
-
-def small_l1(folder: Path, base: str, kibibytes: int) -> Path:
-    """A target file: `base` with another size of L1."""
-    text = (Path(traindeeploy.__file__).parent / "targets" / f"{base}.toml").read_text()
-    size = tomllib.loads(text)["memory"]["l1"]["size"]
-    lines = text.splitlines()
-    start = lines.index("[memory.l1]")
-    index = next(i for i in range(start, len(lines)) if lines[i].startswith("size"))
-    lines[index] = f"size = {kibibytes * 1024}"
-    assert size != 0
-    path = folder / f"{base}-{kibibytes}.toml"
-    path.write_text("\n".join(lines))
-    return path
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -168,7 +154,7 @@ def test_a_layer_larger_than_l2() -> None:
 @pytest.mark.parametrize("base", TARGETS)
 @pytest.mark.parametrize("kibibytes", [128, 96, 64, 48, 32, 24])
 def test_every_l1_size_is_right_or_diagnosed(tmp_path: Path, base: str, kibibytes: int) -> None:
-    target = small_l1(tmp_path, base, kibibytes)
+    target = small_memory(tmp_path, base, "l1", kibibytes)
     try:
         _, _, result = run_and_compare(
             lambda seed: Mlp([149, 131, 11], seed=seed), batch=16, momentum=0.9, target=target

@@ -19,6 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 import traindeeploy
+from onnx_export import PRESERVE, exported
 from traindeeploy.acceptance import deviations, loss_deviation
 from traindeeploy.driver import training_graph
 from traindeeploy.host import HostStep
@@ -210,30 +211,17 @@ def normed_data() -> Arrays:
     return data
 
 
-def exported(module: nn.Module, x: torch.Tensor, opset: int = 13) -> onnx.ModelProto:
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            copy.deepcopy(module).eval(),
-            (x,),
-            file,
-            dynamo=False,
-            opset_version=opset,
-            do_constant_folding=False,
-            input_names=["x"],
-            training=torch.onnx.TrainingMode.PRESERVE,
-        )
-    return onnx.load_from_string(file.getvalue())
-
-
 @pytest.mark.parametrize("route", ["torch", "onnx"])
 def test_batch_norm_of_the_batch(route: str) -> None:
     """Parameters and running statistics follow PyTorch's in training mode, from either frontend."""
     torch.manual_seed(4)
     module = Normed().train()
     x = torch.zeros(8, 3, 5, 7)
-    model, inputs = (module, (x,)) if route == "torch" else (exported(module, x), None)
+    model, inputs = (
+        (module, (x,))
+        if route == "torch"
+        else (exported(copy.deepcopy(module).eval(), x, 13, PRESERVE), None)
+    )
     agree(
         module, model, inputs, normed_data(), F.cross_entropy,
         batch=8, loss="cross-entropy", batch_norm="batch", relative=1e-3,
@@ -244,7 +232,7 @@ def test_running_statistics_in_the_model_again(tmp_path: Path) -> None:
     """The saved ONNX model, in which equal statistics were shared, computes what PyTorch does."""
     torch.manual_seed(9)
     module = Normed().train()
-    proto = exported(module, torch.zeros(8, 3, 5, 7), opset=15)
+    proto = exported(copy.deepcopy(module).eval(), torch.zeros(8, 3, 5, 7), 15, PRESERVE)
     program = traindeeploy.compile(proto, loss="cross-entropy", batch_norm="batch")
     result = program.run(normed_data(), steps=2, lr=LR)
     program.save_onnx(tmp_path / "trained.onnx", result.params)
