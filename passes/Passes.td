@@ -57,6 +57,21 @@ def MovePermutes : Pass<"td-move-permutes", "::mlir::func::FuncOp"> {
   let dependentDialects = ["::td::train::TrainDialect"];
 }
 
+def MoveActivations : Pass<"td-move-activations", "::mlir::func::FuncOp"> {
+  let summary = "Move activations behind max pooling, where fewer elements are left";
+  let description = [{
+    max_pool(relu(x)) = relu(max_pool(x)), if nothing else uses relu(x) and every window has a tap inside
+    of the input: NaN, zeros and infinities included. The gradients are equal as well, since the slope of ReLU
+    at 0 is 0: where the maximum is not positive both are zero, where it is positive the same element is the
+    first to attain it, and the last NaN of a window is one on either way. Of a clamp only the values are equal (elements beyond a bound tie on
+    it), so it moves only once the step is `differentiated` and no gradient needs the winning taps.
+    Requires nothing. Guarantees the same values and gradients.
+  }];
+  let options = [Option<"differentiated", "differentiated", "bool", "false",
+                        "Gradients are in the graph: only values matter">];
+  let dependentDialects = ["::td::train::TrainDialect"];
+}
+
 def AssignLayouts : Pass<"td-assign-layouts", "::mlir::ModuleOp"> {
   let summary = "Choose the order of axes in which each parameter is stored";
   let description = [{

@@ -22,7 +22,10 @@ void td::buildGraphPipeline(OpPassManager &pm, const GraphOptions &options) {
   pm.addPass(createApplyRecipe(recipe));
   pm.addNestedPass<func::FuncOp>(createRecognizeComposites());
   pm.addNestedPass<func::FuncOp>(createMovePermutes());
+  pm.addNestedPass<func::FuncOp>(createMoveActivations());
   pm.addPass(createDifferentiate());
+  pm.addNestedPass<func::FuncOp>(
+      createMoveActivations({/*differentiated=*/true}));
   pm.addPass(createAssignLayouts());
   pm.addNestedPass<func::FuncOp>(createMovePermutes());
   pm.addPass(createInsertUpdates({options.optimizer, options.momentum}));

@@ -434,10 +434,13 @@ Values MaxPool2DOp::decomposeOperation(OpBuilder &builder) {
       builder, loc, {input, loops.shape}, {start, noTap},
       {loops.input, loops.window, loops.output, loops.output}, loops.reductions,
       [&](OpBuilder &b, Location l, ValueRange v) {
-        // Not <=: also a NaN takes the place of what was there, and stays until
-        // the next one.
-        Value wins =
-            arith::CmpFOp::create(b, l, arith::CmpFPredicate::UGT, v[0], v[2]);
+        // A NaN takes the place of what was there, and stays until the next
+        // one.
+        Value larger =
+            arith::CmpFOp::create(b, l, arith::CmpFPredicate::OGT, v[0], v[2]);
+        Value isNaN =
+            arith::CmpFOp::create(b, l, arith::CmpFPredicate::UNO, v[0], v[0]);
+        Value wins = arith::OrIOp::create(b, l, larger, isNaN);
         Value number =
             arith::ConstantOp::create(b, l, b.getIntegerAttr(tap, kernel[1]));
         Value row = arith::IndexCastOp::create(

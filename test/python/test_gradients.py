@@ -20,12 +20,12 @@ def shape_text(shape, dtype="f64"):
     return "tensor<" + "".join(f"{size}x" for size in shape) + dtype + ">"
 
 
-def make_step(body, params, inputs, result, loss="mse", trainable=None, momentum=0.0, mutate=None):
+def make_step(body, params, inputs, result, loss="mse", trainable=None, momentum=0.0, mutate=None, before=""):
     """Builds and compiles a step.
 
     `body` is the text of a forward function that reads parameters as %name and
     inputs as %name and defines %result of shape `result`. `loss` None: `body`
-    computes the loss itself. `mutate` changes the text after differentiation.
+    computes the loss itself. `mutate` changes the text after differentiation, `before` comes ahead of it.
     """
     lines = [f"train.parameter @{name} : {shape_text(value.shape)}" for name, value in params.items()]
     arguments = ", ".join(
@@ -42,7 +42,7 @@ def make_step(body, params, inputs, result, loss="mse", trainable=None, momentum
     with host.make_context(), Location.unknown():
         module = Module.parse("\n".join(lines))
         attach = "" if loss is None else f"td-attach-loss{{loss={loss}}},"
-        host.run_pipeline(module, f"{attach}td-apply-recipe{{trainable={names}}},td-differentiate")
+        host.run_pipeline(module, f"{attach}td-apply-recipe{{trainable={names}}},{before}td-differentiate")
         if mutate:
             changed = mutate(str(module))
             assert changed != str(module)

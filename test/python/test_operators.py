@@ -370,6 +370,40 @@ def test_the_first_maximum_of_a_window_wins():
     check(body, {"x": x}, (1, 2, 2, 1), reference, smooth=False)
 
 
+@pytest.mark.parametrize("numbers", ["ties", "NaN"])
+@pytest.mark.parametrize("case", POOLINGS, ids=str)
+def test_relu_moves_behind_max_pool(case, numbers):
+    """Values and gradients stay the same, bit for bit, and are those of PyTorch, with ties and NaN."""
+    n, h, w, c, kernel, strides, padding, dilations, ceil = case
+    random = np.random.default_rng(h * w)
+    x = random.choice([-np.inf, -2.0, -1.0, -0.0, 0.0, 1.0, 2.0], (n, h, w, c))
+    if numbers == "NaN":
+        x[random.random(x.shape) < 0.1] = np.nan
+
+    def reference(x):
+        pooled = F.max_pool2d(F.relu(x).permute(0, 3, 1, 2), kernel, strides, padding, dilations, ceil)
+        return pooled.permute(0, 2, 3, 1)
+
+    expected = reference(torch.from_numpy(x).requires_grad_())
+    y = tuple(expected.shape)
+    body = f"%r = train.relu %x : {shape_text(x.shape)}\n" + op(
+        "max_pool2d", ["r"], [x.shape], y, "%result, %taps", second=f", {shape_text(y, 'i32')}",
+        kernel=kernel, strides=strides, padding=[p for p in padding for _ in (0, 1)], dilations=dilations,
+    )  # fmt: skip
+    target = random.uniform(-1.5, 1.5, y)
+    found = []
+    for before in ("", "func.func(td-move-activations),"):
+        step = make_step(body, {"x": x}, {"target": target}, y, before=before)
+        found.append(step({"x": x}, {"target": target, "lr": np.array(1.0)}))
+    (loss, plain), (moved_loss, moved) = found
+    np.testing.assert_array_equal(moved_loss, loss)
+    np.testing.assert_array_equal(moved["x"], plain["x"])
+
+    tensor = torch.from_numpy(x).requires_grad_()
+    F.mse_loss(reference(tensor), torch.from_numpy(target)).backward()
+    np.testing.assert_allclose(moved["x"], x - tensor.grad.numpy(), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("exclude", [False, True])
 @pytest.mark.parametrize("case", [case for case in POOLINGS if case[7] == (1, 1) and not case[8]], ids=str)
 def test_average_pool(case, exclude):
