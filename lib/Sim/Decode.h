@@ -10,7 +10,7 @@ namespace tdsim {
 // Undecoded comes first: memory that calloc returns is undecoded code.
 // HwLoopEnd stands in for the last instruction of a hardware loop, whose own
 // operation moves to Insn::real. So does Entry where execution can enter a line
-// of the instruction cache.
+// of the instruction cache; when all cores have the line, the two are swapped.
 // clang-format off
 #define TDSIM_OPERATIONS(X)                                                    \
   X(Undecoded) X(HwLoopEnd) X(Entry) X(OutOfRegion) X(Illegal) X(Lui) X(Jal) X(Jalr)    \

@@ -29,7 +29,7 @@ struct SymbolEntry {
 };
 
 constexpr uint16_t MachineRiscv = 243;
-constexpr uint32_t Load = 1, SymbolTable = 2;
+constexpr uint32_t Load = 1, Executable = 1, SymbolTable = 2;
 
 class Reader {
 public:
@@ -73,7 +73,7 @@ Elf Elf::read(const std::string &path) {
     if (ph.filesz > ph.memsz)
       throw std::runtime_error(path +
                                ": segment larger in the file than in memory");
-    Segment segment{ph.paddr, {}};
+    Segment segment{ph.paddr, {}, (ph.flags & Executable) != 0};
     const char *data = in.range(ph.offset, ph.filesz);
     segment.bytes.assign(data, data + ph.filesz);
     // A target's memories are 32 MiB together; a larger segment is no program.

@@ -13,6 +13,7 @@ struct Elf {
   struct Segment {
     uint32_t address;
     std::vector<uint8_t> bytes; // zero-filled to its size in memory
+    bool executable;
   };
   struct Symbol {
     uint32_t address, size;

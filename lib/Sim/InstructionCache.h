@@ -5,7 +5,7 @@
 // Ways are replaced in the order of a shift register, as in the cluster's.
 //
 // The core's loop asks `absent`, a word a line with a bit a core, and only at
-// instructions where execution can enter a line.
+// instructions where execution can enter a line that some core lacks.
 //
 //===----------------------------------------------------------------------===//
 #ifndef TDSIM_INSTRUCTIONCACHE_H
@@ -34,8 +34,19 @@ public:
     banks.assign(c.icacheBanks, Cache(c.icacheSets, c.icacheWays));
   }
 
-  /// Brings a line into a core's cache and returns the cycles it waits for it.
-  uint64_t refill(unsigned core, uint32_t line, uint64_t time) {
+  static constexpr uint32_t None = ~0u;
+
+  /// Whether all cores have a line.
+  bool everywhere(uint32_t line) const {
+    return !(absent[line] & ((1u << config.clusterCores) - 1));
+  }
+
+  struct Refill {
+    uint64_t wait;     // cycles that the core waits
+    uint32_t replaced; // a line that all cores had until now, or None
+  };
+  /// Brings a line into a core's cache.
+  Refill refill(unsigned core, uint32_t line, uint64_t time) {
     uint32_t index = line / config.icacheBanks;
     Cache &bank = banks[line % config.icacheBanks];
     uint64_t ready;
@@ -49,17 +60,20 @@ public:
     }
     Line *own = cores[core].replace(line);
     uint16_t bit = uint16_t(1u << core);
-    if (own->line != None)
+    uint32_t replaced = None;
+    if (own->line != None) {
+      if (everywhere(own->line))
+        replaced = own->line;
       absent[own->line] |= bit;
+    }
     *own = {line, 0};
     absent[line] &= uint16_t(~bit);
-    return ready + config.icacheRefill - time;
+    return {ready + config.icacheRefill - time, replaced};
   }
 
   std::vector<uint16_t> absent;
 
 private:
-  static constexpr uint32_t None = ~0u;
   struct Line {
     uint32_t line = None;
     uint64_t ready = 0;

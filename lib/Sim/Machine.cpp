@@ -17,6 +17,12 @@ uint64_t hostMilliseconds() {
           .count());
 }
 
+/// Whether a word is an instruction that accesses fflags or fcsr.
+bool accessesFlags(uint32_t word) {
+  uint32_t csr = word >> 20;
+  return (word & 0x7F) == 0x73 && (word & 0x3000) && (csr == 1 || csr == 3);
+}
+
 // Zero pages that the host provides only when they are touched.
 template <class T>
 std::unique_ptr<T, decltype(&std::free)> lazyZeroes(size_t count) {
@@ -43,6 +49,7 @@ Machine::Machine(const Config &config, bool portable)
     cores[i].index = i;
     cores[i].host = i == hostIndex;
     cores[i].hart = cores[i].host ? config.hostHartId : i;
+    cores[i].fpu = cores[i].host ? config.fpus : i % config.fpus;
   }
   hyperReadRate = uint64_t(config.hyperReadPerByte * 65536.0 + 0.5);
   hyperWriteRate = uint64_t(config.hyperWritePerByte * 65536.0 + 0.5);
@@ -81,6 +88,12 @@ void Machine::load(const Elf &program) {
     }
     std::memcpy(memoryAt(segment.address, uint32_t(segment.bytes.size())),
                 segment.bytes.data(), segment.bytes.size());
+    for (size_t at = 0; segment.executable && at + 4 <= segment.bytes.size();
+         at += 2) {
+      uint32_t word;
+      std::memcpy(&word, &segment.bytes[at], 4);
+      readsFlags |= accessesFlags(word);
+    }
   }
   startCore(cores[hostIndex], elf.entry, 0);
 }
@@ -113,12 +126,12 @@ int Machine::run(const RunOptions &options) {
       checker->define(segment.address - config.l1.base < config.l1.size ? 1 : 2,
                       segment.address, uint32_t(segment.bytes.size()));
   }
-  runCoreVariant =
-      checker ? &Machine::runCore<0, true> : &Machine::runCore<0, false>;
+  runCoresVariant =
+      checker ? &Machine::runCores<0, true> : &Machine::runCores<0, false>;
 #if defined(__x86_64__)
   if (fusedHost)
-    runCoreVariant =
-        checker ? &Machine::runCore<1, true> : &Machine::runCore<1, false>;
+    runCoresVariant =
+        checker ? &Machine::runCores<1, true> : &Machine::runCores<1, false>;
 #endif
   semihosting = std::make_unique<Semihosting>(
       options.workdir,
@@ -148,48 +161,23 @@ int Machine::run(const RunOptions &options) {
 }
 
 void Machine::schedule() {
-  while (!exited) {
-    // The actor furthest behind; among equals the first, which is what makes a
-    // run repeatable.
-    uint64_t first = Never, second = Never, behind = Never;
-    unsigned actor = 0;
-    for (unsigned i = 0; i < times.size(); ++i) {
-      uint64_t t = times[i];
-      if (i == config.clusterCores)
-        behind = first;
-      if (t < first) {
-        second = first;
-        first = t;
-        actor = i;
-      } else if (t < second) {
-        second = t;
-      }
-    }
-    if (first == Never)
-      deadlock();
-    now = first;
-    if (first > maxCycles) {
-      const Core &core = actor < cores.size() ? cores[actor] : cores[hostIndex];
-      stopAt(core, "cycle limit of " + std::to_string(maxCycles) + " reached");
-    }
-    if ((++turns & 0x3FFF) == 0)
-      poll();
-    uint64_t limit = first + LongestTurn;
-    if (second != Never)
-      limit = std::min(limit, second + Lookahead);
-    auto beforeCores = [&](uint64_t limit, uint64_t ahead) {
-      return behind == Never ? limit : std::min(limit, behind + ahead);
+  Turn turn = nextTurn();
+  while (beginTurn(turn)) {
+    auto beforeCores = [&](uint64_t ahead) {
+      return turn.cores == Never ? turn.limit
+                                 : std::min(turn.limit, turn.cores + ahead);
     };
-    // Waiting for a bank takes far less than the second half of the calendar.
-    banks.clearUntil(first + BankCalendar::Size / 2 + LongestTurn);
-    if (actor < cores.size())
-      (this->*runCoreVariant)(cores[actor], limit, second);
-    else if (actor < hyperActor)
-      runDma(actor - dmaActor, beforeCores(limit, DmaAhead));
-    else if (actor == hyperActor)
+    if (turn.actor < cores.size()) {
+      turn = (this->*runCoresVariant)(turn);
+      continue;
+    }
+    if (turn.actor < hyperActor)
+      runDma(turn.actor - dmaActor, beforeCores(DmaAhead));
+    else if (turn.actor == hyperActor)
       runHyper();
     else
-      runRedmule(beforeCores(limit, RedmuleAhead));
+      runRedmule(beforeCores(RedmuleAhead));
+    turn = nextTurn();
   }
 }
 
@@ -213,6 +201,13 @@ void Machine::stopAt(const Core &core, const std::string &what) {
                 symbol.empty() ? "" : " (", symbol.c_str(),
                 symbol.empty() ? "" : ")", (unsigned long long)time);
   throw Stop(what + ": " + place);
+}
+
+void Machine::cannotGoOn(const Turn &turn) {
+  if (turn.start == Never)
+    deadlock();
+  stopAt(turn.actor < cores.size() ? cores[turn.actor] : cores[hostIndex],
+         "cycle limit of " + std::to_string(maxCycles) + " reached");
 }
 
 void Machine::deadlock() {
@@ -275,6 +270,9 @@ void Machine::decodeAt(Insn *ip) {
     return readHalf(at) | (readHalf(at + 2) << 16);
   };
   uint32_t raw = word(pc);
+  if (accessesFlags(raw) && !readsFlags)
+    throw Stop("code that the program does not bring along accesses the "
+               "floating-point flags, which were not kept");
   uint32_t length = (raw & 3) == 3 ? 4 : 2;
   bool entered = ip->real == Op::Entry;
   *ip = decode(config, pc, raw, word(pc + length), word(pc - 4));
@@ -295,12 +293,46 @@ void Machine::decodeAt(Insn *ip) {
     markEntry(ip);
 }
 
+/// Whether all cores of the cluster have what the cache must hold to execute
+/// `ip`. An instruction in the last two bytes of a line takes the next line,
+/// too.
+bool Machine::cachedEverywhere(const Insn *ip) const {
+  size_t half = size_t(ip - l2Code.get());
+  constexpr size_t InLine = InstructionCache::LineBytes / 2;
+  return half < config.l2.size / 2 && icache.everywhere(half / InLine) &&
+         icache.everywhere((half + 1) / InLine);
+}
+
 /// Execution can come to `ip` from elsewhere.
 void Machine::markEntry(Insn *ip) {
-  if (ip->op == Op::Undecoded)
+  if (ip->op == Op::Entry || ip->op == Op::HwLoopEnd)
+    return;
+  if (ip->op == Op::Undecoded || cachedEverywhere(ip))
     ip->real = Op::Entry;
-  else if (ip->op != Op::HwLoopEnd)
+  else
     ip->op = Op::Entry;
+}
+
+uint64_t Machine::refill(const Core &core, uint32_t line, uint64_t time) {
+  auto [wait, replaced] = icache.refill(core.index, line, time);
+  // Entries of a line are those in it and one that may reach into it.
+  auto entries = [&](uint32_t line, auto visit) {
+    Insn *first = l2Code.get() + line * (InstructionCache::LineBytes / 2);
+    for (Insn *ip = first - (line != 0);
+         ip < first + InstructionCache::LineBytes / 2; ++ip)
+      visit(*ip);
+  };
+  if (replaced != InstructionCache::None)
+    entries(replaced, [](Insn &insn) {
+      if (insn.real == Op::Entry && insn.op != Op::Undecoded)
+        std::swap(insn.op, insn.real);
+    });
+  if (icache.everywhere(line))
+    entries(line, [&](Insn &insn) {
+      if (insn.op == Op::Entry && cachedEverywhere(&insn))
+        std::swap(insn.op, insn.real);
+    });
+  return wait;
 }
 
 void Machine::flushDecoded() {
@@ -330,6 +362,8 @@ void Machine::setLoopEnd(Core &core, unsigned loop, uint32_t pc,
   // core has a loop that ends there.
   if (end->op == Op::Undecoded)
     decodeAt(end);
+  if (end->real == Op::Entry)
+    end->real = end->op;
   end->op = Op::HwLoopEnd;
   core.lpEnd[loop] = end;
 }

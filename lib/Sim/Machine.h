@@ -1,8 +1,9 @@
 //===- Machine.h - The simulated system on chip -----------------*- C++ -*-===//
 //
 // A machine is a set of actors that each have a time: the cores, the two
-// directions of the DMA, the HyperRAM controller and RedMulE. The actor that is
-// furthest behind goes next, and keeps going until it is a few cycles ahead of
+// directions of the DMA, the HyperRAM controller and RedMulE. Cores that share
+// a floating-point unit take their turn together. The actor that is furthest
+// behind goes next, and keeps going until it is a few cycles ahead of
 // the others (Lookahead). What actors compete for within those few cycles, the
 // banks of L1, is booked in a calendar of cycles rather than in the order of
 // simulation; what must be in exact order (devices, floating-point units, the
@@ -18,6 +19,7 @@
 #include "Elf.h"
 #include "InstructionCache.h"
 #include "Semihosting.h"
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstdlib>
@@ -85,7 +87,7 @@ struct CoreCounters {
 struct Core {
   uint32_t x[33] = {}; // x[Discard] takes what is written to x0
   Insn *ip = nullptr;
-  uint32_t index = 0, hart = 0;
+  uint32_t index = 0, hart = 0, fpu = 0;
   bool host = false;
 
   enum class State : uint8_t {
@@ -194,15 +196,27 @@ public:
 
 private:
   /// How far an actor may run ahead of the others, in cycles.
-  static constexpr uint64_t Lookahead = 16;
+  static constexpr uint64_t Lookahead = 20;
   // Who runs ahead wins the banks. So far engines may run ahead of the cores,
   // which gives each the share that it has on GVSoC (benchmarks/gvsoc.json).
-  static constexpr uint64_t DmaAhead = 5, RedmuleAhead = 10;
+  static constexpr uint64_t DmaAhead = 6, RedmuleAhead = 11;
   /// The longest turn, which bounds what the calendar must hold.
   static constexpr uint64_t LongestTurn = 512;
 
   // --- Scheduling (Machine.cpp)
+  /// Who goes next: from when, and until when it may.
+  struct Turn {
+    unsigned actor = 0;
+    uint64_t start = Never;
+    uint64_t others = Never; // when the next one is due
+    uint64_t cores = Never;  // when the next core of the cluster is
+    uint64_t limit = Never;
+  };
+  unsigned lastOfUnit(unsigned unit) const;
+  Turn nextTurn() const;
+  bool beginTurn(Turn &turn);
   void schedule();
+  [[noreturn]] void cannotGoOn(const Turn &turn);
   [[noreturn]] void deadlock();
   [[noreturn]] void stopAt(const Core &core, const std::string &what);
   void requireRight(const Core &core, const std::string &wrong) {
@@ -213,13 +227,15 @@ private:
 
   // --- Cores (CoreLoop.inc, once for each instruction set of the host)
   // Variant 0 runs on any host, variant 1 on x86 with fused multiply-add.
-  template <int Variant, bool Checked>
-  void runCore(Core &core, uint64_t limit, uint64_t syncLimit);
-  void (Machine::*runCoreVariant)(Core &, uint64_t, uint64_t) = nullptr;
+  /// Runs cores until it is an engine's turn, which it returns.
+  template <int Variant, bool Checked> Turn runCores(Turn turn);
+  Turn (Machine::*runCoresVariant)(Turn) = nullptr;
   Insn *fetch(uint32_t pc);
   uint32_t pcOf(const Insn *ip) const;
   void decodeAt(Insn *ip);
   void markEntry(Insn *ip);
+  bool cachedEverywhere(const Insn *ip) const;
+  uint64_t refill(const Core &core, uint32_t line, uint64_t time);
   void flushDecoded();
   void setLoopEnd(Core &core, unsigned loop, uint32_t pc, uint64_t time);
   uint32_t readHalf(uint32_t address) const;
@@ -379,6 +395,7 @@ private:
   std::vector<uint64_t> fpuFree;
   uint64_t fdivFree = 0;
   uint32_t hostFlags = 31; // what may be raised in the host's own unit
+  bool readsFlags = false; // some instruction of the program may
   bool clusterIcacheOn = false, hostIcacheOn = false;
   InstructionCache icache{config};
 
@@ -432,6 +449,53 @@ private:
   std::vector<double> tileW; // W of an FP16 tile, widened
   uint64_t lastPoll = 0;
 };
+
+/// The core furthest behind of those that share a floating-point unit.
+inline unsigned Machine::lastOfUnit(unsigned unit) const {
+  unsigned last = unit;
+  for (unsigned i = unit; i < config.clusterCores; i += config.fpus)
+    last = times[i] < times[last] ? i : last;
+  return last;
+}
+
+/// The actor furthest behind; among equals the first, which is what makes a run
+/// repeatable. Cores that share a floating-point unit are one actor here.
+inline Machine::Turn Machine::nextTurn() const {
+  Turn turn;
+  uint64_t first = Never, second = Never;
+  auto see = [&](unsigned actor, uint64_t time) {
+    second = std::min(second, std::max(first, time));
+    turn.actor = time < first ? actor : turn.actor;
+    first = std::min(first, time);
+  };
+  for (unsigned unit = 0; unit < std::min(config.fpus, hostIndex); ++unit) {
+    unsigned core = lastOfUnit(unit);
+    see(core, times[core]);
+  }
+  turn.cores = first;
+  for (unsigned actor = hostIndex; actor < times.size(); ++actor)
+    see(actor, times[actor]);
+  turn.start = first;
+  turn.others = second;
+  return turn;
+}
+
+/// Whether the run goes on.
+inline bool Machine::beginTurn(Turn &turn) {
+  if (exited)
+    return false;
+  now = turn.start;
+  if (turn.start == Never || turn.start > maxCycles)
+    cannotGoOn(turn);
+  if ((++turns & 0x3FFF) == 0)
+    poll();
+  turn.limit = turn.start + LongestTurn;
+  if (turn.others != Never)
+    turn.limit = std::min(turn.limit, turn.others + Lookahead);
+  // Waiting for a bank takes far less than the second half of the calendar.
+  banks.clearUntil(turn.start + BankCalendar::Size / 2 + LongestTurn);
+  return true;
+}
 
 template <> void Machine::redmuleTile32<0>(uint32_t, uint32_t);
 template <> void Machine::redmuleTile32<1>(uint32_t, uint32_t);

@@ -193,19 +193,26 @@ void Machine::runDma(unsigned index, uint64_t limit) {
       direction.available = direction.issue + config.dmaLatency;
     }
     while (direction.burst) {
-      auto port =
-          std::min_element(direction.ports.begin(), direction.ports.end());
+      uint64_t *port = direction.ports.data();
+      for (uint64_t &other : direction.ports)
+        port = other < *port ? &other : port;
       uint64_t at = std::max(*port, direction.available);
       if (at > limit) {
         actorTime = at;
         return;
       }
-      uint32_t size = std::min(direction.burst, 4 - (direction.l1 & 3));
       uint32_t l1Offset = direction.l1 - config.l1.base;
       at = banks.book(at, 1u << ((l1Offset >> 2) & bankMask));
       uint8_t *near = l1.data() + l1Offset;
       uint8_t *far = l2.data() + (direction.l2 - config.l2.base);
-      std::memcpy(toL1 ? near : far, toL1 ? far : near, size);
+      uint8_t *to = toL1 ? near : far, *from = toL1 ? far : near;
+      uint32_t size = 4;
+      if (direction.burst >= 4 && !(direction.l1 & 3)) {
+        std::memcpy(to, from, 4);
+      } else {
+        size = std::min(direction.burst, 4 - (direction.l1 & 3));
+        std::memcpy(to, from, size);
+      }
       *port = at + 1;
       direction.lastByte = at + 1;
       direction.l1 += size;

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sim_tools import DUMP, run
+from traindeeploy.sim import SimulationError
 
 NX, UF, OF, DZ, NV = 1, 2, 4, 8, 16
 RNE, RTZ, RDN, RUP, RMM = range(5)
@@ -503,3 +504,17 @@ def test_rounding_mode_of_the_instruction(tmp_path) -> None:
     expected = [add(S, *triples[0][:2], rm)[0] for rm in range(5)]
     for rm, want in enumerate(expected):
         assert (results[rm, :, 0, 0] == want).all()
+
+
+def test_flags_are_not_read_by_code_in_data() -> None:
+    """The simulator keeps flags only for programs whose code can ask for them."""
+    source = """
+main:
+  la t0, code
+  jr t0
+  .data
+code:
+  .word 0x00102573  # csrr a0, fflags
+"""
+    with pytest.raises(SimulationError, match="code that the program does not bring along"):
+        run(source)
