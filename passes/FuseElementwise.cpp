@@ -131,6 +131,69 @@ struct OuterProduct : OpInterfaceRewritePattern<linalg::LinalgOp> {
   }
 };
 
+/// relu(max(x...)) = max(relu(x)...): a ReLU of a maximum over a window goes
+/// into it, where it is a matter of the order of numbers, and needs no pass of
+/// its own.
+struct CutMaximum : OpRewritePattern<linalg::GenericOp> {
+  using OpRewritePattern::OpRewritePattern;
+
+  LogicalResult matchAndRewrite(linalg::GenericOp consumer,
+                                PatternRewriter &rewriter) const override {
+    for (OpOperand *operand : consumer.getDpsInputOperands()) {
+      auto maximum = operand->get().getDefiningOp<linalg::GenericOp>();
+      BlockArgument taken = consumer.getMatchingBlockArgument(operand);
+      if (!maximum || !shouldFuse(operand) || !taken.hasOneUse())
+        continue;
+      auto relu = dyn_cast<arith::MaximumFOp>(*taken.user_begin());
+      arith::MaximumFOp running = runningMaximum(maximum);
+      if (!running || !relu || relu->getBlock() != consumer.getBody() ||
+          !matchPattern(relu->getOperand(relu.getLhs() == taken),
+                        m_PosZeroFloat()))
+        continue;
+      rewriter.modifyOpInPlace(maximum, [&] {
+        unsigned element =
+            running.getLhs() == maximum.getRegionOutputArgs().front();
+        rewriter.setInsertionPoint(running);
+        Value zero = arith::ConstantOp::create(
+            rewriter, relu.getLoc(), rewriter.getZeroAttr(running.getType()));
+        Value cut = arith::MaximumFOp::create(
+            rewriter, relu.getLoc(), running->getOperand(element), zero);
+        running->setOperand(element, cut);
+        maximum->setLoc(
+            rewriter.getFusedLoc({maximum.getLoc(), consumer.getLoc()}));
+      });
+      rewriter.replaceOp(relu, taken);
+      return success();
+    }
+    return failure();
+  }
+
+  /// The maximum if a reduction starts from minus infinity, is one of elements
+  /// that are not cut yet, and of one at least.
+  static arith::MaximumFOp runningMaximum(linalg::GenericOp op) {
+    if (op.getNumReductionLoops() == 0 || op.getNumDpsInits() != 1 ||
+        llvm::is_contained(op.getStaticLoopRanges(), 0))
+      return {};
+    auto start = op.getDpsInits()[0].getDefiningOp<linalg::FillOp>();
+    auto running = op.getBody()
+                       ->getTerminator()
+                       ->getOperand(0)
+                       .getDefiningOp<arith::MaximumFOp>();
+    BlockArgument output = op.getRegionOutputArgs().front();
+    if (!start || !matchPattern(start.getInputs()[0], m_NegInfFloat()) ||
+        !running || running->getBlock() != op.getBody() ||
+        !output.hasOneUse() ||
+        !llvm::is_contained(running->getOperands(), output))
+      return {};
+    auto element = running->getOperand(running.getLhs() == output)
+                       .getDefiningOp<arith::MaximumFOp>();
+    bool isCut = element && llvm::any_of(element->getOperands(), [](Value v) {
+                   return matchPattern(v, m_PosZeroFloat());
+                 });
+    return isCut ? arith::MaximumFOp() : running;
+  }
+};
+
 /// What is made of vectors alone can as well be made in the shape in which it
 /// is used: a reshape of it may go to the vectors.
 static bool isMadeOfVectors(OpOperand *reshaped) {
@@ -328,7 +391,7 @@ struct FuseElementwise : td::impl::FuseElementwiseBase<FuseElementwise> {
     if (failed(applyPatternsGreedily(getOperation(), std::move(copies))))
       return signalPassFailure();
     RewritePatternSet patterns(&getContext());
-    patterns.add<OuterProduct>(&getContext());
+    patterns.add<OuterProduct, CutMaximum>(&getContext());
     linalg::populateFoldReshapeOpsByExpansionPatterns(patterns,
                                                       isMadeOfVectors);
     linalg::populateElementwiseOpsFusionPatterns(patterns, shouldFuse);

@@ -281,15 +281,19 @@ private:
 
   /// `body` on the values if the condition holds.
   SmallVector<Value> when(Value condition, ValueRange initial,
-                          function_ref<SmallVector<Value>(ValueRange)> body) {
+                          function_ref<SmallVector<Value>(ValueRange)> body,
+                          bool rarely = false) {
     SmallVector<Type> types(initial.getTypes());
     Block *before = b.getInsertionBlock();
     Block *yes = b.createBlock(exit);
     Block *after =
         b.createBlock(exit, types, SmallVector<Location>(types.size(), loc));
     b.setInsertionPointToEnd(before);
-    LLVM::CondBrOp::create(b, loc, condition, yes, ValueRange(), after,
-                           initial);
+    std::optional<std::pair<uint32_t, uint32_t>> weights;
+    if (rarely)
+      weights = std::make_pair(1u, 1000u);
+    LLVM::CondBrOp::create(b, loc, condition, yes, ValueRange(), after, initial,
+                           weights);
     b.setInsertionPointToEnd(yes);
     LLVM::BrOp::create(b, loc, body(initial), after);
     b.setInsertionPointToEnd(after);
@@ -936,20 +940,22 @@ private:
     for (auto [i, operand] : llvm::enumerate(operands))
       if (operand.output)
         outputs.push_back(i);
-    SmallVector<Value> sums;
-    for (unsigned r = 0; r < height; ++r)
-      for (unsigned c = 0; c < width; ++c)
-        for (unsigned output : outputs) {
-          Place from = place(structure, output, r, c, width);
-          sums.push_back(
-              load(output, at.addresses[output][from.address], from.bytes));
-        }
-    if (plan.extremum)
-      sums = openExtrema(sums);
-    sums = emitReductions(structure, structure.reductions, at, sums, height,
-                          width);
-    if (plan.extremum)
-      sums = closeExtrema(sums);
+    auto loadStart = [&] {
+      SmallVector<Value> start;
+      for (unsigned r = 0; r < height; ++r)
+        for (unsigned c = 0; c < width; ++c)
+          for (unsigned output : outputs) {
+            Place from = place(structure, output, r, c, width);
+            start.push_back(
+                load(output, at.addresses[output][from.address], from.bytes));
+          }
+      return start;
+    };
+    SmallVector<Value> sums = loadStart();
+    sums = plan.extremum
+               ? emitExtrema(structure, at, sums, height, width, loadStart)
+               : emitReductions(structure, structure.reductions, at, sums,
+                                height, width);
     unsigned sum = 0;
     for (unsigned r = 0; r < height; ++r)
       for (unsigned c = 0; c < width; ++c)
@@ -975,6 +981,10 @@ private:
 
     Position here = at;
     SmallVector<Value> current(sums);
+    if (int64_t steps = plan.straightSteps(structure, height, width)) {
+      emitSteps(structure, loopIndex, here, current, steps, height, width);
+      return current;
+    }
     Value left = sizes[loopIndex];
     // A loop of unrolled steps, then what is left by halves.
     for (unsigned steps = structure.unroll; steps >= 1; steps /= 2) {
@@ -1015,7 +1025,9 @@ private:
                  Position &at, SmallVector<Value> &sums, unsigned steps,
                  unsigned height, unsigned width) {
     unsigned count = operands.size(), elements = height * width;
-    unsigned state = sums.size() / elements; // values per result of the block
+    // Values per result of the block.
+    unsigned state = (sums.size() - passesOverNaN) / elements;
+    Value seen = passesOverNaN ? sums.back() : Value();
     // Addresses of each step.
     SmallVector<SmallVector<SmallVector<Value, 1>>> addresses(count);
     for (auto [i, operand] : llvm::enumerate(operands)) {
@@ -1061,7 +1073,7 @@ private:
       }
       auto [u, element] = stepAndElement(n);
       ArrayRef<Value> before = ArrayRef(sums).slice(element * state, state);
-      if (!plan.extremum)
+      if (!passesOverNaN)
         for (unsigned o = 0; o < state; ++o)
           arguments[n][count - state + o] = before[o];
       SmallVector<Value> indices = at.indices;
@@ -1074,12 +1086,19 @@ private:
         shift(*structure.rows, element / width);
       if (structure.cols)
         shift(*structure.cols, element % width);
-      SmallVector<Value> results =
-          plan.extremum ? stepExtremum(arguments[n], indices, before)
-                        : compute(arguments[n], indices);
+      SmallVector<Value> results;
+      if (passesOverNaN) {
+        results.emplace_back();
+        std::tie(results[0], seen) =
+            stepExtremum(arguments[n], indices, before[0], seen);
+      } else {
+        results = compute(arguments[n], indices);
+      }
       for (unsigned o = 0; o < state; ++o)
         sums[element * state + o] = total > 1 ? pin(results[o]) : results[o];
     }
+    if (passesOverNaN)
+      sums.back() = seen;
 
     for (auto [i, operand] : llvm::enumerate(operands)) {
       if (!operand.has(loopIndex))
@@ -1107,7 +1126,7 @@ private:
     return results;
   }
 
-  /// The body's operations, but not the extremum that steps itself.
+  /// The body's operations, but not an extremum that steps by itself.
   IRMapping emitBody(ArrayRef<Value> arguments, ArrayRef<Value> indices) {
     Block &body = *op.getBlock();
     IRMapping mapping = constants;
@@ -1115,7 +1134,7 @@ private:
       if (value)
         mapping.map(argument, value);
     for (Operation &inner : body.without_terminator()) {
-      if (&inner == plan.extremum)
+      if (passesOverNaN && (&inner == plan.extremum || &inner == plan.cut))
         continue;
       if (selection && &inner == selection.getOperation()) {
         mapping.map(selection.getResult(), mapping.lookupOrDefault(selected));
@@ -1277,45 +1296,79 @@ private:
 
   //===--- Running extrema
   //-------------------------------------------------===//
-  // The cores' fmin and fmax pass over NaN. So a reduction carries, beside the
-  // extremum, a word that is 1 as long as there was no NaN.
-  Value isNumber(Value x) {
-    Value ordered =
-        arith::CmpFOp::create(b, loc, arith::CmpFPredicate::ORD, x, x);
-    return arith::ExtUIOp::create(b, loc, b.getI32Type(), ordered);
+  // The cores' fmin and fmax pass over NaN. So a block of running extrema
+  // carries one more word, the largest of the bits of all that it has seen: a
+  // NaN has more than infinity. If there was one, which is rare, the block is
+  // done again as it is written.
+  //
+  // Numbers that are cut off at zero are ordered as their bits are: as signed
+  // numbers those below zero are smaller, and a NaN without a sign is larger
+  // than all. One with a sign has the largest bits without regard to it.
+  static constexpr uint32_t infinity = 0x7F800000, sign = 0x80000000;
+
+  Value bitsOf(Value x) {
+    return b.createOrFold<arith::BitcastOp>(loc, b.getI32Type(), x);
   }
-  SmallVector<Value> openExtrema(ArrayRef<Value> values) {
+  /// The word `seen`, after `x`.
+  Value look(Value seen, Value x) {
+    Value bits = bitsOf(x);
+    if (!plan.cut)
+      bits = shiftLeft(bits, constant(1));
+    return seen ? arith::MaxUIOp::create(b, loc, seen, bits).getResult() : bits;
+  }
+  SmallVector<Value> emitExtrema(const LoopStructure &structure,
+                                 const Position &at, ArrayRef<Value> start,
+                                 unsigned height, unsigned width,
+                                 function_ref<SmallVector<Value>()> loadStart) {
     SmallVector<Value> state;
-    for (Value value : values)
-      llvm::append_values(state, value, isNumber(value));
-    return state;
+    Value seen;
+    for (Value value : start) {
+      seen = look(seen, value);
+      if (plan.cut)
+        value = arith::BitcastOp::create(
+            b, loc, b.getF32Type(),
+            arith::MaxSIOp::create(b, loc, bitsOf(value), constant(0)));
+      state.push_back(value);
+    }
+    state.push_back(seen);
+    passesOverNaN = true;
+    state = emitReductions(structure, structure.reductions, at, state, height,
+                           width);
+    passesOverNaN = false;
+    Value limit = constant(
+        static_cast<int32_t>(plan.cut ? sign | infinity : infinity << 1));
+    Value sawNaN =
+        compare(arith::CmpIPredicate::ult, limit, state.pop_back_val());
+    return when(
+        sawNaN, state,
+        [&](ValueRange) {
+          // Loaded again: there are too few registers to keep it.
+          return emitReductions(structure, structure.reductions, at,
+                                loadStart(), height, width);
+        },
+        /*rarely=*/true);
   }
-  SmallVector<Value> stepExtremum(ArrayRef<Value> arguments,
-                                  ArrayRef<Value> indices,
-                                  ArrayRef<Value> before) {
+  /// The extremum `before` and the word `seen`, after another element.
+  std::pair<Value, Value> stepExtremum(ArrayRef<Value> arguments,
+                                       ArrayRef<Value> indices, Value before,
+                                       Value seen) {
     IRMapping mapping = emitBody(arguments, indices);
     BlockArgument output = op.getBlock()->getArguments().back();
-    Value x = plan.extremum->getOperand(0);
-    if (x == output)
-      x = plan.extremum->getOperand(1);
+    Value x = plan.extremum->getOperand(plan.extremum->getOperand(0) == output);
+    if (plan.cut) {
+      x = plan.cut->getOperand(
+          matchPattern(plan.cut->getOperand(0), m_PosZeroFloat()));
+      x = mapping.lookupOrDefault(x);
+      Value larger = arith::MaxSIOp::create(b, loc, bitsOf(before), bitsOf(x));
+      return {arith::BitcastOp::create(b, loc, b.getF32Type(), larger),
+              look(seen, x)};
+    }
     x = mapping.lookupOrDefault(x);
     Value extremum =
         isa<arith::MaximumFOp>(plan.extremum)
-            ? arith::MaxNumFOp::create(b, loc, before[0], x).getResult()
-            : arith::MinNumFOp::create(b, loc, before[0], x).getResult();
-    return {extremum, bitAnd(before[1], isNumber(x))};
-  }
-  SmallVector<Value> closeExtrema(ArrayRef<Value> state) {
-    SmallVector<Value> values;
-    for (unsigned i = 0; i < state.size(); i += 2) {
-      Value bits = arith::BitcastOp::create(b, loc, b.getI32Type(), state[i]);
-      // All ones are a NaN.
-      bits = b.createOrFold<arith::OrIOp>(loc, bits,
-                                          sub(state[i + 1], constant(1)));
-      values.push_back(
-          arith::BitcastOp::create(b, loc, b.getF32Type(), bits).getResult());
-    }
-    return values;
+            ? arith::MaxNumFOp::create(b, loc, before, x).getResult()
+            : arith::MinNumFOp::create(b, loc, before, x).getResult();
+    return {extremum, look(seen, x)};
   }
 
   /// Selections and NaN-propagating extrema without a branch, which would cost
@@ -1398,8 +1451,9 @@ private:
   SmallVector<Value> scalars;              // per operand, if it is one
   IRMapping constants; // of the kernel's function, around the op
   Position start;
-  arith::SelectOp selection; // that is decided ahead of the loops, if any
-  Value selected;            // the operand that it takes in this code
+  arith::SelectOp selection;  // that is decided ahead of the loops, if any
+  Value selected;             // the operand that it takes in this code
+  bool passesOverNaN = false; // a block of extrema, as if there were no NaN
   // What is being emitted, and the operands as it sees them.
   const LoopStructure *structure = nullptr;
   SmallVector<KernelOperand> operands;

@@ -295,11 +295,11 @@ private:
          possibleImplementations(group, [&](Type element) {
            return target.readsOnAccelerator(element);
          })) {
-      auto [candidate, unit] =
+      auto [candidate, unit, whole] =
           buildGroup(builder, group, implementations, outputs,
                      [&](Value tensor) { return bufferOf(tensor); });
-      const TileSearch::Result &found =
-          search->search(candidate, group.whole, unit);
+      llvm::append_range(whole, group.whole);
+      const TileSearch::Result &found = search->search(candidate, whole, unit);
       best.needed = std::min(best.needed, found.smallest);
       if (!found.choice ||
           (best.op && found.choice->cost.total >= best.choice.cost.total)) {

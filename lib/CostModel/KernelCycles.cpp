@@ -27,6 +27,7 @@ struct Work {
         divider += other.divider;
     return *this;
   }
+  friend Work operator+(Work a, const Work &b) { return a += b; }
   friend Work operator*(double times, Work work) {
     return {times * work.issue, times * work.floating, times * work.memory,
             times * work.divider};
@@ -63,7 +64,7 @@ constexpr double gridCandidate = 9, shareOfLoop = 10;
 constexpr Work quotientWork{19, 11, 0, 0}, correctionWork{7, 3, 0, 0};
 // Loops that cores share as one.
 constexpr double nestLoopEntry = 12, nestStep = 4;
-constexpr double reductionStep = 9;
+constexpr double reductionStep = 9, straightStep = 2;
 constexpr double loopEntry = 5, blockEntry = 18, rowEntry = 30,
                  streamRowEntry = 11;
 
@@ -285,9 +286,10 @@ private:
     }
     Work around{setup + transfers, 0, transfers, 0};
     if (plan.extremum)
-      around += double(height * width) * Work{4, 1, 0, 0};
+      around += double(height * width) * integer(2) + integer(3);
     Span cycles = together(around);
     double times = 1;
+    int64_t straight = plan.straightSteps(structure, height, width);
     for (unsigned loop : ArrayRef<unsigned>(structure.reductions).drop_back()) {
       cycles += times * loopEntry;
       times *= sizes[loop];
@@ -296,10 +298,15 @@ private:
       for (const KernelOperand &operand : operands)
         if (operand.has(loop))
           kept += addresses(structure, operand, height, width);
-      double each = height * width > 1 ? 3 : 1; // by registers left
-      cycles += times * (reductionStep + each * kept + takenBranch);
+      double each =
+          height * width > 1 && !straight ? 3 : 1; // by registers left
+      cycles += times * ((straight ? straightStep : reductionStep) +
+                         each * kept + takenBranch);
     }
     int64_t steps = sizes[structure.reductions.back()];
+    if (straight)
+      return cycles +
+             times * together(stepsWork(structure, straight, height, width));
     Span inner = steps < structure.unroll ? 2 : loopEntry;
     inner += loopCycles(steps / structure.unroll,
                         stepsWork(structure, structure.unroll, height, width));
@@ -400,8 +407,10 @@ private:
       if (decided && (&op == decided.getOperation() ||
                       &op == decided.getCondition().getDefiningOp()))
         continue;
+      if (&op == plan.cut)
+        continue;
       if (&op == plan.extremum) {
-        element += Work{3, 2, 0, 0};
+        element += plan.cut ? Work{2, 0, 0, 0} : Work{3, 1, 0, 0};
         continue;
       }
       if (isConstant(op)) {

@@ -3,6 +3,7 @@
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/IR/Matchers.h"
 
 using namespace mlir;
 
@@ -148,6 +149,22 @@ Operation *runningExtremum(linalg::LinalgOp op) {
   return last;
 }
 
+/// What a maximum takes of the body, if that is cut off at zero.
+Operation *cutAtZero(linalg::LinalgOp op, Operation *extremum) {
+  if (!isa_and_present<arith::MaximumFOp>(extremum))
+    return nullptr;
+  BlockArgument output = op.getBlock()->getArguments().back();
+  Value taken = extremum->getOperand(extremum->getOperand(0) == output);
+  auto cut = taken.getDefiningOp<arith::MaximumFOp>();
+  return cut && cut->getBlock() == op.getBlock() && cut->hasOneUse() &&
+                 llvm::any_of(cut->getOperands(),
+                              [](Value side) {
+                                return matchPattern(side, m_PosZeroFloat());
+                              })
+             ? cut.getOperation()
+             : nullptr;
+}
+
 /// Chooses the unrolling of a stream. It hides the load-use stall and shares
 /// the loop's own instructions and, for two rows, the loads of what they have
 /// in common.
@@ -262,6 +279,16 @@ FailureOr<KernelPlan> KernelPlan::get(linalg::LinalgOp op) {
     plan.reduction.push_back(iterators[dim] == utils::IteratorType::reduction);
     plan.indexed.push_back(indexed[dim]);
   }
+  for (ArrayRef<unsigned> members : plan.loops) {
+    int64_t size = 1;
+    for (unsigned dim : members) {
+      auto [operand, r] = plan.sizeOf[dim];
+      auto type = cast<ShapedType>(op->getOperand(operand).getType());
+      bool stated = !plan.operands[operand].isTile() && !type.isDynamicDim(r);
+      size *= stated ? type.getDimSize(r) : 0;
+    }
+    plan.known.push_back(size);
+  }
   unsigned loops = plan.loops.size();
   for (auto [operand, sums] : llvm::zip(plan.operands, plan.sums))
     if (operand.isTile())
@@ -269,8 +296,11 @@ FailureOr<KernelPlan> KernelPlan::get(linalg::LinalgOp op) {
 
   plan.factors = contractionFactors(op);
   plan.extremum = runningExtremum(op);
-  // A running extremum takes a comparison and two operations on integers.
+  plan.cut = cutAtZero(op, plan.extremum);
   unsigned size = plan.factors ? 1 : bodySize(body);
+  if (plan.extremum)
+    size += plan.cut ? 0 : 2; // see td-lower-kernels
+  plan.bodyInstructions = size;
 
   SmallVector<unsigned> parallel, reductions;
   for (unsigned loop = 0; loop < loops; ++loop)
@@ -397,6 +427,17 @@ KernelPlan::operandsOf(const LoopStructure &structure) const {
                    [&](unsigned loop) { return reduction[loop]; });
   }
   return result;
+}
+
+int64_t KernelPlan::straightSteps(const LoopStructure &structure,
+                                  unsigned height, unsigned width) const {
+  // All of them stay within a core's own instruction cache.
+  constexpr int64_t instructions = 128;
+  int64_t steps = known[structure.reductions.back()];
+  return steps <= fewTaps &&
+                 steps * height * width * (bodyInstructions + 1) <= instructions
+             ? steps
+             : 0;
 }
 
 bool KernelPlan::resultByResult(const LoopStructure &structure, unsigned height,

@@ -105,6 +105,13 @@ struct KernelPlan {
   /// The one result is the larger or smaller (or NaN) of what the body
   /// computes, and the result so far.
   mlir::Operation *extremum = nullptr;
+  /// What the extremum, a maximum, takes of the body, if that is the larger of
+  /// something and +0.
+  mlir::Operation *cut = nullptr;
+  /// Per loop, its size if the type of a tile of which only the sizes matter
+  /// states it, otherwise 0.
+  llvm::SmallVector<int64_t> known;
+  unsigned bodyInstructions = 0; ///< roughly, for one element
   LoopStructure main;
   /// Taken if every reduction has one step: a rank-1 update is a stream.
   std::optional<LoopStructure> rankOne;
@@ -117,6 +124,15 @@ struct KernelPlan {
 
   /// Elements that loads run ahead of the computation.
   static constexpr unsigned lookAhead = 3;
+
+  /// Taps of a window that tiles state in their types, so that kernels need no
+  /// loop for them.
+  static constexpr int64_t fewTaps = 8;
+
+  /// All steps of the innermost reduction, if a block of this size does them
+  /// without a loop; otherwise 0.
+  int64_t straightSteps(const LoopStructure &structure, unsigned height,
+                        unsigned width) const;
 
   /// Whether a block of this size runs several steps of the reduction for one
   /// result after the other.

@@ -1,6 +1,7 @@
 #include "lib/Planner/GroupBuilder.h"
 
 #include "dialects/Tile/Windows.h"
+#include "lib/Kernels/KernelPlan.h"
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/IR/IRMapping.h"
 #include "mlir/Interfaces/DestinationStyleOpInterface.h"
@@ -82,7 +83,7 @@ public:
     for (const GroupMember &member : group.members)
       isAnchor(member) || group.rowwise ? emitAnchor(member)
                                         : emitElementwise(member);
-    BuiltGroup built{op, {}};
+    BuiltGroup built{op, {}, SmallVector<int64_t>(windows.getArrayRef())};
     for (const Job &job : jobs)
       for (int64_t dim : job.unit)
         if (!llvm::is_contained(built.unit, dim))
@@ -266,10 +267,12 @@ private:
     return llvm::is_contained(inputBuffers, outputBuffers[output]);
   }
 
-  Tile addScratch(Type element, AffineMap map) {
+  Tile addScratch(Type element, AffineMap map, ArrayRef<int64_t> shape = {}) {
     OpBuilder inner = scratchBuilder();
-    auto scratch = tile::ScratchOp::create(
-        inner, op.getLoc(), tileType(element, map.getNumResults()), map);
+    MemRefType type = tileType(element, map.getNumResults());
+    if (!shape.empty())
+      type = MemRefType::Builder(type).setShape(shape);
+    auto scratch = tile::ScratchOp::create(inner, op.getLoc(), type, map);
     return {scratch.getMemref(), map};
   }
 
@@ -476,11 +479,18 @@ private:
             loopsWithoutTile(source.getNumLoops(), maps);
         !loops.empty()) {
       SmallVector<AffineExpr> results;
-      for (unsigned loop : loops)
-        results.push_back(getAffineDimExpr(member.dims[loop], context));
+      SmallVector<int64_t> shape;
+      for (unsigned loop : loops) {
+        int64_t dim = member.dims[loop], size = group.sizes[dim];
+        bool isSmall = size <= KernelPlan::fewTaps;
+        if (isSmall)
+          windows.insert(dim);
+        shape.push_back(isSmall ? size : ShapedType::kDynamic);
+        results.push_back(getAffineDimExpr(dim, context));
+      }
       Tile sizes =
           addScratch(getElementTypeOrSelf(source->getResult(0).getType()),
-                     AffineMap::get(rank, 0, results, context));
+                     AffineMap::get(rank, 0, results, context), shape);
       ins.push_back(sizes.memref);
       maps.insert(maps.begin() + inputs, memberMap(member, sizes.map));
     }
@@ -703,7 +713,8 @@ private:
   SmallVector<Tile> inputTiles, outputTiles;
   DenseMap<Value, Tile> tiles;      // of the members' results
   DenseMap<Value, Tile> finalTiles; // where a transposed result is stored
-  Job jobs[2];                      // per chain
+  llvm::SmallSetVector<int64_t, 4> windows; // dimensions of small windows
+  Job jobs[2];                              // per chain
   tile::GroupOp op;
 };
 
@@ -724,10 +735,11 @@ possibleImplementations(const OperatorGroup &group,
       return result;
     bool hasWindows = false;
     for (AffineMap map : op.getIndexingMapsArray())
-      for (const AffineSum &sum : tile::sumsOf(map))
-        hasWindows |= llvm::count_if(sum.terms, [&](AffineSum::Term term) {
-                        return op.getStaticLoopRanges()[term.dim] > 1;
-                      }) > 1;
+      for (const tile::AffineSum &sum : tile::sumsOf(map))
+        hasWindows |=
+            llvm::count_if(sum.terms, [&](tile::AffineSum::Term term) {
+              return op.getStaticLoopRanges()[term.dim] > 1;
+            }) > 1;
     for (bool transposed : {false, true})
       for (bool gathered : {false, true})
         if (hasWindows || !gathered)

@@ -38,6 +38,9 @@ struct BuiltGroup {
   tile::GroupOp op;
   /// Dimensions whose tiles have to be of size 1 for the implementation.
   llvm::SmallVector<int64_t> unit;
+  /// Dimensions that must not be tiled: kernels know the size of a small
+  /// window.
+  llvm::SmallVector<int64_t> whole;
 };
 
 /// Builds the group with one tile as large as the domain. `outputs` are the

@@ -66,3 +66,28 @@ func.func @step(%x: tensor<7x5xf32>, %g: tensor<7x5xf32>, %lr: tensor<f32>) -> t
   %1 = train.tanh %0 : tensor<7x5xf32>
   return %1 : tensor<7x5xf32>
 }
+
+// -----
+
+// ReLU goes into the maximum: its elements are cut off at zero.
+// CHECK-LABEL: @max_pool_relu
+func.func @max_pool_relu(%x: tensor<1x7x5x3xf32>) -> tensor<1x3x2x3xf32> {
+  // CHECK: linalg.generic
+  // CHECK: ^bb0(%[[X:.*]]: f32, %{{.*}}: f32, %[[Y:.*]]: f32):
+  // CHECK: %[[CUT:.*]] = arith.maximumf %[[X]], %{{.*}}
+  // CHECK: %[[MAX:.*]] = arith.maximumf %[[Y]], %[[CUT]]
+  // CHECK: linalg.yield %[[MAX]]
+  // CHECK-NOT: arith.maximumf
+  %0:2 = train.max_pool2d %x {kernel = array<i64: 3, 3>, strides = array<i64: 2, 2>, padding = array<i64: 0, 0, 0, 0>, dilations = array<i64: 1, 1>} : (tensor<1x7x5x3xf32>) -> (tensor<1x3x2x3xf32>, tensor<1x3x2x3xi32>)
+  %1 = train.relu %0#0 : tensor<1x3x2x3xf32>
+  return %1 : tensor<1x3x2x3xf32>
+}
+
+// The maximum itself is used as well.
+// CHECK-LABEL: @max_pool_used_twice
+func.func @max_pool_used_twice(%x: tensor<1x7x5x3xf32>) -> (tensor<1x3x2x3xf32>, tensor<1x3x2x3xf32>) {
+  // CHECK-COUNT-2: linalg.generic
+  %0:2 = train.max_pool2d %x {kernel = array<i64: 3, 3>, strides = array<i64: 2, 2>, padding = array<i64: 0, 0, 0, 0>, dilations = array<i64: 1, 1>} : (tensor<1x7x5x3xf32>) -> (tensor<1x3x2x3xf32>, tensor<1x3x2x3xi32>)
+  %1 = train.relu %0#0 : tensor<1x3x2x3xf32>
+  return %0#0, %1 : tensor<1x3x2x3xf32>, tensor<1x3x2x3xf32>
+}

@@ -70,11 +70,18 @@ func.func private @sum(%x: memref<?xf32, #l1>, %y: memref<f32, #l1>) attributes 
 }
 
 // A window: the input's rows are two output rows apart; nothing is loaded from
-// the tile that gives the window's sizes. A maximum carries a word for NaN.
+// the tile that gives the window's sizes. Maxima carry a word, the largest of
+// all bits but the sign; with a NaN among them the block is done again. The
+// columns of the window have no loop: 8 results in a row take 24 maxima.
 // CHECK-LABEL: llvm.func @pool
 // CHECK: llvm.intr.maxnum
+// CHECK: llvm.shl
+// CHECK: llvm.inline_asm {{.*}}".insn r 0x33, 7, 2, $0, $1, $2"
+// CHECK-COUNT-23: llvm.intr.maxnum
+// CHECK-NOT: llvm.intr.maxnum
+// CHECK: %[[NAN:.*]] = llvm.icmp "ugt" %{{.*}}, %{{.*}} : i32
+// CHECK-NEXT: llvm.cond_br %[[NAN]] weights([1, 1000])
 // CHECK: llvm.fcmp "ord"
-// CHECK: llvm.and
 func.func private @pool(%x: memref<?x?x?xf32, #l1>, %k: memref<3x3xf32, #l1>, %y: memref<?x?x?xf32, #l1>) attributes {tile.kernel} {
   linalg.generic {indexing_maps = [affine_map<(h, w, c, y, x) -> (h * 2 + y, w * 2 + x, c)>,
                                    affine_map<(h, w, c, y, x) -> (y, x)>,
@@ -83,6 +90,27 @@ func.func private @pool(%x: memref<?x?x?xf32, #l1>, %k: memref<3x3xf32, #l1>, %y
       ins(%x, %k : memref<?x?x?xf32, #l1>, memref<3x3xf32, #l1>) outs(%y : memref<?x?x?xf32, #l1>) {
   ^bb0(%a: f32, %s: f32, %b: f32):
     %r = arith.maximumf %b, %a : f32
+    linalg.yield %r : f32
+  }
+  return
+}
+
+// Cut off at zero, maxima are of bits as integers.
+// CHECK-LABEL: llvm.func @pool_relu
+// CHECK: ".insn r 0x33, 6, 2, $0, $1, $2"
+// CHECK: ".insn r 0x33, 7, 2, $0, $1, $2"
+// CHECK-NOT: llvm.intr.maxnum
+// CHECK: llvm.cond_br %{{.*}} weights([1, 1000])
+func.func private @pool_relu(%x: memref<?x?x?xf32, #l1>, %k: memref<3x3xf32, #l1>, %y: memref<?x?x?xf32, #l1>) attributes {tile.kernel} {
+  linalg.generic {indexing_maps = [affine_map<(h, w, c, y, x) -> (h * 2 + y, w * 2 + x, c)>,
+                                   affine_map<(h, w, c, y, x) -> (y, x)>,
+                                   affine_map<(h, w, c, y, x) -> (h, w, c)>],
+                  iterator_types = ["parallel", "parallel", "parallel", "reduction", "reduction"]}
+      ins(%x, %k : memref<?x?x?xf32, #l1>, memref<3x3xf32, #l1>) outs(%y : memref<?x?x?xf32, #l1>) {
+  ^bb0(%a: f32, %s: f32, %b: f32):
+    %zero = arith.constant 0.0 : f32
+    %c = arith.maximumf %a, %zero : f32
+    %r = arith.maximumf %b, %c : f32
     linalg.yield %r : f32
   }
   return

@@ -91,12 +91,15 @@ class Kernel:
     body: str
     elements: tuple[str, ...] = ()
     """Element types of the tiles; f32 without."""
+    stated: dict[int, tuple[int, ...]] = field(default_factory=dict, hash=False)
+    """Tiles whose types always state their sizes."""
 
     def text(self, shapes: Sequence[Sequence[int]] | None = None) -> str:
         """The function, with sizes that are dynamic or these."""
         types = []
         for i, rank in enumerate(self.ranks):
-            sizes = ["?"] * rank if shapes is None else [str(size) for size in shapes[i]]
+            known = self.stated.get(i) if shapes is None else shapes[i]
+            sizes = ["?"] * rank if known is None else [str(size) for size in known]
             element = self.elements[i] if self.elements else "f32"
             types.append(f"memref<{''.join(size + 'x' for size in sizes)}{element}, #tile.memory<l1>>")
         arguments = ", ".join(f"%t{i}: {type}" for i, type in enumerate(types))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -72,6 +74,8 @@ def check_prediction(calls: list[Call]) -> None:
     """Within 10%; 15% for short calls, where chance decides how cores meet in the banks of L1."""
     wrong = []
     for call in calls:
+        if call.kernel.name.startswith(("row_max", "max_", "above_")) and np.isnan(call.tiles[0]).any():
+            continue  # a block of extrema with a NaN is done again
         predicted = call.kernel.predicted([tile.shape for tile in call.tiles])
         tolerance = 0.1 if call.cycles > 4000 else 0.15
         if call.cycles > 1000 and abs(predicted - call.cycles) > tolerance * call.cycles:
@@ -246,6 +250,7 @@ def generic_calls() -> list[tuple[Call, list[np.ndarray]]]:
                 (Call(COLUMN_SUM, [y, row]), [y, sum_along(y, 0, row)]),
                 (Call(ROW_SUM, [y, column]), [y, sum_along(y, 1, column)]),
                 (Call(ROW_MAX, [x, column]), [x, np.maximum(column, x.max(axis=1))]),
+                (Call(ROW_MAX, [y, column]), [y, np.maximum(column, y.max(axis=1))]),
                 (Call(TRANSPOSE, [x, random(n, m)]), [x, x.T]),
                 (Call(FILL, [x]), [np.zeros_like(x)]),
             ]
@@ -321,12 +326,14 @@ CONVOLUTION_1D = generic(
 )
 
 
-def pooling(name: str, stride: int, combine: str) -> Kernel:
-    """A window of the size of the second operand, which is not read."""
+def pooling(name: str, stride: int, combine: str, window: tuple[int, int], cut: bool = False) -> Kernel:
+    """A window of the size of the second operand, which is not read; of maxima, those above zero."""
     x = f"(n,h,w,c,y,x)->(n,h*{stride}+y,w*{stride}+x,c)"
     maps = [x, "(n,h,w,c,y,x)->(y,x)", "(n,h,w,c,y,x)->(n,h,w,c)"]
-    body = block(f"%r = arith.{combine} %a2, %a0 : f32", "linalg.yield %r : f32")
-    return generic(f"{name}_{stride}", maps, "pppprr", 1, body)
+    taken = ["%zero = arith.constant 0.0 : f32", "%c = arith.maximumf %a0, %zero : f32"] if cut else []
+    body = block(*taken, f"%r = arith.{combine} %a2, {'%c' if cut else '%a0'} : f32", "linalg.yield %r : f32")
+    kernel = generic(f"{name}_{stride}_{window[0]}_{window[1]}", maps, "pppprr", 1, body)
+    return replace(kernel, stated={1: window})
 
 
 ARGMAX_POOLING = generic(
@@ -353,6 +360,12 @@ ARGMAX_POOLING = generic(
     ),
     elements=["f32", "f32", "f32", "i32"],
 )
+
+
+def argmax_pooling(window: tuple[int, int]) -> Kernel:
+    return replace(ARGMAX_POOLING, name=f"argmax_pooling_{window[0]}_{window[1]}", stated={1: window})
+
+
 # The gradient of a gather along rows that are i32 labels.
 SAME_LABEL = generic(
     "same_label",
@@ -481,13 +494,20 @@ def window_calls() -> list[tuple[Call, list[np.ndarray]]]:
             bad.flat[6::89] = -np.inf
             bad.flat[9::101] = np.frombuffer(np.uint32(0xFFC00001).tobytes(), F32)[0]
             shape, low = np.zeros((ky, kx), F32), np.full_like(y, -np.inf)
-            total, extreme = start, low
+            total, extreme, clean = start, low, low
             for a in range(ky):
                 for b in range(kx):
                     total = (total + taps(x, h, w, a, b, s)).astype(F32)
                     extreme = larger(extreme, taps(bad, h, w, a, b, s))
-            calls.append((Call(pooling("sum", s, "addf"), [x, shape, start]), [x, shape, total]))
-            calls.append((Call(pooling("max", s, "maximumf"), [bad, shape, low]), [bad, shape, extreme]))
+                    clean = larger(clean, taps(x, h, w, a, b, s))
+            sums, maxima = pooling("sum", s, "addf", (ky, kx)), pooling("max", s, "maximumf", (ky, kx))
+            calls.append((Call(sums, [x, shape, start]), [x, shape, total]))
+            above = pooling("above", s, "maximumf", (ky, kx), cut=True)
+            for tile, most in [(x, clean), (bad, extreme)]:
+                calls.append((Call(maxima, [tile, shape, low]), [tile, shape, most]))
+                calls.append(
+                    (Call(above, [tile, shape, low]), [tile, shape, larger(most, np.zeros_like(most))])
+                )
             if s == 2:
                 best, where = low, np.full(low.shape, -1, np.int32)
                 for a in range(ky):
@@ -496,7 +516,7 @@ def window_calls() -> list[tuple[Call, list[np.ndarray]]]:
                         where = np.where(more, np.int32(10 * a + b), where)
                         best = np.where(more, taps(x, h, w, a, b, s), best)
                 tiles = [x, shape, low, np.full(low.shape, -1, np.int32)]
-                calls.append((Call(ARGMAX_POOLING, tiles), [x, shape, best, where]))
+                calls.append((Call(argmax_pooling((ky, kx)), tiles), [x, shape, best, where]))
         if s == 1 and d == 1:
             f, y, dx = random(ky, kx, c, o), random(n, h + ky - 1, w + kx - 1, o), random(n, h, w, c)
             result = dx
