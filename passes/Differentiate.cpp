@@ -2,6 +2,7 @@
 #include "passes/Passes.h"
 
 #include "llvm/ADT/MapVector.h"
+#include <cmath>
 
 namespace td {
 #define GEN_PASS_DEF_DIFFERENTIATE
@@ -22,6 +23,12 @@ struct Differentiate : td::impl::DifferentiateBase<Differentiate> {
 
   LogicalResult differentiate() {
     ModuleOp module = getOperation();
+    // Dividing it out has to be exact.
+    int exponent = 0;
+    if (!std::isfinite(lossScale) || std::frexp(lossScale, &exponent) != 0.5 ||
+        lossScale < 1 || exponent > 25)
+      return module.emitError() << "the loss scale is " << lossScale.getValue()
+                                << "; it must be a power of two from 1 to 2^24";
     auto step = module.lookupSymbol<func::FuncOp>("step");
     if (!step || !step.getBody().hasOneBlock() || step.getNumResults() != 1 ||
         !isa<FloatType>(getElementTypeOrSelf(step.getResultTypes()[0])) ||
@@ -52,9 +59,9 @@ struct Differentiate : td::impl::DifferentiateBase<Differentiate> {
     Value loss = exit->getOperand(0);
     if (active.contains(loss)) {
       auto type = cast<RankedTensorType>(loss.getType());
-      Attribute one = builder.getFloatAttr(type.getElementType(), 1.0);
+      Attribute seed = builder.getFloatAttr(type.getElementType(), lossScale);
       cotangents[loss] = arith::ConstantOp::create(
-          builder, exit->getLoc(), DenseElementsAttr::get(type, one));
+          builder, exit->getLoc(), DenseElementsAttr::get(type, seed));
     }
     llvm::MapVector<StringAttr, Value> gradients;
     for (Operation *op : llvm::reverse(forward)) {

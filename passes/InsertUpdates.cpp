@@ -46,6 +46,20 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
                                 step.getLoc())))
       return failure();
     Value rate = step.getArgument(index);
+    // Powers of two: dividing the rate moves a weight by the same bits as
+    // dividing each gradient, which only a sum of gradients needs.
+    auto unscaled = [&](Value value) -> Value {
+      if (lossScale == 1.0)
+        return value;
+      auto type = cast<RankedTensorType>(value.getType());
+      Attribute inverse = builder.getFloatAttr(element, 1.0 / lossScale);
+      Value factor = arith::ConstantOp::create(
+          builder, value.getLoc(), DenseElementsAttr::get(type, inverse));
+      return MulOp::create(builder, value.getLoc(), value, factor);
+    };
+    builder.setInsertionPointToStart(&body);
+    if (momentum == 0.0)
+      rate = unscaled(rate);
 
     for (GradientOp gradient : gradients) {
       FlatSymbolRefAttr state;
@@ -60,9 +74,11 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
         return gradient.emitOpError(
             "belongs to a parameter whose old value the step returns");
       builder.setInsertionPointAfter(last);
+      Value value = gradient.getValue();
+      if (momentum != 0.0)
+        value = unscaled(value);
       SGDOp::create(builder, gradient.getLoc(), gradient.getParameterAttr(),
-                    gradient.getValue(), rate,
-                    builder.getF64FloatAttr(momentum), state);
+                    value, rate, builder.getF64FloatAttr(momentum), state);
       gradient.erase();
     }
     return verifySnapshots(body);

@@ -22,6 +22,9 @@ namespace td {
 #define GEN_PASS_DECL
 #include "passes/Passes.h.inc"
 
+/// What products of matrices are computed in.
+enum class Precision { Fp32, Mixed };
+
 /// Options of the pipeline td-graph.
 struct GraphOptions : mlir::PassPipelineOptions<GraphOptions> {
   Option<std::string> loss{
@@ -42,6 +45,16 @@ struct GraphOptions : mlir::PassPipelineOptions<GraphOptions> {
                                 llvm::cl::init("sgd")};
   Option<double> momentum{*this, "momentum", llvm::cl::desc("Momentum of SGD"),
                           llvm::cl::init(0.0)};
+  Option<Precision> precision{
+      *this, "precision", llvm::cl::desc("Of products of matrices"),
+      llvm::cl::init(Precision::Fp32),
+      llvm::cl::values(
+          clEnumValN(Precision::Fp32, "fp32", "as everything else"),
+          clEnumValN(Precision::Mixed, "mixed", "fp16, the rest in fp32"))};
+  Option<double> lossScale{
+      *this, "loss-scale",
+      llvm::cl::desc("What gradients are multiplied by until the update"),
+      llvm::cl::init(1.0)};
 };
 /// td-graph: a forward model to a decomposed training step.
 void buildGraphPipeline(mlir::OpPassManager &pm, const GraphOptions &options);

@@ -96,8 +96,11 @@ def Differentiate : Pass<"td-differentiate", "::mlir::ModuleOp"> {
     Guarantees: one `train.gradient` for each parameter that is marked
     trainable, directly after the op that makes its value. A marked parameter that
     does not reach the loss is warned about and loses its mark. Nothing is added for
-    frozen parameters, or for values that reach no trainable one.
+    frozen parameters, or for values that reach no trainable one. With a loss scale,
+    every gradient is that of the loss times the scale.
   }];
+  let options = [Option<"lossScale", "loss-scale", "double", "1.0",
+      "What the loss is multiplied by as gradients see it: a power of two">];
   let statistics = [Statistic<"differentiated", "differentiated", "Ops whose vector-Jacobian product was built">];
   let dependentDialects = ["::td::train::TrainDialect"];
 }
@@ -110,10 +113,13 @@ def InsertUpdates : Pass<"td-insert-updates", "::mlir::ModuleOp"> {
     gradient's place is taken by `train.sgd`, as early as the gradient exists and
     the last op that uses the parameter's old value is done (checked by
     `verifySnapshots`). With momentum, each trained parameter p has a state
-    parameter p.momentum behind it.
+    parameter p.momentum behind it. What gradients were scaled by is divided out,
+    exactly: of the learning rate, or with momentum of each gradient.
   }];
   let options = [Option<"optimizer", "optimizer", "std::string", "\"sgd\"", "sgd">,
-                 Option<"momentum", "momentum", "double", "0.0", "Momentum of SGD; 0 is none">];
+                 Option<"momentum", "momentum", "double", "0.0", "Momentum of SGD; 0 is none">,
+                 Option<"lossScale", "loss-scale", "double", "1.0",
+      "What gradients are multiplied by: a power of two">];
   let dependentDialects = ["::td::train::TrainDialect"];
 }
 
@@ -144,6 +150,22 @@ def FuseElementwise : Pass<"td-fuse-elementwise", "::mlir::func::FuncOp"> {
     attribute `train.flop`, 2 a multiply-accumulate of every GEMM and convolution.
   }];
   let dependentDialects = ["::mlir::linalg::LinalgDialect"];
+}
+
+def NarrowProducts : Pass<"td-narrow-products", "::mlir::func::FuncOp"> {
+  let summary = "Compute products of matrices in half precision";
+  let description = [{
+    Every product of matrices and every convolution from f32 to f32 takes f16 operands and
+    gives an f16 result, as an accelerator does that reads nothing else. Those with one row,
+    one column or one step of the sum stay in f32. Operands are rounded where they are made, as a
+    further result of what makes them; a parameter where it is read, so that the array
+    stays f32 (an operand wider than the result is rounded to the result's type). What
+    reads a product widens it. Everything else, updates and parameters too, stays f32.
+    Requires: what td-decompose guarantees. Guarantees: the same.
+  }];
+  let statistics = [Statistic<"narrowed", "narrowed", "Products that are computed in f16">];
+  let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::linalg::LinalgDialect",
+                           "::mlir::tensor::TensorDialect"];
 }
 
 def ParametersToArguments : Pass<"td-parameters-to-arguments", "::mlir::ModuleOp"> {

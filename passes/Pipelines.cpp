@@ -23,12 +23,13 @@ void td::buildGraphPipeline(OpPassManager &pm, const GraphOptions &options) {
   pm.addNestedPass<func::FuncOp>(createRecognizeComposites());
   pm.addNestedPass<func::FuncOp>(createMovePermutes());
   pm.addNestedPass<func::FuncOp>(createMoveActivations());
-  pm.addPass(createDifferentiate());
+  pm.addPass(createDifferentiate({options.lossScale}));
   pm.addNestedPass<func::FuncOp>(
       createMoveActivations({/*differentiated=*/true}));
   pm.addPass(createAssignLayouts());
   pm.addNestedPass<func::FuncOp>(createMovePermutes());
-  pm.addPass(createInsertUpdates({options.optimizer, options.momentum}));
+  pm.addPass(createInsertUpdates(
+      {options.optimizer, options.momentum, options.lossScale}));
   OpPassManager &function = pm.nest<func::FuncOp>();
   function.addPass(createDecompose());
   // Before anything else changes them: what a loss and its gradient share are
@@ -38,6 +39,8 @@ void td::buildGraphPipeline(OpPassManager &pm, const GraphOptions &options) {
   function.addPass(createFuseElementwise());
   function.addPass(createCanonicalizerPass());
   function.addPass(createCSEPass());
+  if (options.precision == Precision::Mixed)
+    function.addPass(createNarrowProducts());
 }
 
 void td::buildHostPipeline(OpPassManager &pm) {

@@ -84,9 +84,10 @@ bool canMerge(const KernelPlan &plan, linalg::LinalgOp op,
 }
 
 /// Operations that cost an instruction each; of a function of `math`, those of
-/// its expansion.
+/// its expansion. A conversion between widths goes with the load or store.
 unsigned instructions(Operation &op) {
-  if (op.hasTrait<OpTrait::ConstantLike>() || isa<arith::BitcastOp>(op))
+  if (op.hasTrait<OpTrait::ConstantLike>() ||
+      isa<arith::BitcastOp, arith::ExtFOp, arith::TruncFOp>(op))
     return 0;
   if (isa<arith::DivFOp>(op))
     return 20;

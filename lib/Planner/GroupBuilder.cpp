@@ -366,7 +366,12 @@ private:
     return &stage.getBody().emplaceBlock();
   }
 
-  /// `to` gets the elements of `from` on the cores, in the layout of `to`.
+  static Type elementOf(Tile tile) {
+    return cast<MemRefType>(tile.memref.getType()).getElementType();
+  }
+
+  /// `to` gets the elements of `from` on the cores, in the layout of `to` and
+  /// rounded to its type.
   void emitMove(tile::Phase phase, Tile from, Tile to, Location location) {
     OpBuilder inside =
         OpBuilder::atBlockEnd(addStage(phase, tile::Engine::Cores, location));
@@ -380,7 +385,8 @@ private:
             sum.terms[0].dim == other.terms[0].dim)
           permutation.push_back(j);
     if (permutation.size() == source.size() &&
-        permutation.size() == target.size()) {
+        permutation.size() == target.size() &&
+        elementOf(from) == elementOf(to)) {
       linalg::TransposeOp::create(inside, location, from.memref, to.memref,
                                   permutation);
       return;
@@ -406,11 +412,14 @@ private:
                                 tile::mapOf(target, loops, context)};
     SmallVector<utils::IteratorType> iterators(loops,
                                                utils::IteratorType::parallel);
-    linalg::GenericOp::create(inside, location, from.memref, to.memref, maps,
-                              iterators,
-                              [](OpBuilder &b, Location l, ValueRange values) {
-                                linalg::YieldOp::create(b, l, values[0]);
-                              });
+    linalg::GenericOp::create(
+        inside, location, from.memref, to.memref, maps, iterators,
+        [&](OpBuilder &b, Location l, ValueRange values) {
+          Value value = values[0];
+          if (value.getType() != elementOf(to))
+            value = arith::TruncFOp::create(b, l, elementOf(to), value);
+          linalg::YieldOp::create(b, l, value);
+        });
   }
 
   void emitInit(const GroupMember &member) {
@@ -457,8 +466,17 @@ private:
     SmallVector<TypedAttr>
         constants; // per operand of the source: the splat that replaces it
     OpBuilder inside(context);
+    // A wider operand of a product is rounded ahead of it, once an element.
+    bool product =
+        accumulatesProducts(source) &&
+        llvm::none_of(source.getDpsInputOperands(), [&](OpOperand *operand) {
+          return isFolded(source, operand);
+        });
+    Type productElement = getElementTypeOrSelf(source->getResult(0).getType());
+    bool isWider = false;
     for (OpOperand *operand : source.getDpsInputOperands()) {
       Type element = getElementTypeOrSelf(operand->get().getType());
+      isWider |= product && element != productElement;
       bool read = isRead(source, operand), folded = isFolded(source, operand);
       constants.push_back(!read    ? inside.getZeroAttr(element)
                           : folded ? splatOf(operand->get())
@@ -467,6 +485,11 @@ private:
         continue;
       Tile operandTile = tileOf(operand->get(), member,
                                 source.getMatchingIndexingMap(operand));
+      if (product && elementOf(operandTile) != productElement) {
+        Tile narrow = addScratch(productElement, operandTile.map);
+        emitMove(tile::Phase::Prepare, operandTile, narrow, location);
+        operandTile = narrow;
+      }
       ins.push_back(operandTile.memref);
       maps.push_back(memberMap(member, operandTile.map));
     }
@@ -503,10 +526,29 @@ private:
                          inside.getAffineMapArrayAttr(maps)));
       return;
     }
+    if (isWider) {
+      emitProduct(inside, location, ins, outs[0], maps,
+                  source.getIteratorTypesArray());
+      return;
+    }
     auto generic = cast<linalg::GenericOp>(source.getOperation());
     auto copy = linalg::GenericOp::create(inside, location, ins, outs, maps,
                                           source.getIteratorTypesArray());
     clonePayload(generic, copy, constants, ins.size() - inputs);
+  }
+
+  /// `result` += product of both `inputs`, all of one type.
+  static void emitProduct(OpBuilder &inside, Location location,
+                          ValueRange inputs, Value result,
+                          ArrayRef<AffineMap> maps,
+                          ArrayRef<utils::IteratorType> iterators) {
+    linalg::GenericOp::create(
+        inside, location, inputs, ValueRange{result}, maps, iterators,
+        [](OpBuilder &b, Location l, ValueRange v) {
+          Value product = arith::MulFOp::create(b, l, v[0], v[1]);
+          linalg::YieldOp::create(
+              b, l, arith::AddFOp::create(b, l, v[2], product).getResult());
+        });
   }
 
   /// Clones the region with every value from outside, all constants, inside it.
@@ -670,14 +712,8 @@ private:
       }
       for (AffineMap &map : maps)
         map = map.replaceDimsAndSymbols(loops, {}, iterators.size(), 0);
-      linalg::GenericOp::create(
-          inside, location, ValueRange{x.memref, w.memref},
-          ValueRange{z.memref}, maps, iterators,
-          [](OpBuilder &b, Location l, ValueRange v) {
-            Value product = arith::MulFOp::create(b, l, v[0], v[1]);
-            linalg::YieldOp::create(
-                b, l, arith::AddFOp::create(b, l, v[2], product).getResult());
-          });
+      emitProduct(inside, location, ValueRange{x.memref, w.memref}, z.memref,
+                  maps, iterators);
     }
     if (Tile stored = finalTiles.lookup(source->getResult(0)); stored.memref)
       emitMove(tile::Phase::Finish, z, stored, location);
@@ -691,11 +727,12 @@ private:
     OpOperand *input = source.getDpsInputOperand(operand);
     Tile loaded =
         tileOf(input->get(), member, source.getMatchingIndexingMap(input));
-    if (isMatrix(loaded.map, rows, columns, job))
+    Type element = getElementTypeOrSelf(source->getResult(0).getType());
+    if (isMatrix(loaded.map, rows, columns, job) &&
+        elementOf(loaded) == element)
       return loaded;
     Tile matrix =
-        addScratch(cast<ShapedType>(input->get().getType()).getElementType(),
-                   matrixMap(rows, columns, loaded.map, job));
+        addScratch(element, matrixMap(rows, columns, loaded.map, job));
     emitMove(tile::Phase::Prepare, loaded, matrix, source.getLoc());
     return matrix;
   }
@@ -726,10 +763,9 @@ possibleImplementations(const OperatorGroup &group,
   auto ofChain = [&](const GroupMember &anchor) {
     SmallVector<Implementation> result{Implementation()};
     linalg::LinalgOp op = anchor.op;
-    bool readable = llvm::all_of(op->getOperands(), [&](Value operand) {
-      return acceleratorReads(
-          cast<ShapedType>(operand.getType()).getElementType());
-    });
+    // The cores round an operand that is wider than the result.
+    bool readable =
+        acceleratorReads(getElementTypeOrSelf(op->getResult(0).getType()));
     if (!readable || group.rowwise || !isContraction(op) ||
         !Contraction::match(op))
       return result;

@@ -37,6 +37,8 @@ bool accumulatesProducts(linalg::LinalgOp op) {
     return false;
   Block &body = generic.getRegion().front();
   auto isArgument = [&](Value value, unsigned number) {
+    if (auto rounded = value.getDefiningOp<arith::TruncFOp>())
+      value = rounded.getIn();
     return value == body.getArgument(number);
   };
   auto sum = body.getTerminator()->getOperand(0).getDefiningOp<arith::AddFOp>();

@@ -86,8 +86,11 @@ LogicalResult placeBuffers(const Target &target, int64_t operators,
   int64_t staging = l1;
   SmallVector<PlannedBuffer *> order;
   for (PlannedBuffer &buffer : buffers)
+    // L3 is reached in whole words; a tile of halfs may begin and end within
+    // one.
     if (buffer.role != tile::Role::Output &&
-        buffer.role != tile::Role::Constant)
+        buffer.role != tile::Role::Constant &&
+        buffer.type.getElementTypeBitWidth() >= 32)
       order.push_back(&buffer);
   llvm::stable_sort(order, [](const PlannedBuffer *a, const PlannedBuffer *b) {
     return std::make_pair(a->uses, -a->bytes()) <

@@ -219,7 +219,7 @@ private:
       elements *= size;
     if (!asElementwise(maker)) {
       double macs = target.readsOnAccelerator(
-                        getElementTypeOrSelf(maker->getOperand(0).getType()))
+                        getElementTypeOrSelf(maker->getResult(0).getType()))
                         ? target.integer("redmule", "rows") *
                               target.integer("redmule", "columns")
                         : target.integer("fpu", "count");

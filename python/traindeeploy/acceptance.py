@@ -14,6 +14,10 @@ Array = npt.NDArray[np.generic]
 LOSS_TOLERANCE = 2e-6
 """Largest relative deviation of a loss."""
 
+MIXED = {"relative": 3e-2, "floor": 1e-3}
+"""The rule's numbers for products in FP16, as arguments of `deviations`."""
+MIXED_LOSS_TOLERANCE = 2e-3
+
 
 @dataclass(frozen=True)
 class Deviation:
@@ -33,11 +37,12 @@ def deviations(
     *,
     steps: int,
     relative: float = 1e-4,
+    floor: float = 1e-7,
 ) -> list[Deviation]:
     """Compares the updates `after - before` with `reference - before`, tensor by tensor of `reference`.
 
     The rule, elementwise: |dW - dW_ref| <= relative * max|dW_ref| + 2 sqrt(steps) ulp(W)
-    + 1e-7 (largest |dW_ref| of any tensor). What is not finite deviates without bound.
+    + floor (largest |dW_ref| of any tensor). What is not finite deviates without bound.
     """
     exact = {name: np.asarray(value, np.float64) for name, value in reference.items()}
     starts = {name: np.asarray(before[name], np.float64) for name in exact}
@@ -50,18 +55,20 @@ def deviations(
             result.append(Deviation(name, moves[name], inf))
             continue
         spacing = np.spacing(np.abs(value).astype(np.float32)).astype(np.float64)
-        allowed = relative * moves[name] + 2 * sqrt(steps) * spacing + 1e-7 * largest
+        allowed = relative * moves[name] + 2 * sqrt(steps) * spacing + floor * largest
         worst = float((np.abs(got - value) / np.maximum(allowed, np.finfo(np.float64).tiny)).max(initial=0.0))
         result.append(Deviation(name, moves[name], worst))
     return result
 
 
-def loss_deviation(losses: Sequence[float], reference: Sequence[float]) -> float:
-    """Largest deviation of a loss as a multiple of LOSS_TOLERANCE; without bound where one is not finite."""
+def loss_deviation(
+    losses: Sequence[float], reference: Sequence[float], tolerance: float = LOSS_TOLERANCE
+) -> float:
+    """Largest deviation of a loss as a multiple of the tolerance; without bound where one is not finite."""
     if len(losses) != len(reference):
         return inf
     got, exact = np.asarray(losses, np.float64), np.asarray(reference, np.float64)
     if not np.isfinite(got).all():
         return inf
-    allowed = np.maximum(LOSS_TOLERANCE * np.abs(exact), np.finfo(np.float32).tiny)
+    allowed = np.maximum(tolerance * np.abs(exact), np.finfo(np.float32).tiny)
     return float((np.abs(got - exact) / allowed).max(initial=0.0))

@@ -107,12 +107,27 @@ def _add_graph_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--optimizer", default="sgd", choices=["sgd"])
     parser.add_argument("--momentum", type=_momentum, default=0.0, metavar="X")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        choices=["fp32", "mixed"],
+        help="mixed: products of matrices in FP16, on a target whose RedMulE reads that (default: fp32)",
+    )
+    parser.add_argument(
+        "--loss-scale",
+        type=_rate,
+        metavar="S",
+        help="multiply gradients by this power of two until the update (default: 1024 with mixed, else 1)",
+    )
     _add_recipe_options(parser)
 
 
 def _add_target_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--target", default="pulp-redmule", metavar="T", help="pulp-redmule (default), pulp, or a file.toml"
+        "--target",
+        default="pulp-redmule",
+        metavar="T",
+        help="pulp-redmule (default), pulp-redmule-fp16, pulp, a file.toml",
     )
 
 
@@ -278,6 +293,8 @@ def _compiled(options: argparse.Namespace, progress: _Progress) -> Any:
         batch_norm=options.batch_norm,
         optimizer=options.optimizer,
         momentum=options.momentum,
+        precision=options.precision,
+        loss_scale=options.loss_scale,
         **_recipe(options),
         target=options.target,
         batch_size=options.batch_size,
@@ -376,6 +393,8 @@ def _graph(options: argparse.Namespace, progress: _Progress) -> None:
         batch_norm=options.batch_norm,
         optimizer=options.optimizer,
         momentum=options.momentum,
+        precision=options.precision,
+        loss_scale=options.loss_scale,
         **_recipe(options),
         batch_size=options.batch_size,
     )

@@ -25,6 +25,7 @@ from .losses import TARGETS as LOSS_TARGETS
 from .losses import Loss
 from .output import MANIFEST, explained, output_folder
 from .plan_table import Operator, plan_table
+from .precision import Precision
 from .report import build_report, lower_bound, summary
 from .timeline import Slice, last_step, slices, trace
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from .recipes import LoraOptions
     from .target import Target
 
-FORMAT = 4
+FORMAT = 5
 """Version of what Program.write writes; Program.load refuses others."""
 
 STATE_PREFIX = "optimizer/"
@@ -171,6 +172,7 @@ def _training_step(
     batch_norm: str,
     optimizer: str,
     momentum: float,
+    precision: Precision,
     recipe: str | None,
     trainable: Sequence[str] | None,
     trainable_file: str | Path | None,
@@ -213,7 +215,10 @@ def _training_step(
                 op.operation.attributes["trainable"] = ir.UnitAttr.get()
         lowering = _Lowering(module, keep_ir, progress)
         lowering.keep("model")
-        lowering.run("graph", f"{attached.options} optimizer={optimizer} momentum={momentum!r}")
+        lowering.run(
+            "graph",
+            f"{attached.options} optimizer={optimizer} momentum={momentum!r} {precision.options}",
+        )
     return _Step(imported, lowering)
 
 
@@ -228,6 +233,8 @@ def training_graph(
     batch_norm: str = "frozen",
     optimizer: str = "sgd",
     momentum: float = 0.0,
+    precision: str = "fp32",
+    loss_scale: float | None = None,
     recipe: str | None = None,
     trainable: Sequence[str] | None = None,
     trainable_file: str | Path | None = None,
@@ -249,6 +256,7 @@ def training_graph(
         batch_norm=batch_norm,
         optimizer=optimizer,
         momentum=momentum,
+        precision=Precision(precision, loss_scale),
         recipe=recipe,
         trainable=trainable,
         trainable_file=trainable_file,
@@ -268,6 +276,8 @@ def compile(
     batch_norm: str = "frozen",
     optimizer: str = "sgd",
     momentum: float = 0.0,
+    precision: str = "fp32",
+    loss_scale: float | None = None,
     recipe: str | None = None,
     trainable: Sequence[str] | None = None,
     trainable_file: str | Path | None = None,
@@ -288,6 +298,8 @@ def compile(
     batch_norm: "frozen" (running statistics) or "batch": those of the batch, and the running ones
         follow, as part of the trained parameters.
     optimizer: "sgd"; `momentum` from 0 up to, but not including, 1.
+    precision: "fp32", or "mixed": products of matrices in FP16, on a target whose RedMulE reads that; with
+        `loss_scale`, a power of two that gradients are multiplied by until the update (default: 1024).
     recipe: "full" (default), "linear-probe", "last:N", "blocks:N", "lora" or "lora:N" with the options
         `lora`; or `trainable`, names or patterns of parameters, or `trainable_file`, a file with one of
         these a line.
@@ -304,6 +316,8 @@ def compile(
         from .toolchain import ProgramTooLarge
 
     machine = load_target(target)
+    chosen = Precision(precision, loss_scale)
+    chosen.check(machine)
     step = _training_step(
         model,
         example_inputs,
@@ -315,6 +329,7 @@ def compile(
         batch_norm=batch_norm,
         optimizer=optimizer,
         momentum=momentum,
+        precision=chosen,
         recipe=recipe,
         trainable=trainable,
         trainable_file=trainable_file,
@@ -351,6 +366,7 @@ def compile(
         "loss": loss,
         "loss_options": {"reduction": loss_reduction, "label_smoothing": label_smoothing},
         "optimizer": {"name": optimizer, "momentum": momentum},
+        "precision": {"name": chosen.name, "loss_scale": chosen.scale},
         "inputs": [
             {"name": name, "shape": list(shape), "type": element, **rows.get(name, {})}
             for name, shape, element in inputs
@@ -654,13 +670,14 @@ class Program:
         batch = self.manifest["batch"]
         dataset = DataSet(data, self.fields, notice=notice)
         losses: list[float] = []
+        advice = "a smaller learning rate may help"
+        if (scale := self.manifest["precision"]["loss_scale"]) > 1:
+            advice += f", or a smaller loss scale than {scale:.0f}"
 
         def finished(step: int, loss: float) -> None:
             losses.append(loss)
             if not np.isfinite(loss):
-                raise TrainDeeployError(
-                    f"the loss is {loss} at step {step + 1} of {steps}; a smaller learning rate may help"
-                )
+                raise TrainDeeployError(f"the loss is {loss} at step {step + 1} of {steps}; {advice}")
             progress(f"step {step + 1} of {steps}: loss {loss:.6g}")
 
         def feeds() -> Iterator[dict[str, Array]]:
@@ -697,6 +714,9 @@ class Program:
         trained = self.manifest["parameters"]
         changed = {name for name, is_trained in trained.items() if is_trained} | set(self.manifest["running"])
         params = {name: values[name] for name in self.initial if name in changed}
+        for name, array in params.items():
+            if not np.isfinite(array).all():
+                raise TrainDeeployError(f"'{name}' is not finite after step {steps}; {advice}")
         momenta = {parameter: name for name, parameter in self.manifest["states"].items()}
         state: dict[str, Array] = {
             f"{STATE_PREFIX}{name}/momentum": values[momenta[name]] for name in params if name in momenta
