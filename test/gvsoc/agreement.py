@@ -3,8 +3,9 @@
 Usage: python test/gvsoc/agreement.py [--gvsoc DIR]    (or `make test-gvsoc`)
 
 Results must be the same bits. Cycles may differ by 10% for a micro-kernel, by 5% for a step, and by 10% for
-each engine in a layer of more than 2% of a step. What GVSoC measured is kept in benchmarks/gvsoc.json, which
-test/python/test_agreement.py holds tdsim to where there is no GVSoC.
+each engine in a layer of more than 2% of a step (30% in mixed precision, see docs/gvsoc.md). What GVSoC
+measured is kept in benchmarks/gvsoc.json, which test/python/test_agreement.py holds tdsim to where there is
+no GVSoC.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from traindeeploy.target import load_target
 RECORD = Path(__file__).parents[2] / "benchmarks" / "gvsoc.json"
 TARGETS = ("pulp-redmule", "pulp-redmule-fp16")
 KERNEL, STEP, ENGINE, LAYER = 0.10, 0.05, 0.10, 0.02
+MIXED_ENGINE = 0.30
+"""DMA beside kernels that access halves of words."""
 FASTER = 25
 """How many times faster than GVSoC tdsim has to be."""
 LIMIT = 100_000_000
@@ -63,31 +66,48 @@ class Case:
     batch: int = 1
     recipe: str = "full"
     loss: str = "mse"
+    precision: str = "fp32"
     steps: int = 2
     """Layers of a few hundred cycles need more: instruction caches replace lines at random."""
 
+    @property
+    def engine(self) -> float:
+        """How far an engine's cycles in a layer may be apart."""
+        return ENGINE if self.precision == "fp32" else MIXED_ENGINE
+
     def __str__(self) -> str:
         recipe = "" if self.recipe == "full" else f"{self.recipe}, "
-        return f"{self.model}, {recipe}batch {self.batch}, {self.target}"
+        precision = "" if self.precision == "fp32" else f", {self.precision}"
+        return f"{self.model}, {recipe}batch {self.batch}, {self.target}{precision}"
 
 
+MIXED = ("pulp-redmule-fp16", "mixed")
 STRATEGIES = ("linear-probe", "blocks:1", "lora:1", "blocks:2", "lora:2")
 CASES = {
     str(case): case
     for case in (
         *(
-            Case(model, target, batch, steps=steps)
+            Case(model, target, batch, precision=precision, steps=steps)
             for model, batch, steps in (("deep-ae", 1, 2), ("deep-ae", 16, 2), (ODD, 5, 8))
-            for target in ("pulp-redmule", "pulp")
+            for target, precision in (("pulp-redmule", "fp32"), ("pulp", "fp32"), MIXED)
         ),
-        *(Case("cct2", "pulp-redmule", recipe=recipe, loss="cross-entropy") for recipe in STRATEGIES),
+        *(
+            Case("cct2", target, recipe=recipe, loss="cross-entropy", precision=precision)
+            for target, precision in (("pulp-redmule", "fp32"), MIXED)
+            for recipe in STRATEGIES
+        ),
     )
 }
 
 
 def compiled(case: Case) -> traindeeploy.Program:
     """The program of a case."""
-    options: dict[str, Any] = {"loss": case.loss, "recipe": case.recipe, "target": case.target}
+    options: dict[str, Any] = {
+        "loss": case.loss,
+        "recipe": case.recipe,
+        "target": case.target,
+        "precision": case.precision,
+    }
     if case.model != ODD:
         return traindeeploy.compile(case.model, batch_size=case.batch, **options)
     module, inputs = odd_mlp()
@@ -143,7 +163,9 @@ def differences_of_kernels(ours: dict[str, Any], theirs: dict[str, Any]) -> list
     return wrong
 
 
-def differences_of_steps(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+def differences_of_steps(
+    name: str, ours: dict[str, Any], theirs: dict[str, Any], engine_limit: float = ENGINE
+) -> list[str]:
     """What is wrong between two runs of a step."""
     wrong = []
     if ours["parameters"] != theirs["parameters"] or ours["losses"] != theirs["losses"]:
@@ -156,7 +178,7 @@ def differences_of_steps(name: str, ours: dict[str, Any], theirs: dict[str, Any]
             continue
         for engine, cycles in measured.items():
             mine = ours["layers"][layer][engine]
-            if engine != "total" and abs(mine - cycles) > ENGINE * cycles:
+            if engine != "total" and abs(mine - cycles) > engine_limit * cycles:
                 wrong.append(f"{name}: {layer}: {engine} {mine:.0f} cycles on tdsim, {cycles:.0f} on GVSoC")
     return wrong
 
@@ -202,7 +224,7 @@ def main() -> int:
         program = compiled(case)
         ours = step(program, case.steps)
         theirs = step(program, case.steps, simulator="gvsoc", gvsoc=gvsoc.root)
-        wrong += differences_of_steps(name, ours, theirs)
+        wrong += differences_of_steps(name, ours, theirs, case.engine)
         record["steps"][name] = theirs
         a, b = ours["cycles"], theirs["cycles"]
         rows.append([name, f"{a:,.0f}", f"{b:,.0f}", f"{a / b - 1:+.1%}"])
