@@ -206,6 +206,17 @@ static bool isMadeOfVectors(OpOperand *reshaped) {
          });
 }
 
+/// A product of matrices has two dimensions, and what follows it those of the
+/// model: where it can, that walks the product's own (for batch and rows one
+/// loop), so that it runs on the product's tiles.
+static bool walksExpandedProduct(OpOperand *operand) {
+  auto consumer = dyn_cast<linalg::GenericOp>(operand->getOwner());
+  return consumer && operand->get().getDefiningOp<tensor::ExpandShapeOp>() &&
+         !addsProduct(consumer) &&
+         consumer.getMatchingIndexingMap(operand).getNumResults() ==
+             consumer.getNumLoops();
+}
+
 /// The order of dimensions in which `op` copies its operand, as the map from
 /// the copy's indices to the operand's; null if it does anything else.
 static AffineMap copiedBy(linalg::GenericOp op) {
@@ -389,6 +400,14 @@ struct FuseElementwise : td::impl::FuseElementwiseBase<FuseElementwise> {
     copies.add<WritePermuted>(&getContext(), /*benefit=*/2);
     copies.add<ReadUnpermuted>(&getContext());
     if (failed(applyPatternsGreedily(getOperation(), std::move(copies))))
+      return signalPassFailure();
+    RewritePatternSet reshapes(&getContext());
+    linalg::populateFoldReshapeOpsByCollapsingPatterns(reshapes,
+                                                       walksExpandedProduct);
+    tensor::CollapseShapeOp::getCanonicalizationPatterns(reshapes,
+                                                         &getContext());
+    tensor::ExpandShapeOp::getCanonicalizationPatterns(reshapes, &getContext());
+    if (failed(applyPatternsGreedily(getOperation(), std::move(reshapes))))
       return signalPassFailure();
     RewritePatternSet patterns(&getContext());
     patterns.add<OuterProduct, CutMaximum>(&getContext());

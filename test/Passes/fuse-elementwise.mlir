@@ -91,3 +91,23 @@ func.func @max_pool_used_twice(%x: tensor<1x7x5x3xf32>) -> (tensor<1x3x2x3xf32>,
   %1 = train.relu %0#0 : tensor<1x3x2x3xf32>
   return %0#0, %1 : tensor<1x3x2x3xf32>, tensor<1x3x2x3xf32>
 }
+
+// -----
+
+// What follows a product in the model's shape walks the product's own, also
+// what normalises its rows: it can then run on the product's tiles.
+// CHECK-LABEL: @expanded
+func.func @expanded(%x: tensor<2x7x5xf32>, %w: tensor<3x5xf32>, %r: tensor<2x7x3xf32>) -> tensor<2x7x3xf32> {
+  // CHECK: linalg.matmul
+  // CHECK-NOT: tensor.expand_shape
+  // CHECK: linalg.generic {{.*}} outs(%{{.*}} : tensor<14x3xf32>)
+  // CHECK: math.erf
+  // CHECK-NOT: linalg.generic
+  // CHECK: %[[Y:.*]] = tensor.expand_shape
+  // CHECK: return %[[Y]]
+  %b = arith.constant dense<0.0> : tensor<3xf32>
+  %0 = train.linear %x, %w, %b : tensor<2x7x5xf32>, tensor<3x5xf32>, tensor<3xf32> -> tensor<2x7x3xf32>
+  %1 = train.gelu %0 : tensor<2x7x3xf32>
+  %2 = train.add %1, %r : tensor<2x7x3xf32>, tensor<2x7x3xf32> -> tensor<2x7x3xf32>
+  return %2 : tensor<2x7x3xf32>
+}
