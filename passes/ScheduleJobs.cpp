@@ -104,7 +104,12 @@ private:
       problem.area.reset();
       if (inPlace)
         problem.area = l1Area();
-      std::optional<td::Schedule> chosen = findShortest(policies);
+      std::optional<td::Schedule> chosen;
+      for (const td::SchedulePolicy &policy : policies) {
+        std::optional<td::Schedule> schedule = td::simulate(problem, policy);
+        if (schedule && (!chosen || schedule->makespan < chosen->makespan))
+          chosen = std::move(schedule);
+      }
       if (!chosen && !inPlace)
         return false;
       inPlace = chosen && inPlace;
@@ -125,60 +130,6 @@ private:
           percent[level] -= step;
     }
     return false;
-  }
-
-  /// The shortest schedule with one policy for all operators, made shorter
-  /// operator by operator, those first whose cycles differ most from policy to
-  /// policy.
-  std::optional<td::Schedule>
-  findShortest(ArrayRef<td::SchedulePolicy> policies) {
-    constexpr size_t simulatedJobs = 2'000'000;
-    size_t operators = std::max<size_t>(program.operators.size(), 1),
-           tries = simulatedJobs / std::max<size_t>(program.jobs.size(), 1);
-    std::vector<td::SchedulePolicy> chosen;
-    std::optional<td::Schedule> shortest;
-    auto improve = [&](std::vector<td::SchedulePolicy> mixed) {
-      std::optional<td::Schedule> schedule = td::simulate(problem, mixed);
-      bool isShorter =
-          schedule && (!shortest || schedule->makespan < shortest->makespan);
-      std::optional<std::vector<int64_t>> cycles;
-      if (schedule)
-        cycles = schedule->cyclesOf;
-      if (isShorter) {
-        shortest = std::move(schedule);
-        chosen = std::move(mixed);
-      }
-      return std::make_pair(isShorter, cycles);
-    };
-    std::vector<int64_t> least(operators, std::numeric_limits<int64_t>::max()),
-        most(operators, 0);
-    for (const td::SchedulePolicy &policy : policies)
-      if (auto cycles = improve({operators, policy}).second)
-        for (size_t i = 0; i < operators; ++i) {
-          int64_t each = i < cycles->size() ? (*cycles)[i] : 0;
-          least[i] = std::min(least[i], each);
-          most[i] = std::max(most[i], each);
-        }
-    if (!shortest)
-      return std::nullopt;
-    auto order = llvm::to_vector(llvm::seq<size_t>(0, operators));
-    llvm::stable_sort(order, [&](size_t a, size_t b) {
-      return most[a] - least[a] > most[b] - least[b];
-    });
-    for (bool improved = true; improved;) {
-      improved = false;
-      for (size_t i : order)
-        for (const td::SchedulePolicy &policy : policies) {
-          if (policy == chosen[i])
-            continue;
-          if (tries-- == 0)
-            return shortest;
-          std::vector<td::SchedulePolicy> mixed = chosen;
-          mixed[i] = policy;
-          improved |= improve(std::move(mixed)).first;
-        }
-    }
-    return shortest;
   }
 
   std::pair<int64_t, int64_t> l1Area() {

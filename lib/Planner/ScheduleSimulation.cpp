@@ -62,8 +62,8 @@ private:
 
 class Simulation {
 public:
-  Simulation(const ScheduleProblem &problem, ArrayRef<SchedulePolicy> policies)
-      : problem(problem), program(problem.program), policies(policies),
+  Simulation(const ScheduleProblem &problem, const SchedulePolicy &policy)
+      : problem(problem), program(problem.program), policy(policy),
         jobs(program.jobs.size()),
         budget{problem.budget[0], problem.budget[1]} {
     collectTiles();
@@ -149,28 +149,20 @@ private:
   }
 
   void findPriorities() {
-    int64_t longest = 0;
     for (size_t i = jobs.size(); i-- > 0;) {
       for (unsigned next : problem.graph.successors[i])
         jobs[i].chain = std::max(jobs[i].chain, jobs[next].chain);
       jobs[i].chain += problem.costs[i].cycles;
       if (isAsynchronous(program.jobs[i].kind))
         jobs[i].chain += problem.costs[i].issueCycles + problem.waitCycles;
-      // The longest chain from here on falls along the plan's order, in which
-      // equals go, and can be compared with chains.
-      longest = std::max(longest, jobs[i].chain);
+    }
+    for (size_t i = 0; i < jobs.size(); ++i) {
       JobKind kind = program.jobs[i].kind;
       bool isWork = kind == JobKind::Call || kind == JobKind::Gemm;
-      const SchedulePolicy &policy = policyOf(i);
       jobs[i].priority = (isWork ? policy.criticalWork : policy.criticalCopies)
                              ? jobs[i].chain
-                             : longest;
+                             : -(int64_t)i;
     }
-  }
-
-  const SchedulePolicy &policyOf(unsigned job) const {
-    size_t index = program.jobs[job].opIndex;
-    return index < policies.size() ? policies[index] : policies.back();
   }
 
   size_t kindOf(unsigned job) const { return (size_t)program.jobs[job].kind; }
@@ -550,8 +542,7 @@ private:
       unsigned gemm = gemms[first((size_t)JobKind::Gemm)];
       if (fitting)
         best = *fitting;
-      else if (policyOf(list[best]).patient &&
-               jobs[list[best]].chain < jobs[gemm].chain)
+      else if (policy.patient && jobs[list[best]].chain < jobs[gemm].chain)
         return false;
     }
     take((size_t)JobKind::Call, best);
@@ -560,7 +551,7 @@ private:
 
   const ScheduleProblem &problem;
   const JobProgram &program;
-  ArrayRef<SchedulePolicy> policies; // of the operators
+  SchedulePolicy policy;
   std::vector<JobState> jobs;
   std::vector<TileState> tiles;
   std::vector<int64_t> tileOf; // by storage
@@ -588,8 +579,8 @@ private:
 } // namespace
 
 std::optional<Schedule> simulate(const ScheduleProblem &problem,
-                                 ArrayRef<SchedulePolicy> policies) {
-  return Simulation(problem, policies).run();
+                                 const SchedulePolicy &policy) {
+  return Simulation(problem, policy).run();
 }
 
 Schedule sequentialSchedule(const ScheduleProblem &problem) {

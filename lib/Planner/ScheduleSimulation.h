@@ -55,11 +55,6 @@ struct SchedulePolicy {
   bool criticalCopies = false;
   /// Leave the cores idle rather than delay a more critical GEMM.
   bool patient = false;
-
-  bool operator==(const SchedulePolicy &other) const {
-    return criticalWork == other.criticalWork &&
-           criticalCopies == other.criticalCopies && patient == other.patient;
-  }
 };
 
 struct Schedule {
@@ -72,8 +67,7 @@ struct Schedule {
   std::vector<int64_t> cyclesOf;
 };
 
-/// The stream that the policies of the operators give (one at least; the last
-/// is for jobs of no operator); none if a job's tiles exceed the budget.
+/// The stream that a policy gives; none if a job's tiles exceed the budget.
 ///
 /// Tiles get their bytes in the order in which the plan's sequence first uses
 /// them, and give them back when the last job that uses them is known to be
@@ -81,7 +75,7 @@ struct Schedule {
 /// own sequence is within it, and the scheduler finds one without ever going
 /// back.
 std::optional<Schedule> simulate(const ScheduleProblem &problem,
-                                 llvm::ArrayRef<SchedulePolicy> policies);
+                                 const SchedulePolicy &policy);
 
 /// The plan's own sequence, each job waited for at once.
 Schedule sequentialSchedule(const ScheduleProblem &problem);
