@@ -1091,6 +1091,8 @@ private:
         results.emplace_back();
         std::tie(results[0], seen) =
             stepExtremum(arguments[n], indices, before[0], seen);
+      } else if (plan.firstMaximum) {
+        results = stepFirstMaximum(arguments[n], indices, before);
       } else {
         results = compute(arguments[n], indices);
       }
@@ -1135,6 +1137,9 @@ private:
         mapping.map(argument, value);
     for (Operation &inner : body.without_terminator()) {
       if (passesOverNaN && (&inner == plan.extremum || &inner == plan.cut))
+        continue;
+      if (plan.firstMaximum &&
+          llvm::is_contained(plan.firstMaximum->chain, &inner))
         continue;
       if (selection && &inner == selection.getOperation()) {
         mapping.map(selection.getResult(), mapping.lookupOrDefault(selected));
@@ -1369,6 +1374,32 @@ private:
             ? arith::MaxNumFOp::create(b, loc, before, x).getResult()
             : arith::MinNumFOp::create(b, loc, before, x).getResult();
     return {extremum, look(seen, x)};
+  }
+
+  /// A maximum and its place, after another element. Most elements are not
+  /// larger, so a branch is cheaper than two selections.
+  SmallVector<Value> stepFirstMaximum(ArrayRef<Value> arguments,
+                                      ArrayRef<Value> indices,
+                                      ArrayRef<Value> before) {
+    IRMapping mapping = emitBody(arguments, indices);
+    Value element = mapping.lookupOrDefault(plan.firstMaximum->element),
+          place = mapping.lookupOrDefault(plan.firstMaximum->place);
+    auto is = [&](arith::CmpFPredicate predicate, Value x, Value y) -> Value {
+      return arith::CmpFOp::create(b, loc, predicate, x, y);
+    };
+    Value larger = is(arith::CmpFPredicate::UGT, element, before[0]);
+    return when(larger, before, [&](ValueRange) {
+      // Only a NaN takes the place of a NaN.
+      Value wasNaN = is(arith::CmpFPredicate::UNO, before[0], before[0]);
+      return when(
+          wasNaN, {element, place},
+          [&](ValueRange) {
+            Value isNaN = is(arith::CmpFPredicate::UNO, element, element);
+            return SmallVector<Value>{select(isNaN, element, before[0]),
+                                      select(isNaN, place, before[1])};
+          },
+          /*rarely=*/true);
+    });
   }
 
   /// Selections and NaN-propagating extrema without a branch, which would cost

@@ -61,6 +61,9 @@ constexpr unsigned constantRegisters = 14;
 constexpr double remakeConstant = 2;
 constexpr double gridCandidate = 9, shareOfLoop = 10;
 // Division without the divider: by what varies, and by what does not.
+// A comparison and a branch, which is taken, or for about one element in three
+// another of each and the element taken over.
+constexpr Work firstMaximumWork{4.0, 1.2, 0, 0};
 constexpr Work quotientWork{19, 11, 0, 0}, correctionWork{7, 3, 0, 0};
 // Loops that cores share as one.
 constexpr double nestLoopEntry = 12, nestStep = 4;
@@ -402,12 +405,17 @@ private:
     }
     DenseSet<Attribute> constants;
     DenseSet<Value> masks;
+    if (plan.firstMaximum)
+      element += firstMaximumWork;
     arith::SelectOp decided = plan.uniformSelection(*body);
     for (Operation &op : body->without_terminator()) {
       if (decided && (&op == decided.getOperation() ||
                       &op == decided.getCondition().getDefiningOp()))
         continue;
       if (&op == plan.cut)
+        continue;
+      if (plan.firstMaximum &&
+          llvm::is_contained(plan.firstMaximum->chain, &op))
         continue;
       if (&op == plan.extremum) {
         element += plan.cut ? Work{2, 0, 0, 0} : Work{3, 1, 0, 0};

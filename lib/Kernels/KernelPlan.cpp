@@ -166,6 +166,39 @@ Operation *cutAtZero(linalg::LinalgOp op, Operation *extremum) {
              : nullptr;
 }
 
+/// What the body does if it keeps the first maximum and its place: both are
+/// replaced where an element is larger than the maximum, or a NaN.
+std::optional<KernelPlan::FirstMaximum> maximumAndPlace(linalg::LinalgOp op) {
+  Block &body = *op.getBlock();
+  if (op.getNumDpsInits() != 2 || op.getNumReductionLoops() == 0)
+    return std::nullopt;
+  Value maximum = op.getRegionOutputArgs()[0],
+        kept = op.getRegionOutputArgs()[1];
+  auto value =
+           body.getTerminator()->getOperand(0).getDefiningOp<arith::SelectOp>(),
+       place =
+           body.getTerminator()->getOperand(1).getDefiningOp<arith::SelectOp>();
+  if (!value || !place || value.getCondition() != place.getCondition() ||
+      value.getFalseValue() != maximum || place.getFalseValue() != kept ||
+      !maximum.getType().isF32() || !kept.getType().isInteger(32) ||
+      !kept.hasOneUse())
+    return std::nullopt;
+  Value element = value.getTrueValue();
+  auto wins = value.getCondition().getDefiningOp<arith::OrIOp>();
+  if (!wins || wins->getBlock() != &body)
+    return std::nullopt;
+  auto larger = wins.getLhs().getDefiningOp<arith::CmpFOp>(),
+       isNaN = wins.getRhs().getDefiningOp<arith::CmpFOp>();
+  if (!larger || !isNaN || larger.getPredicate() != arith::CmpFPredicate::OGT ||
+      larger.getLhs() != element || larger.getRhs() != maximum ||
+      isNaN.getPredicate() != arith::CmpFPredicate::UNO ||
+      isNaN.getLhs() != element || isNaN.getRhs() != element ||
+      llvm::range_size(maximum.getUses()) != 2)
+    return std::nullopt;
+  return KernelPlan::FirstMaximum{
+      element, place.getTrueValue(), {larger, isNaN, wins, value, place}};
+}
+
 /// Chooses the unrolling of a stream. It hides the load-use stall and shares
 /// the loop's own instructions and, for two rows, the loads of what they have
 /// in common.
@@ -298,10 +331,12 @@ FailureOr<KernelPlan> KernelPlan::get(linalg::LinalgOp op) {
   plan.factors = contractionFactors(op);
   plan.extremum = runningExtremum(op);
   plan.cut = cutAtZero(op, plan.extremum);
+  plan.firstMaximum = maximumAndPlace(op);
   unsigned size = plan.factors ? 1 : bodySize(body);
   if (plan.extremum)
     size += plan.cut ? 0 : 2; // see td-lower-kernels
-  plan.bodyInstructions = size;
+  constexpr unsigned branches = 6; // and what they lead to
+  plan.bodyInstructions = plan.firstMaximum ? branches : size;
 
   SmallVector<unsigned> parallel, reductions;
   for (unsigned loop = 0; loop < loops; ++loop)

@@ -108,6 +108,15 @@ struct KernelPlan {
   /// What the extremum, a maximum, takes of the body, if that is the larger of
   /// something and +0.
   mlir::Operation *cut = nullptr;
+  /// The results are the largest element so far, the last NaN if there was one,
+  /// and something that says which it is: the first in the order of the
+  /// reduction.
+  struct FirstMaximum {
+    mlir::Value element, place;
+    /// Operations of the body that decide and choose.
+    llvm::SmallVector<mlir::Operation *, 5> chain;
+  };
+  std::optional<FirstMaximum> firstMaximum;
   /// Per loop, its size if the type of a tile of which only the sizes matter
   /// states it, otherwise 0.
   llvm::SmallVector<int64_t> known;

@@ -347,7 +347,9 @@ ARGMAX_POOLING = generic(
     "pppprr",
     2,
     block(
-        "%c = arith.cmpf ogt, %a0, %a2 : f32",
+        "%l = arith.cmpf ogt, %a0, %a2 : f32",
+        "%u = arith.cmpf uno, %a0, %a0 : f32",
+        "%c = arith.ori %l, %u : i1",
         "%y = linalg.index 4 : index",
         "%x = linalg.index 5 : index",
         "%ten = arith.constant 10 : index",
