@@ -21,10 +21,12 @@ LARGE_LAYER = 0.02
 """Share of a step from which on a layer's prediction counts."""
 
 
-def measure(target: str, batch: int, steps: int) -> dict[str, Any]:
+def measure(target: str, precision: str, batch: int, steps: int) -> dict[str, Any]:
     """Compiles and runs Deep-AE, and returns its figures."""
     start = time.perf_counter()
-    program = traindeeploy.compile("deep-ae", loss="mse", target=target, batch_size=batch)
+    program = traindeeploy.compile(
+        "deep-ae", loss="mse", target=target, precision=precision, batch_size=batch
+    )
     compiled = time.perf_counter() - start
     x = np.random.default_rng(0).standard_normal((batch * steps, 640)).astype(np.float32)
     start = time.perf_counter()
@@ -68,13 +70,13 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2)
     steps = parser.parse_args().steps
     columns = {
-        f"{target}, batch {batch}": measure(target, batch, steps)
-        for target in ("pulp-redmule", "pulp")
+        f"{target}, {precision}, batch {batch}": measure(target, precision, batch, steps)
+        for target, precision in (("pulp-redmule", "fp32"), ("pulp", "fp32"), ("pulp-redmule-fp16", "mixed"))
         for batch in (1, 16)
     }
     figures = list(next(iter(columns.values())))
     rows = [[figure, *(column[figure] for column in columns.values())] for figure in figures]
-    print("Deep-AE, full fine-tuning, SGD, FP32, simulated by tdsim")
+    print("Deep-AE, full fine-tuning, SGD, simulated by tdsim")
     print(table(["", *columns], rows, "l" + "r" * len(columns)))
     return 0
 

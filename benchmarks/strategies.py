@@ -2,7 +2,8 @@
 
 Usage: python benchmarks/strategies.py [--steps N] [--targets T...]    (or `make bench`)
 
-FP32, batch 1, SGD. Simulated figures are those of tdsim on the named target. Times are of this machine.
+Batch 1, SGD; FP32, or mixed precision on a target whose RedMulE reads FP16. Simulated figures are those of
+tdsim on the named target. Times are of this machine.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 import traindeeploy
 from traindeeploy.plan_table import table
+from traindeeploy.target import load_target
 
 RUNS = (
     ("cct2", "LP", "linear-probe"),
@@ -30,10 +32,22 @@ RUNS = (
 PAPER = "TrainDeeploy's paper: <= 4.6 FLOP a cycle for any strategy of CCT-2, 27 M cycles for FT-2"
 
 
+def precision_on(target: str) -> str:
+    """What the target's RedMulE reads."""
+    return "mixed" if "fp16" in load_target(target).redmule_formats else "fp32"
+
+
 def measure(model: str, recipe: str, target: str, steps: int) -> dict[str, Any]:
     """Compiles and runs a model, and returns its report with the seconds that it took."""
     start = time.perf_counter()
-    program = traindeeploy.compile(model, loss="cross-entropy", recipe=recipe, target=target, batch_size=1)
+    program = traindeeploy.compile(
+        model,
+        loss="cross-entropy",
+        recipe=recipe,
+        target=target,
+        precision=precision_on(target),
+        batch_size=1,
+    )
     compiled = time.perf_counter() - start
     random = np.random.default_rng(0)
     x = random.standard_normal((steps, 3, 32, 32)).astype(np.float32)
@@ -88,13 +102,13 @@ def main() -> int:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--targets", nargs="+", default=["pulp-redmule", "pulp"])
+    parser.add_argument("--targets", nargs="+", default=["pulp-redmule", "pulp", "pulp-redmule-fp16"])
     options = parser.parse_args()
     for target in options.targets:
         reports = {
             (model, name): measure(model, recipe, target, options.steps) for model, name, recipe in RUNS
         }
-        print(f"{target}, simulated by tdsim, FP32, batch 1, SGD; {PAPER}")
+        print(f"{target}, simulated by tdsim, {precision_on(target)}, batch 1, SGD; {PAPER}")
         rows = [row(f"{model} {name}", report) for (model, name), report in reports.items()]
         print(table(TITLES, rows, "l" + "r" * (len(TITLES) - 1)))
         print(f"\nCCT-2: what is trained, kept and moved ({target})")

@@ -32,6 +32,7 @@ public:
   LogicalResult run() {
     materializeCopies();
     recomputeActivations(step, target, roomForTemporaries());
+    roundParametersOnce();
     views = StepViews::prepare(step);
     NotRowwise excluded;
     while (true) {
@@ -92,6 +93,70 @@ private:
           if (needsCopy(operand.get()) ||
               !taken.insert(viewSource(operand.get())).second)
             copy(&op, operand);
+  }
+
+  /// A parameter that several products read rounded is rounded once if L2 has
+  /// room for that beside all other arrays, as if they lived at the same time.
+  void roundParametersOnce() {
+    auto bytesOf = [](ShapedType type) {
+      return type.getNumElements() *
+             llvm::divideCeil(type.getElementTypeBitWidth(), 8);
+    };
+    // Neither a parameter nor the tile of an operator and its only reader.
+    auto isArray = [](OpResult result) {
+      Operation *user = result.hasOneUse() ? *result.user_begin() : nullptr;
+      auto generic = dyn_cast_if_present<linalg::GenericOp>(user);
+      return !(generic && generic.getNumReductionLoops() == 0) &&
+             llvm::none_of(result.getUsers(), [](Operation *user) {
+               return isa<train::AssignOp>(user);
+             });
+    };
+    int64_t room = roomForTemporaries();
+    llvm::MapVector<std::pair<Value, Type>, SmallVector<OpOperand *>> reads;
+    for (auto op : step.getOps<linalg::LinalgOp>()) {
+      for (OpResult result : op->getResults())
+        if (isArray(result))
+          room -= bytesOf(cast<ShapedType>(result.getType()));
+      if (!accumulatesProducts(op))
+        continue;
+      Type element = getElementTypeOrSelf(op->getResult(0).getType());
+      for (OpOperand *input : op.getDpsInputOperands())
+        if (getElementTypeOrSelf(input->get().getType()) != element)
+          reads[{input->get(), element}].push_back(input);
+    }
+    for (auto &[read, operands] : reads) {
+      auto type = cast<RankedTensorType>(read.first.getType());
+      RankedTensorType narrow = type.clone(read.second);
+      if (operands.size() < 2 || bytesOf(narrow) > room)
+        continue;
+      room -= bytesOf(narrow);
+      Operation *first = operands.front()->getOwner();
+      builder.setInsertionPoint(first);
+      Value empty = tensor::EmptyOp::create(builder, first->getLoc(),
+                                            narrow.getShape(), read.second);
+      SmallVector<AffineMap> maps(
+          2, builder.getMultiDimIdentityMap(type.getRank()));
+      SmallVector<utils::IteratorType> loops(type.getRank(),
+                                             utils::IteratorType::parallel);
+      auto rounded = linalg::GenericOp::create(
+          builder, first->getLoc(), narrow, read.first, empty, maps, loops,
+          [&](OpBuilder &b, Location location, ValueRange values) {
+            Value value =
+                arith::TruncFOp::create(b, location, read.second, values[0]);
+            linalg::YieldOp::create(b, location, value);
+          });
+      for (OpOperand *operand : operands) {
+        operand->set(rounded.getResult(0));
+        auto op = cast<linalg::LinalgOp>(operand->getOwner());
+        BlockArgument argument = op.getMatchingBlockArgument(operand);
+        argument.setType(read.second);
+        for (Operation *user : llvm::make_early_inc_range(argument.getUsers()))
+          if (auto rounding = dyn_cast<arith::TruncFOp>(user)) {
+            rounding.getResult().replaceAllUsesWith(argument);
+            rounding.erase();
+          }
+      }
+    }
   }
 
   PlannedBuffer &addBuffer(Value root, std::string name, tile::Role role,

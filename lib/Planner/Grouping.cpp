@@ -164,6 +164,10 @@ public:
         return isContraction(m.op) || excluded.contains(m.op);
       });
     };
+    // Others would wait for the rows, too.
+    auto isShared = [&](unsigned group) {
+      return groups[group].sizes.empty() && successors[group].size() > 1;
+    };
     for (bool changed = true; changed;) {
       changed = false;
       for (Operation &op : block) {
@@ -175,7 +179,7 @@ public:
           Operation *producer = operand.getDefiningOp();
           auto other = producer ? groupOf.find(producer) : groupOf.end();
           if (other == groupOf.end() || other->second == own ||
-              !isCandidate(other->second))
+              !isCandidate(other->second) || isShared(other->second))
             continue;
           unsigned into = other->second;
           std::optional<OperatorGroup> merged = joinRows(into, own, rowBytes);
