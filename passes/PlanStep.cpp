@@ -106,7 +106,8 @@ private:
     auto isArray = [](OpResult result) {
       Operation *user = result.hasOneUse() ? *result.user_begin() : nullptr;
       auto generic = dyn_cast_if_present<linalg::GenericOp>(user);
-      return !(generic && generic.getNumReductionLoops() == 0) &&
+      return !isa<linalg::FillOp>(result.getOwner()) &&
+             !(generic && generic.getNumReductionLoops() == 0) &&
              llvm::none_of(result.getUsers(), [](Operation *user) {
                return isa<train::AssignOp>(user);
              });
