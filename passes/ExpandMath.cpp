@@ -13,7 +13,18 @@ namespace {
 struct ExpandMath : td::impl::ExpandMathBase<ExpandMath> {
   using ExpandMathBase::ExpandMathBase;
   void runOnOperation() override {
-    getOperation()->walk([&](Operation *op) {
+    ModuleOp module = getOperation();
+    module.walk([&](Block *block) {
+      for (td::TabulatedOp &function : td::findTabulated(*block)) {
+        OpBuilder b(function.root);
+        function.root->getResult(0).replaceAllUsesWith(
+            td::expandTabulated(b, function, module));
+        for (Operation *part : function.parts)
+          part->erase();
+        ++numTabulated;
+      }
+    });
+    module.walk([&](Operation *op) {
       if (!isa_and_present<math::MathDialect>(op->getDialect()) ||
           td::isMathInstruction(op))
         return;

@@ -1,4 +1,5 @@
 // Fuses element-wise ops where that saves memory traffic and costs nothing.
+#include "lib/Kernels/MathExpansion.h"
 #include "passes/Passes.h"
 
 #include "mlir/Dialect/Linalg/Transforms/Transforms.h"
@@ -389,6 +390,59 @@ static void scaleRowsFirst(linalg::GenericOp op) {
     }
 }
 
+/// A product and the sum or difference that it ends in are one instruction of
+/// the cores, rounded once. What adds operands' product to its result is known
+/// as a contraction by that form, and has it anyway; a function that
+/// td-expand-math finds stays as it is written.
+static void fuseMultiplyAdds(linalg::GenericOp op) {
+  SmallPtrSet<Operation *, 8> kept;
+  for (const td::TabulatedOp &function : td::findTabulated(*op.getBody()))
+    kept.insert(function.parts.begin(), function.parts.end());
+  auto productOf = [&](Value value) -> arith::MulFOp {
+    auto product = value.getDefiningOp<arith::MulFOp>();
+    return product && product->hasOneUse() &&
+                   product->getBlock() == op.getBody() &&
+                   !kept.contains(product)
+               ? product
+               : arith::MulFOp();
+  };
+  // Of another width or not.
+  auto isOperand = [](Value value) {
+    Operation *made = value.getDefiningOp();
+    if (isa_and_present<arith::TruncFOp, arith::ExtFOp>(made))
+      value = made->getOperand(0);
+    return isa<BlockArgument>(value);
+  };
+  auto isResult = [&](Value value) {
+    auto argument = dyn_cast<BlockArgument>(value);
+    return argument && argument.getOwner() == op.getBody() &&
+           argument.getArgNumber() >= op.getNumDpsInputs();
+  };
+  for (Operation &sum : llvm::make_early_inc_range(*op.getBody())) {
+    if (!isa<arith::AddFOp, arith::SubFOp>(sum) || kept.contains(&sum))
+      continue;
+    bool difference = isa<arith::SubFOp>(sum);
+    OpBuilder b(&sum);
+    for (bool first : {true, false}) {
+      Value rest = sum.getOperand(first ? 1 : 0);
+      arith::MulFOp product = productOf(sum.getOperand(first ? 0 : 1));
+      if (!product ||
+          (isResult(rest) && llvm::all_of(product->getOperands(), isOperand)))
+        continue;
+      Value factor = product.getLhs();
+      if (difference)
+        (first ? rest : factor) =
+            arith::NegFOp::create(b, sum.getLoc(), first ? rest : factor);
+      Value fused =
+          math::FmaOp::create(b, sum.getLoc(), factor, product.getRhs(), rest);
+      sum.getResult(0).replaceAllUsesWith(fused);
+      sum.erase();
+      product.erase();
+      break;
+    }
+  }
+}
+
 struct FuseElementwise : td::impl::FuseElementwiseBase<FuseElementwise> {
   using FuseElementwiseBase::FuseElementwiseBase;
 
@@ -417,6 +471,7 @@ struct FuseElementwise : td::impl::FuseElementwiseBase<FuseElementwise> {
     if (failed(applyPatternsGreedily(getOperation(), std::move(patterns))))
       return signalPassFailure();
     getOperation().walk(scaleRowsFirst);
+    getOperation().walk(fuseMultiplyAdds);
     if (!getOperation().isDeclaration() &&
         failed(verifyDecomposed(getOperation())))
       signalPassFailure();

@@ -153,7 +153,9 @@ class Lowering {
 public:
   Lowering(td::tile::ProgramOp program, const td::Target &target,
            int64_t operators)
-      : program(program), layout(target, operators),
+      : program(program),
+        layout(target, operators,
+               td::tableBytes(program->getParentOfType<ModuleOp>())),
         symbols(program->getParentOfType<ModuleOp>()), builder(program),
         l3Size(target.has("memory.l3") ? target.integer("memory.l3", "size")
                                        : 0) {}

@@ -383,7 +383,9 @@ std::string describe(td::tile::ProgramOp program, const td::Target &target) {
   json.object([&] {
     json.attribute("program", program.getSymName());
     json.attribute("target", target.name());
-    td::RuntimeLayout layout(target, td::countOperators(program));
+    td::RuntimeLayout layout(
+        target, td::countOperators(program),
+        td::tableBytes(program->getParentOfType<ModuleOp>()));
     json.attribute("l1_begin", layout.l1Begin());
     json.attribute("l2_begin", endOfFreeL2(program, layout));
     json.attributeArray("operators", [&] {
@@ -480,7 +482,8 @@ struct LowerTable : td::impl::LowerTableBase<LowerTable> {
     std::vector<Item> items;
     // A loop costs two barriers a run, so a table that fits is left as it is;
     // half of what is reserved is for code.
-    td::RuntimeLayout layout(*target, td::countOperators(program));
+    td::RuntimeLayout layout(*target, td::countOperators(program),
+                             td::tableBytes(module));
     int64_t room = endOfFreeL2(program, layout) - layout.l2Start() -
                    target->integer("runtime", "l2_reserved") / 2;
     if (roll == "always" || (roll == "auto" && 4 * words > room))

@@ -336,15 +336,19 @@ def VerifyJobs : Pass<"td-verify-jobs", "::mlir::ModuleOp"> {
   let dependentDialects = ["::td::tile::TileDialect", "::td::redmule::RedMulEDialect"];
 }
 
-def ExpandMath : Pass<"td-expand-math"> {
+def ExpandMath : Pass<"td-expand-math", "::mlir::ModuleOp"> {
   let summary = "Replace functions of `math` by arithmetic that the cores have";
   let description = [{
     Requires: functions of `math` on scalars of f32, or of f16, which are computed
     in f32. Guarantees: those left are instructions (fma, sqrt, absf, copysign);
     a function without an expansion is an error. docs/math.md states the errors.
+    GELU by erf and its derivative, which a block writes out, are looked up: their
+    tables are constants of the module, in section `.tables`.
   }];
-  let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::math::MathDialect"];
-  let statistics = [Statistic<"numExpanded", "expanded", "Number of functions expanded">];
+  let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::math::MathDialect",
+                           "::mlir::LLVM::LLVMDialect"];
+  let statistics = [Statistic<"numExpanded", "expanded", "Number of functions expanded">,
+                    Statistic<"numTabulated", "tabulated", "Number of functions by table">];
 }
 
 def LowerKernels : Pass<"td-lower-kernels", "::mlir::ModuleOp"> {

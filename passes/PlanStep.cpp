@@ -27,7 +27,8 @@ class StepPlanner {
 public:
   StepPlanner(func::FuncOp step, const Target &target, bool exhaustive)
       : step(step), module(step->getParentOfType<ModuleOp>()), target(target),
-        exhaustive(exhaustive), builder(step.getContext()) {}
+        exhaustive(exhaustive), tables(tableBytes(module)),
+        builder(step.getContext()) {}
 
   LogicalResult run() {
     materializeCopies();
@@ -460,7 +461,7 @@ private:
     int64_t reserved = target.integer("runtime", "l2_reserved"),
             code = reserved / 2 +
                    std::distance(ops.begin(), ops.end()) * tableBytes;
-    RuntimeLayout layout(target, /*operators=*/0);
+    RuntimeLayout layout(target, /*operators=*/0, tables);
     int64_t bytes = layout.l2End() - layout.l2Begin() -
                     std::max<int64_t>(code - reserved, 0);
     auto take = [&](Type type) {
@@ -476,7 +477,7 @@ private:
   }
 
   int64_t budget() const {
-    RuntimeLayout layout(target, groups.size());
+    RuntimeLayout layout(target, groups.size(), tables);
     return layout.l1End() - layout.l1Begin();
   }
 
@@ -487,6 +488,7 @@ private:
   ModuleOp module;
   const Target &target;
   bool exhaustive;
+  int64_t tables; // bytes of L1
   OpBuilder builder;
   StepViews views;
   std::vector<OperatorGroup> groups;

@@ -79,7 +79,7 @@ private:
     int64_t capacity[2] = {};
     for (Level level : {Level::L1, Level::L2}) {
       int64_t &bytes = capacity[(size_t)level - 1];
-      bytes = td::memoryArea(target, level, program.operators.size()).size();
+      bytes = td::memoryArea(target, level, program).size();
       for (const td::Storage &storage : program.storages)
         if (storage.level == level && storage.persistent)
           bytes -= llvm::alignTo(storage.bytes, storage.alignment);
@@ -137,8 +137,7 @@ private:
     for (const td::Storage &storage : program.storages)
       if (storage.level == Level::L1)
         alignment = std::max(alignment, storage.alignment);
-    td::MemoryArea area =
-        td::memoryArea(target, Level::L1, program.operators.size());
+    td::MemoryArea area = td::memoryArea(target, Level::L1, program);
     return {llvm::alignTo(area.begin, alignment), area.end};
   }
 

@@ -86,8 +86,7 @@ private:
         continue;
       if (storage.address < 0)
         return op->emitError("has no address, but others have");
-      td::MemoryArea area =
-          td::memoryArea(*target, storage.level, program.operators.size());
+      td::MemoryArea area = td::memoryArea(*target, storage.level, program);
       if (storage.address < area.begin ||
           storage.address + storage.bytes > area.end)
         return op->emitError("lies outside of the bytes ")

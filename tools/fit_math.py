@@ -3,15 +3,18 @@
 Each fit minimises the largest weighted error on a dense grid by Lawson's algorithm (weighted least
 squares whose weights follow the error). Coefficients become float32 one at a time from the lowest
 degree, and the others are fitted again around each, so that rounding them costs no accuracy.
-Run it to print the tables of lib/Kernels/MathExpansion.cpp.
+Run it to print the tables of lib/Kernels/MathExpansion.cpp; with the path of lib/Kernels/GeluTables.inc, to
+write that.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
-from scipy.special import erf, erfc, log_ndtr
+from scipy.special import erf, erfc, log_ndtr, ndtr
 
 
 def lawson(basis: np.ndarray, value: np.ndarray, weight: np.ndarray, rounds: int = 200) -> np.ndarray:
@@ -58,7 +61,38 @@ def table(name: str, c: np.ndarray, error: float) -> None:
     print("  " + ", ".join(f"{float(v).hex()}f" for v in c))
 
 
+# Rows on either side of zero and a row's width, of the tables of GELU's factor Phi(x) and of its slope.
+# Beyond them, what is left is below the rounding of 1.
+GELU_TABLES = {"gelu": (23, 0.25), "geluSlope": (50, 0.125)}
+
+
+def gelu_tables() -> str:
+    """Polynomials of fourth degree in x's distance from the middle of its row."""
+
+    def slope(x: np.ndarray) -> np.ndarray:
+        return ndtr(x) + x * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+
+    lines = ["// Output of tools/fit_math.py: for each degree, highest first, the coefficients of all rows."]
+    for (name, (rows, width)), f in zip(GELU_TABLES.items(), (ndtr, slope), strict=True):
+        coefficients, largest = [np.zeros(5)], 0.0
+        for row in range(1 - rows, rows):
+            c, error = fit(lambda r, f=f, x=row * width: f(x + r), np.ones_like, -width / 2, width / 2, 4)
+            coefficients.append(c)
+            largest = max(largest, error)
+        coefficients.append(np.array([1.0, 0, 0, 0, 0]))
+        lines.append(f"// Error 2^{np.log2(largest):.1f}, most of it the rounding of the first coefficient.")
+        lines.append(f"constexpr Table<{rows}> {name}Table = {{{float(1 / width)}f, {{")
+        for column in np.array(coefficients).T[::-1]:
+            values = [float(v).hex().replace("0000000p", "p").replace("0x0.0p", "0x0p") + "f" for v in column]
+            lines += ["    " + ", ".join(values[i : i + 3]) + "," for i in range(0, len(values), 3)]
+        lines.append("}};")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(gelu_tables())
+        return
     half_ln2 = np.log(2) / 2 * 1.0002
     # e^r = 1 + r + r^2 P(r), error relative to e^r; expm1 shares it, so also relative to expm1 near zero.
     table(

@@ -241,11 +241,10 @@ Values SoftmaxOp::decomposeOperation(OpBuilder &builder) {
   RankedTensorType type = getType();
   Rows rows(type, {static_cast<int64_t>(getAxis())});
   Value max = maxRows(builder, loc, rows, getInput());
-  Value exp = mapRows(
-      builder, loc, rows, type, {getInput(), max},
-      [](OpBuilder &b, Location l, ValueRange v) {
-        return math::ExpOp::create(b, l, sub(b, l, v[0], v[1])).getResult();
-      });
+  Value exp = mapRows(builder, loc, rows, type, {getInput(), max},
+                      [](OpBuilder &b, Location l, ValueRange v) {
+                        return expOfDifference(b, l, v[0], v[1]);
+                      });
   Value sum = sumRows(builder, loc, rows, exp);
   // One division a row.
   Value inverse =
@@ -293,8 +292,7 @@ Values LogSoftmaxOp::decomposeOperation(OpBuilder &builder) {
   Value sum =
       reduceRows(builder, loc, rows, {getInput(), max}, 0.0,
                  [](OpBuilder &b, Location l, ValueRange v) {
-                   return add(b, l, v[2],
-                              math::ExpOp::create(b, l, sub(b, l, v[0], v[1])));
+                   return add(b, l, v[2], expOfDifference(b, l, v[0], v[1]));
                  });
   Value log = elementwise(builder, loc, rows.rowType, {sum},
                           [](OpBuilder &b, Location l, ValueRange v) {

@@ -581,9 +581,9 @@ static SoftmaxParts softmaxParts(OpBuilder &builder, Location loc, Value logits,
       ValueRange{logits, parts.max, labels}, ValueRange{zeros, zeros},
       {all, sample, sample, sample, sample}, iterators,
       [&](OpBuilder &b, Location l, ValueRange v) {
-        Value shifted = arith::SubFOp::create(b, l, v[0], v[1]);
-        Value sum = arith::AddFOp::create(b, l, v[3],
-                                          math::ExpOp::create(b, l, shifted));
+        Value exp = expOfDifference(b, l, v[0], v[1]);
+        Value shifted = exp.getDefiningOp()->getOperand(0);
+        Value sum = arith::AddFOp::create(b, l, v[3], exp);
         Value labelled = smoothing == 0.0
                              ? arith::SelectOp::create(
                                    b, l, isLabelled(b, l, v[2]), shifted, v[4])
@@ -645,8 +645,7 @@ Values CrossEntropyVJPOp::decomposeOperation(OpBuilder &builder) {
       ValueRange{getLogits(), parts.max, factor, getLabels(), getCotangent()},
       ValueRange{empty}, {all, sample, sample, sample, none, all}, iterators,
       [&](OpBuilder &b, Location l, ValueRange v) {
-        Value exp =
-            math::ExpOp::create(b, l, arith::SubFOp::create(b, l, v[0], v[1]));
+        Value exp = expOfDifference(b, l, v[0], v[1]);
         Value softmax = arith::MulFOp::create(b, l, exp, v[2]);
         Value scale =
             arith::MulFOp::create(b, l, v[4], scalar(b, l, element, perSample));

@@ -13,6 +13,14 @@ Value td::train::constantScalar(OpBuilder &builder, Location location,
                                    DenseElementsAttr::get(type, element));
 }
 
+Value td::train::expOfDifference(OpBuilder &builder, Location location, Value x,
+                                 Value bound) {
+  auto exp = math::ExpOp::create(
+      builder, location, arith::SubFOp::create(builder, location, x, bound));
+  exp->setAttr(nonPositiveAttrName, builder.getUnitAttr());
+  return exp;
+}
+
 Value td::train::filled(OpBuilder &builder, Location location,
                         RankedTensorType type, double value) {
   Value scalar =

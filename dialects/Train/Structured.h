@@ -27,6 +27,14 @@ Value filled(OpBuilder &builder, Location location, RankedTensorType type,
 Value reshapeTo(OpBuilder &builder, Location location, Value value,
                 ArrayRef<int64_t> shape);
 
+/// Attribute of a `math.exp` whose argument is a difference that is not
+/// positive, or NaN: its expansion is the cheaper for that.
+inline constexpr llvm::StringLiteral nonPositiveAttrName = "train.nonpositive";
+
+/// e^(x - bound) for x <= bound, of scalars in a body.
+Value expOfDifference(OpBuilder &builder, Location location, Value x,
+                      Value bound);
+
 /// Element-wise linalg.generic: `body` maps the elements of `operands`, which
 /// broadcast to `resultType` as in numpy, to the result's. Indexing maps are
 /// projected permutations: a dimension of size 1 that repeats is collapsed

@@ -65,6 +65,9 @@ constexpr double gridCandidate = 9, shareOfLoop = 10;
 // another of each and the element taken over.
 constexpr Work firstMaximumWork{4.0, 1.2, 0, 0};
 constexpr Work quotientWork{19, 11, 0, 0}, correctionWork{7, 3, 0, 0};
+// Functions by tables: 5 loads, which meet in the banks more than those of
+// streams, and a polynomial of fourth degree; GELU is a product.
+constexpr Work geluWork{20, 8, 5, 0}, geluSlopeWork{19, 7, 5, 0};
 // Loops that cores share as one.
 constexpr double nestLoopEntry = 12, nestStep = 4;
 constexpr double reductionStep = 9, straightStep = 2;
@@ -408,7 +411,16 @@ private:
     if (plan.firstMaximum)
       element += firstMaximumWork;
     arith::SelectOp decided = plan.uniformSelection(*body);
+    DenseSet<Operation *> tabulated;
+    for (const TabulatedOp &function : findTabulated(*body)) {
+      tabulated.insert(function.parts.begin(), function.parts.end());
+      bool varies = !structure.cols || plan.varies(function.x, *structure.cols);
+      (varies ? element : invariant) +=
+          function.function == Tabulated::Gelu ? geluWork : geluSlopeWork;
+    }
     for (Operation &op : body->without_terminator()) {
+      if (tabulated.contains(&op))
+        continue;
       if (decided && (&op == decided.getOperation() ||
                       &op == decided.getCondition().getDefiningOp()))
         continue;

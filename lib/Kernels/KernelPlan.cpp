@@ -105,10 +105,19 @@ unsigned instructions(Operation &op) {
   return count;
 }
 
+/// Of a function by table.
+constexpr unsigned tabulatedInstructions = 17;
+
 unsigned bodySize(Block &body) {
   unsigned size = 0;
+  DenseSet<Operation *> tabulated;
+  for (const TabulatedOp &function : findTabulated(body)) {
+    size += tabulatedInstructions;
+    tabulated.insert(function.parts.begin(), function.parts.end());
+  }
   for (Operation &op : body.without_terminator())
-    size += instructions(op);
+    if (!tabulated.contains(&op))
+      size += instructions(op);
   return size;
 }
 

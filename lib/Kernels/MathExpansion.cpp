@@ -1,8 +1,13 @@
 #include "lib/Kernels/MathExpansion.h"
 
+#include "dialects/Train/Structured.h"
 #include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+#include "mlir/Dialect/Linalg/IR/Linalg.h"
 #include "mlir/Dialect/Math/IR/Math.h"
 #include "mlir/IR/Matchers.h"
+#include "llvm/ADT/MapVector.h"
+#include <cmath>
 
 using namespace mlir;
 
@@ -39,6 +44,37 @@ constexpr float atanhCoefficients[] = {0x1.555556p-1f, 0x1.99999ap-2f,
                                        0x1.24924ap-2f, 0x1.c71c72p-3f,
                                        0x1.745d18p-3f};
 
+/// Polynomials of fourth degree for intervals that have a multiple of 1 / scale
+/// in the middle, `side` of them on either side of zero's. The coefficients of
+/// all rows follow each other by degree, highest first.
+template <unsigned side> struct Table {
+  static constexpr unsigned rows = 2 * side + 1;
+  float scale;
+  float coefficients[5 * rows];
+};
+#include "lib/Kernels/GeluTables.inc"
+
+struct TableView {
+  StringRef symbol;
+  float scale;
+  unsigned side;
+  ArrayRef<float> coefficients;
+  bool limits; // the function has a finite value, or x times one, at infinities
+
+  int64_t bytes() const { return 4 * coefficients.size(); }
+  static TableView get(Tabulated function) {
+    auto view = [](StringRef symbol, const auto &table, bool limits) {
+      constexpr unsigned rows = std::decay_t<decltype(table)>::rows;
+      return TableView{symbol, table.scale, rows / 2, table.coefficients,
+                       limits};
+    };
+    return function == Tabulated::Gelu
+               ? view("td_table_gelu", geluTable, true)
+               : view("td_table_gelu_slope", geluSlopeTable, false);
+  }
+};
+constexpr llvm::StringLiteral tableSection = ".tables";
+
 /// Short names for building f32 and i32 arithmetic. No branches, and no
 /// selections but where a function has exceptional values. Two cores share a
 /// floating-point unit, so what integers can do as cheaply is left to them:
@@ -55,6 +91,22 @@ public:
     Value half = shiftRight(reduced.n, 1);
     Value first = asReal(addInt(bits(y), shiftLeft(half, 23)));
     return orNaN(mul(first, powerOfTwo(subInt(reduced.n, half))), x);
+  }
+
+  /// Of a difference that is not positive. 2^64 of the result is normal, so one
+  /// step leaves the rounding to a product. NaN goes its own way: what the
+  /// cores compute has no sign, so as an integer it is below what is bounded.
+  Value expOfNonPositive(Value x) {
+    Value bounded =
+        asReal(arith::MinUIOp::create(b, loc, bits(x), bitsOf(-104.0f)));
+    Value shift = real(roundingShift + 64.0f);
+    Value shifted = fma(bounded, real(log2e), shift);
+    Value minusN = sub(shift, shifted);
+    Value rest = fma(minusN, real(ln2Short), bounded);
+    rest = fma(minusN, real(ln2Rest), rest);
+    Value scaled =
+        addInt(bits(exponential(rest)), shiftLeft(bits(shifted), 23));
+    return mul(asReal(scaled), real(0x1p-64f));
   }
 
   Value expm1(Value x) {
@@ -155,6 +207,43 @@ public:
                                                 b, loc, b.getBoolAttr(true)))),
                   real(std::numeric_limits<float>::quiet_NaN()),
                   orNaN(result, x));
+  }
+
+  /// GELU, or its slope: a polynomial of x less the middle of its interval.
+  Value tabulated(Value x, const TableView &table, Value address) {
+    // Adding 1.5 * 2^23 / scale leaves the nearest multiple of 1 / scale; its
+    // bits count the rows.
+    float shift = roundingShift / table.scale;
+    int32_t shiftBits = llvm::bit_cast<int32_t>(shift);
+    int32_t side = table.side;
+    float bound = table.side / table.scale;
+    // A slope has no value at infinity, as x phi(x) is computed.
+    Value inside = table.limits ? clamp(x, -bound, bound) : x;
+    Value shifted = add(inside, real(shift));
+    if (!table.limits) {
+      Value below = arith::MinSIOp::create(b, loc, bits(shifted),
+                                           integer(shiftBits + side));
+      shifted = asReal(
+          arith::MaxSIOp::create(b, loc, below, integer(shiftBits - side)));
+    }
+    Value r = sub(inside, sub(shifted, real(shift)));
+    // One sum of constants, ahead of the loops.
+    auto offset = [&](Value pointer, LLVM::GEPArg bytes) -> Value {
+      return LLVM::GEPOp::create(b, loc, pointer.getType(), b.getI8Type(),
+                                 pointer, ArrayRef<LLVM::GEPArg>{bytes});
+    };
+    int32_t first = static_cast<int32_t>(
+        4u * (static_cast<uint32_t>(side) - static_cast<uint32_t>(shiftBits)));
+    Value row =
+        offset(offset(address, integer(first)), shiftLeft(bits(shifted), 2));
+    Value result;
+    int32_t bytes = table.bytes() / 5;
+    for (int32_t degree = 4; degree >= 0; --degree) {
+      Value c = LLVM::LoadOp::create(b, loc, b.getF32Type(),
+                                     offset(row, bytes * (4 - degree)));
+      result = result ? fma(result, r, c) : c;
+    }
+    return table.limits ? mul(x, result) : result;
   }
 
 private:
@@ -370,7 +459,9 @@ Value expandMath(OpBuilder &b, Operation *op, ValueRange operands) {
   Expander expander(b, loc);
   Value result;
   if (isa<math::ExpOp>(op))
-    result = expander.exp(x);
+    result = op->hasAttr(train::nonPositiveAttrName)
+                 ? expander.expOfNonPositive(x)
+                 : expander.exp(x);
   else if (isa<math::ExpM1Op>(op))
     result = expander.expm1(x);
   else if (isa<math::TanhOp>(op))
@@ -388,6 +479,123 @@ Value expandMath(OpBuilder &b, Operation *op, ValueRange operands) {
   if (type.isF16())
     result = arith::TruncFOp::create(b, loc, type, result);
   return result;
+}
+
+/// Whether `value` is this number, rounded to f32.
+static bool isReal(Value value, double number) {
+  FloatAttr attribute;
+  return matchPattern(value, m_Constant(&attribute)) &&
+         attribute.getType().isF32() &&
+         attribute.getValue().convertToFloat() == static_cast<float>(number);
+}
+
+/// The other factor of a product with this constant.
+static Value timesConstant(Value value, double constant) {
+  auto product = value.getDefiningOp<arith::MulFOp>();
+  if (!product)
+    return {};
+  if (isReal(product.getRhs(), constant))
+    return product.getLhs();
+  return isReal(product.getLhs(), constant) ? product.getRhs() : Value();
+}
+
+/// x if the value is Phi(x) = 0.5 erf(x / sqrt 2) + 0.5.
+static Value matchDistribution(Value value) {
+  auto sum = value.getDefiningOp<math::FmaOp>();
+  if (!sum || !isReal(sum.getC(), 0.5))
+    return {};
+  bool first = isReal(sum.getA(), 0.5);
+  if (!first && !isReal(sum.getB(), 0.5))
+    return {};
+  auto erf = (first ? sum.getB() : sum.getA()).getDefiningOp<math::ErfOp>();
+  return erf ? timesConstant(erf.getOperand(), M_SQRT1_2) : Value();
+}
+
+/// Whether the value is phi(x) = e^(-x^2 / 2) / sqrt(2 pi).
+static bool isDensity(Value value, Value x) {
+  Value power = timesConstant(value, 0.5 * M_2_SQRTPI * M_SQRT1_2);
+  auto exp = power ? power.getDefiningOp<math::ExpOp>() : math::ExpOp();
+  Value squared = exp ? timesConstant(exp.getOperand(), -0.5) : Value();
+  auto square =
+      squared ? squared.getDefiningOp<arith::MulFOp>() : arith::MulFOp();
+  return square && square.getLhs() == x && square.getRhs() == x;
+}
+
+static std::optional<TabulatedOp> matchTabulated(Operation &op) {
+  if (auto product = dyn_cast<arith::MulFOp>(op))
+    for (auto [x, other] : {std::pair(product.getLhs(), product.getRhs()),
+                            std::pair(product.getRhs(), product.getLhs())})
+      if (matchDistribution(other) == x)
+        return TabulatedOp{Tabulated::Gelu, x, &op, {}};
+  if (auto sum = dyn_cast<math::FmaOp>(op))
+    if (Value x = matchDistribution(sum.getC()))
+      if ((sum.getA() == x && isDensity(sum.getB(), x)) ||
+          (sum.getB() == x && isDensity(sum.getA(), x)))
+        return TabulatedOp{Tabulated::GeluSlope, x, &op, {}};
+  return std::nullopt;
+}
+
+SmallVector<TabulatedOp> findTabulated(Block &block) {
+  SmallVector<TabulatedOp> found;
+  SmallPtrSet<Operation *, 16> taken;
+  for (Operation &op : llvm::reverse(block)) {
+    if (taken.contains(&op))
+      continue;
+    std::optional<TabulatedOp> match = matchTabulated(op);
+    if (!match)
+      continue;
+    match->parts.push_back(&op);
+    taken.insert(&op);
+    for (unsigned i = 0; i < match->parts.size(); ++i)
+      for (Value operand : match->parts[i]->getOperands()) {
+        Operation *part = operand.getDefiningOp();
+        if (part && part->getBlock() == &block && operand != match->x &&
+            !part->hasTrait<OpTrait::ConstantLike>() && !taken.contains(part) &&
+            llvm::all_of(part->getUsers(), [&](Operation *user) {
+              return taken.contains(user);
+            })) {
+          match->parts.push_back(part);
+          taken.insert(part);
+        }
+      }
+    found.push_back(std::move(*match));
+  }
+  return found;
+}
+
+Value expandTabulated(OpBuilder &b, const TabulatedOp &op, ModuleOp module) {
+  Location loc = op.root->getLoc();
+  TableView table = TableView::get(op.function);
+  if (!module.lookupSymbol(table.symbol)) {
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToStart(module.getBody());
+    int64_t count = table.coefficients.size();
+    auto global = LLVM::GlobalOp::create(
+        b, loc, LLVM::LLVMArrayType::get(b.getF32Type(), count),
+        /*isConstant=*/true, LLVM::Linkage::Internal, table.symbol,
+        DenseElementsAttr::get(RankedTensorType::get({count}, b.getF32Type()),
+                               table.coefficients),
+        /*alignment=*/4);
+    global.setSection(tableSection);
+  }
+  Value address = LLVM::AddressOfOp::create(
+      b, loc, LLVM::LLVMPointerType::get(b.getContext()), table.symbol);
+  return Expander(b, loc).tabulated(op.x, table, address);
+}
+
+int64_t tableBytes(ModuleOp module) {
+  bool needed[2] = {};
+  module.walk([&](linalg::LinalgOp op) {
+    for (const TabulatedOp &match : findTabulated(*op.getBlock()))
+      needed[(size_t)match.function] = true;
+  });
+  int64_t bytes = 0;
+  for (Tabulated function : {Tabulated::Gelu, Tabulated::GeluSlope}) {
+    TableView table = TableView::get(function);
+    if (needed[(size_t)function] || module.lookupSymbol(table.symbol))
+      bytes += table.bytes();
+  }
+  return bytes;
 }
 
 bool isMathInstruction(Operation *op) {

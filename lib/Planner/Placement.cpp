@@ -60,7 +60,7 @@ Peak peakOf(ArrayRef<PlannedBuffer> buffers, tile::Level level,
 constexpr int64_t margin = 3;
 
 int64_t capacityOfL2(const Target &target, int64_t operators) {
-  RuntimeLayout layout(target, operators);
+  RuntimeLayout layout(target, operators, /*tables=*/0);
   return layout.l2End() - layout.l2Begin();
 }
 
@@ -69,7 +69,8 @@ int64_t capacityOfL2(const Target &target, int64_t operators) {
 LogicalResult placeBuffers(const Target &target, int64_t operators,
                            Operation *op,
                            MutableArrayRef<PlannedBuffer> buffers) {
-  RuntimeLayout layout(target, operators);
+  RuntimeLayout layout(target, operators,
+                       tableBytes(op->getParentOfType<ModuleOp>()));
   int64_t capacity = capacityOfL2(target, operators),
           l1 = layout.l1End() - layout.l1Begin();
   auto fits = [&](int64_t staging) {

@@ -12,8 +12,9 @@ static constexpr Level allLevels[] = {Level::L1, Level::L2, Level::L3};
 
 static size_t indexOf(Level level) { return (size_t)level - 1; }
 
-MemoryArea memoryArea(const Target &target, Level level, int64_t operators) {
-  RuntimeLayout layout(target, operators);
+MemoryArea memoryArea(const Target &target, Level level,
+                      const JobProgram &program) {
+  RuntimeLayout layout(target, program.operators.size(), program.tableBytes);
   switch (level) {
   case Level::L1:
     return {layout.l1Begin(), layout.l1End()};
@@ -67,7 +68,7 @@ AddressPlan planAddresses(const JobProgram &program,
     }
     if (live.empty())
       continue;
-    use.area = memoryArea(target, level, program.operators.size());
+    use.area = memoryArea(target, level, program);
     use.area.begin = llvm::alignTo(use.area.begin, alignment);
     if (llvm::all_of(which, [&](unsigned storage) {
           return program.storages[storage].address >= 0;

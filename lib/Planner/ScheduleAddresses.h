@@ -12,10 +12,9 @@ struct MemoryArea {
   int64_t size() const { return end - begin; }
 };
 
-/// What the target and its runtime leave of a level. `operators` are those of
-/// the program: the runtime keeps counters of each.
+/// What the target and its runtime leave the program of a level.
 MemoryArea memoryArea(const Target &target, tile::Level level,
-                      int64_t operators);
+                      const JobProgram &program);
 
 /// Sets the alignment of every storage: whole words, a port's width for what
 /// RedMulE or the DMA reads and writes.

@@ -1,6 +1,7 @@
 #include "lib/Planner/ScheduleProgram.h"
 
 #include "dialects/Tile/Windows.h"
+#include "lib/Kernels/MathExpansion.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/Linalg/IR/Linalg.h"
@@ -108,6 +109,7 @@ public:
   explicit Reader(ProgramOp program)
       : symbols(program->getParentOfType<ModuleOp>()) {
     result.op = program;
+    result.tableBytes = tableBytes(program->getParentOfType<ModuleOp>());
   }
 
   FailureOr<JobProgram> run() {

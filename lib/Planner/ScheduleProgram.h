@@ -86,6 +86,7 @@ struct JobProgram {
   std::vector<Storage> storages; // in order of definition
   std::vector<Job> jobs;         // in order of issue
   std::vector<StreamEntry> stream;
+  int64_t tableBytes = 0; // of L1, for functions of its kernels
 
   /// Reads a program of jobs; an error on the op that is none.
   static mlir::FailureOr<JobProgram> read(tile::ProgramOp program);

@@ -4,6 +4,7 @@
 #define TD_LIB_RUNTIME_LAYOUT_H
 
 #include "dialects/Tile/Tile.h"
+#include "lib/Kernels/MathExpansion.h"
 #include "lib/Runtime/jobs.h"
 #include "lib/Target/Target.h"
 
@@ -15,22 +16,23 @@ inline int64_t countOperators(tile::ProgramOp program) {
   return std::distance(operators.begin(), operators.end());
 }
 
-/// The runtime's memory, from the target description and the number of
-/// operators of the program. Buffers of the plan lie in
-/// [l1Begin, l1End) and [l2Begin, l2End).
+/// The runtime's memory, from the target description, the number of operators
+/// of the program and the bytes of its functions' tables. Buffers of the plan
+/// lie in [l1Begin, l1End) and [l2Begin, l2End).
 ///
 /// L1, from its base: the cores' stacks, two table chunks, the executor's
-/// state, the operators' cycle counters. At its end, RedMulE's read-ahead. L2,
-/// from the base of the shared part: code, constants and job tables. The host's
-/// stack and its window for L3 lie in the private part.
+/// state, functions' tables, the operators' cycle counters. At its end,
+/// RedMulE's read-ahead. L2, from the base of the shared part: code, constants
+/// and job tables. The host's stack and its window for L3 lie in the private
+/// part.
 class RuntimeLayout {
 public:
-  RuntimeLayout(const Target &target, int64_t operators) {
+  RuntimeLayout(const Target &target, int64_t operators, int64_t tables) {
     l1Base = target.integer("memory.l1", "base");
     l1Top = l1Base + target.integer("memory.l1", "size");
     stacks = target.integer("cores", "count") *
              target.integer("runtime", "core_stack");
-    l1Reserved = stacks + 2 * TD_CHUNK_BYTES + 4 * TD_STATE_WORDS +
+    l1Reserved = stacks + 2 * TD_CHUNK_BYTES + 4 * TD_STATE_WORDS + tables +
                  4 * TD_COUNTERS * operators;
     l1Reserved = (l1Reserved + 63) / 64 * 64;
     l1Padding =

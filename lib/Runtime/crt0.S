@@ -1,6 +1,12 @@
 // Entry points: of the host core at reset and of the cluster's cores, and the
 // trap handler of both.
+#include "jobs.h"
 #include "target.h"
+
+// Where functions' tables lie in L1, behind the executor's state; program.h
+// says what comes before.
+  .globl td_tables_begin
+  .equ td_tables_begin, TARGET_L1_BASE + TARGET_CORES * TARGET_CORE_STACK + 2 * TD_CHUNK_BYTES + 4 * TD_STATE_WORDS
 
   .section .text.start, "ax"
   .globl _start

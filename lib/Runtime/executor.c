@@ -6,7 +6,7 @@
 typedef void kernel(const uint32_t *arguments, uint32_t core);
 
 static uint32_t *const slot_ids = (uint32_t *)L1_STATE;
-static uint32_t *const counters = (uint32_t *)L1_COUNTERS;
+static uint32_t *const counters = td_tables_end;
 
 static uint32_t *chunk_buffer(unsigned i) {
   return (uint32_t *)(L1_CHUNKS + i * TD_CHUNK_BYTES);
@@ -208,6 +208,12 @@ static void job_end(JOB_STATE) {
   *count += cycle_count() - before;
 }
 
+static void copy_tables(void) {
+  volatile uint32_t *to = td_tables;
+  for (const uint32_t *from = td_tables_image; to != td_tables_end;)
+    *to++ = *from++;
+}
+
 static void setup_leader(void) {
   leader->handlers[TD_JOB_CALL] = job_call;
   leader->handlers[TD_JOB_BARRIER] = job_barrier;
@@ -242,6 +248,7 @@ void cluster_main(uint32_t core) {
       follow(core);
 
   setup_barrier();
+  copy_tables();
   setup_leader();
   while (1) {
     wait_event(EVENT_SOFTWARE);

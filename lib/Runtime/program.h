@@ -17,11 +17,14 @@ extern const struct program {
   const struct buffer *buffers;
 } td_program;
 
-// L1: stacks, two chunks, state, counters (td::RuntimeLayout,
-// lib/Runtime/Layout.h).
+// L1: stacks, two chunks, state, functions' tables, counters
+// (td::RuntimeLayout, lib/Runtime/Layout.h).
 #define L1_CHUNKS (TARGET_L1_BASE + TARGET_CORES * TARGET_CORE_STACK)
 #define L1_STATE (L1_CHUNKS + 2 * TD_CHUNK_BYTES)
-#define L1_COUNTERS (L1_STATE + 4 * TD_STATE_WORDS)
+// Functions' tables, and where they are loaded, in L2: by the linker.
+extern uint32_t td_tables[], td_tables_end[];
+extern const uint32_t td_tables_image[];
+#define L1_COUNTERS ((uint32_t)td_tables_end)
 
 // Between the host and the cluster, in L2.
 struct mailbox {

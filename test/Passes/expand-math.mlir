@@ -59,3 +59,70 @@ func.func @unknown(%x: f32) -> f32 {
   %0 = math.cos %x : f32
   return %0 : f32
 }
+
+// -----
+
+// GELU by erf: a polynomial from a table. The function's parts are gone.
+// CHECK: llvm.mlir.global internal constant @td_table_gelu({{.*}} section = ".tables"
+// CHECK-LABEL: func @gelu
+// CHECK: llvm.mlir.addressof @td_table_gelu
+// CHECK-COUNT-5: llvm.load
+// CHECK: %[[PHI:.*]] = math.fma
+// CHECK-NEXT: %[[Y:.*]] = arith.mulf %arg0, %[[PHI]]
+// CHECK-NEXT: return %[[Y]]
+func.func @gelu(%x: f32) -> f32 {
+  %half = arith.constant 0.5 : f32
+  %root = arith.constant 0.707106769 : f32
+  %scaled = arith.mulf %x, %root : f32
+  %erf = math.erf %scaled : f32
+  %phi = math.fma %half, %erf, %half : f32
+  %y = arith.mulf %phi, %x : f32
+  return %y : f32
+}
+
+// -----
+
+// Its slope; what both share is needed for neither.
+// CHECK-DAG: llvm.mlir.global internal constant @td_table_gelu_slope(
+// CHECK-DAG: llvm.mlir.global internal constant @td_table_gelu(
+// CHECK-LABEL: func @both
+// CHECK-COUNT-10: llvm.load
+// CHECK-NOT: llvm.load
+// CHECK: return
+func.func @both(%x: f32) -> (f32, f32) {
+  %half = arith.constant 0.5 : f32
+  %root = arith.constant 0.707106769 : f32
+  %minus = arith.constant -0.5 : f32
+  %factor = arith.constant 0.398942292 : f32
+  %scaled = arith.mulf %root, %x : f32
+  %erf = math.erf %scaled : f32
+  %phi = math.fma %erf, %half, %half : f32
+  %y = arith.mulf %x, %phi : f32
+  %square = arith.mulf %x, %x : f32
+  %power = arith.mulf %square, %minus : f32
+  %exp = math.exp %power : f32
+  %density = arith.mulf %exp, %factor : f32
+  %slope = math.fma %x, %density, %phi : f32
+  return %y, %slope : f32, f32
+}
+
+// -----
+
+// Another number than GELU's, or another variable, is another function.
+// CHECK-LABEL: func @others
+// CHECK-NOT: llvm.load
+// CHECK: return
+func.func @others(%x: f32, %z: f32) -> (f32, f32) {
+  %half = arith.constant 0.5 : f32
+  %root = arith.constant 0.7 : f32
+  %right = arith.constant 0.707106769 : f32
+  %scaled = arith.mulf %x, %root : f32
+  %erf = math.erf %scaled : f32
+  %phi = math.fma %half, %erf, %half : f32
+  %y = arith.mulf %x, %phi : f32
+  %scaled1 = arith.mulf %x, %right : f32
+  %erf1 = math.erf %scaled1 : f32
+  %phi1 = math.fma %half, %erf1, %half : f32
+  %y1 = arith.mulf %z, %phi1 : f32
+  return %y, %y1 : f32, f32
+}

@@ -111,3 +111,36 @@ func.func @expanded(%x: tensor<2x7x5xf32>, %w: tensor<3x5xf32>, %r: tensor<2x7x3
   %2 = train.add %1, %r : tensor<2x7x3xf32>, tensor<2x7x3xf32> -> tensor<2x7x3xf32>
   return %2 : tensor<2x7x3xf32>
 }
+
+// -----
+
+// A product that only a sum or a difference uses is one operation with it.
+// CHECK-LABEL: @multiply_add
+func.func @multiply_add(%x: tensor<7x5xf32>, %s: tensor<7x5xf32>, %c: tensor<5xf32>) -> (tensor<7x5xf32>, tensor<7x5xf32>) {
+  // CHECK: ^bb0(%[[X:.*]]: f32, %[[S:.*]]: f32, %[[C:.*]]: f32, %{{.*}}: f32):
+  // CHECK-NEXT: %[[SUM:.*]] = math.fma %[[X]], %[[S]], %[[C]]
+  // CHECK-NEXT: linalg.yield %[[SUM]]
+  // CHECK: ^bb0(%[[C:.*]]: f32, %[[X:.*]]: f32, %[[S:.*]]: f32, %{{.*}}: f32):
+  // CHECK-NEXT: %[[MINUS:.*]] = arith.negf %[[X]]
+  // CHECK-NEXT: %[[REST:.*]] = math.fma %[[MINUS]], %[[S]], %[[C]]
+  // CHECK-NEXT: linalg.yield %[[REST]]
+  %0 = train.mul %x, %s : tensor<7x5xf32>, tensor<7x5xf32> -> tensor<7x5xf32>
+  %1 = train.add %0, %c : tensor<7x5xf32>, tensor<5xf32> -> tensor<7x5xf32>
+  %2 = train.mul %x, %s : tensor<7x5xf32>, tensor<7x5xf32> -> tensor<7x5xf32>
+  %3 = train.sub %c, %2 : tensor<5xf32>, tensor<7x5xf32> -> tensor<7x5xf32>
+  return %1, %3 : tensor<7x5xf32>, tensor<7x5xf32>
+}
+
+// -----
+
+// But not what td-expand-math finds.
+// CHECK-LABEL: @gelu
+func.func @gelu(%x: tensor<7x5xf32>) -> tensor<7x5xf32> {
+  // CHECK: math.erf
+  // CHECK: %[[PHI:.*]] = math.fma
+  // CHECK-NEXT: %[[Y:.*]] = arith.mulf %{{.*}}, %[[PHI]]
+  // CHECK-NEXT: arith.addf %[[Y]]
+  %0 = train.gelu %x : tensor<7x5xf32>
+  %1 = train.add %0, %x : tensor<7x5xf32>, tensor<7x5xf32> -> tensor<7x5xf32>
+  return %1 : tensor<7x5xf32>
+}

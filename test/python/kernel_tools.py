@@ -23,7 +23,7 @@ from traindeeploy.sim import RunResult, Simulator
 from traindeeploy.target import load_target
 from traindeeploy.tools import find_program
 
-L1_BASE, L1_SIZE = 0x1000_0000, 0x1_C000  # the rest is stacks
+L1_BASE, L1_SIZE = 0x1000_0000, 0x1_C000  # the rest is tables and stacks
 L2_TILES = 1_500_000  # bytes
 
 MAIN = r"""

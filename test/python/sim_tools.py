@@ -19,6 +19,7 @@ _BUILD = Path(tempfile.mkdtemp(prefix="tdsim-tests-"))
 LINK = """
 ENTRY(_start)
 SECTIONS {
+  .tables 0x1001C000 : { *(.tables) }
   . = 0x1C010000;
   .text : { *(.text.start) *(.text*) }
   .data : { *(.data*) *(.rodata*) *(.sdata*) *(.srodata*) }

@@ -32,6 +32,29 @@ FUNCTIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
 # The same of powers, by their exponent: even, odd, large, small and broken ones of either sign.
 POWERS = {y: 3.5 for y in (1.7, -2.3, 0.3, -0.7, 3.0, 9.0, 12.0, -11.0, 37.5, 0.01)}
 
+# What td-expand-math finds in a body: x Phi(x) and Phi(x) + x phi(x); and e^x for x that is not positive.
+DISTRIBUTION = """
+  %half = arith.constant 0.5 : f32
+  %scale = arith.constant 0.707106769 : f32
+  %scaled = arith.mulf %a0, %scale : f32
+  %erf = math.erf %scaled : f32
+  %phi = math.fma %half, %erf, %half : f32
+"""
+COMPOSITES = {
+    "exp_of_difference": "  %r = math.exp %a0 {train.nonpositive} : f32\n",
+    "gelu": DISTRIBUTION + "  %r = arith.mulf %a0, %phi : f32\n",
+    "gelu_slope": DISTRIBUTION
+    + """
+  %minus = arith.constant -0.5 : f32
+  %factor = arith.constant 0.398942292 : f32
+  %square = arith.mulf %a0, %a0 : f32
+  %power = arith.mulf %square, %minus : f32
+  %exp = math.exp %power : f32
+  %density = arith.mulf %exp, %factor : f32
+  %r = math.fma %a0, %density, %phi : f32
+""",
+}
+
 HOST = """
 func.func @apply(%x: memref<?xf32>, %y: memref<?xf32>) attributes {llvm.emit_c_interface} {
   %zero = arith.constant 0 : index
@@ -40,7 +63,7 @@ func.func @apply(%x: memref<?xf32>, %y: memref<?xf32>) attributes {llvm.emit_c_i
   %n = memref.dim %x, %zero : memref<?xf32>
   scf.for %i = %zero to %n step %one {
     %a = memref.load %x[%i] : memref<?xf32>
-    %b = math.FUNCTION : f32
+    BODY
     memref.store %b, %y[%i] : memref<?xf32>
   }
   return
@@ -56,7 +79,10 @@ def on_host(name: str, x: np.ndarray, exponent: float = 0.0) -> np.ndarray:
         "--reconcile-unrealized-casts",
     ]
     # fmt: on
-    text = HOST.replace("FUNCTION", name if "%" in name else f"{name} %a").replace("EXPONENT", repr(exponent))
+    body = f"%b = math.{name if '%' in name else f'{name} %a'} : f32"
+    if name in COMPOSITES:
+        body = COMPOSITES[name].replace("%a0", "%a").replace("%r", "%b")
+    text = HOST.replace("BODY", body).replace("EXPONENT", repr(exponent))
     done = subprocess.run([str(find_program("td-opt")), *passes], input=text, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with Context():
@@ -136,6 +162,53 @@ def test_error_of_powers(exponent):
     )
 
 
+def test_error_of_gelu_and_its_slope():
+    """In units of 2^-24, of x for GELU: Phi's last place where it is above a half."""
+    x = np.concatenate([sample(200), dense("gelu", 300_000)])
+    x = x[np.isfinite(x)]
+    wide = x.astype(np.float64)
+    cumulative = 0.5 * np.vectorize(math.erfc, otypes=[np.float64])(-wide * math.sqrt(0.5))
+    with np.errstate(all="ignore"):
+        density = np.exp(-wide * wide / 2) / math.sqrt(2 * math.pi)
+        slope = cumulative + np.where(density > 0, wide * density, 0)
+    exact = {"gelu": wide * cumulative, "gelu_slope": slope}
+    limits = {"gelu": 1.9, "gelu_slope": 2.3}
+    for name, reference in exact.items():
+        y = on_host(name, x).astype(np.float64)
+        unit = np.abs(wide) if name == "gelu" else np.ones_like(wide)
+        # Below, a product is rounded to a subnormal.
+        unit = np.maximum(unit, 2.0**-125)
+        error = np.abs(y - reference) / unit * 2.0**24
+        worst = int(np.argmax(error))
+        print(f"{name}: {error[worst]:.3f} at {x[worst]!r} of {x.size} points")
+        assert error[worst] <= limits[name], (
+            f"{name}({x[worst]!r}) = {y[worst]!r}, exactly {reference[worst]!r}"
+        )
+
+
+def test_exp_of_what_is_not_positive():
+    x = np.concatenate([sample(2000), dense("exp", 1_000_000)])
+    x = np.append(-np.abs(x[~np.isnan(x)]), F32(0))
+    y = on_host("exp_of_difference", x)
+    error = errors(x, y, np.exp(x.astype(np.float64)))
+    worst = int(np.argmax(error))
+    print(f"exp of a difference: {error[worst]:.3f} ulp at {x[worst]!r} of {x.size} points")
+    assert error[worst] <= 1.0, f"exp({x[worst]!r}) = {y[worst]!r}"
+    assert np.isnan(on_host("exp_of_difference", np.array([0x7FC00000], np.uint32).view(F32)))
+
+
+def test_gelu_of_what_is_no_ordinary_number():
+    x = np.array([np.inf, np.nan, -np.nan, 0.0, -0.0, 3e38, -3e38, 20.0, -20.0], F32)
+    y = on_host("gelu", x)
+    expected = np.array([np.inf, np.nan, np.nan, 0.0, -0.0, 3e38, -0.0, 20.0, -0.0], F32)
+    assert np.array_equal(y, expected, equal_nan=True)
+    assert np.array_equal(np.signbit(y)[3:], np.signbit(expected)[3:])
+    # As PyTorch has it: 0 times infinity.
+    assert np.isnan(on_host("gelu", np.array([-np.inf], F32)))
+    assert np.isnan(on_host("gelu_slope", np.array([np.inf, -np.inf, np.nan, -np.nan], F32))).all()
+    assert np.array_equal(on_host("gelu_slope", x[3:]), np.array([0.5, 0.5, 1, 0, 1, 0], F32))
+
+
 @pytest.mark.parametrize("name", ["expm1", "log1p", "tanh", "erf", "rsqrt"])
 def test_sign_of_zero(name):
     y = on_host(name, np.array([0.0, -0.0], F32))
@@ -145,10 +218,12 @@ def test_sign_of_zero(name):
 
 def test_cores_compute_what_the_host_computes():
     calls = []
-    for name in FUNCTIONS:
-        body = f"  %r = math.{name} %a0 : f32\n  linalg.yield %r : f32"
+    for name in [*FUNCTIONS, *COMPOSITES]:
+        body = COMPOSITES.get(name, f"  %r = math.{name} %a0 : f32\n") + "  linalg.yield %r : f32"
         kernel = generic(name, ["(i)->(i)", "(i)->(i)"], "p", 1, body)
         for x in sample(7), dense(name, 4000):
+            if name == "exp_of_difference":
+                x = -np.abs(x[~np.isnan(x)])
             calls.append(Call(kernel, [x, np.zeros_like(x)]))
     run_kernels(calls)
     for every, call in enumerate(calls):
