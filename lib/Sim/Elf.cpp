@@ -29,7 +29,7 @@ struct SymbolEntry {
 };
 
 constexpr uint16_t MachineRiscv = 243;
-constexpr uint32_t Load = 1, Executable = 1, SymbolTable = 2;
+constexpr uint32_t Load = 1, ProgramBits = 1, SymbolTable = 2, Instructions = 4;
 
 class Reader {
 public:
@@ -73,7 +73,7 @@ Elf Elf::read(const std::string &path) {
     if (ph.filesz > ph.memsz)
       throw std::runtime_error(path +
                                ": segment larger in the file than in memory");
-    Segment segment{ph.paddr, {}, (ph.flags & Executable) != 0};
+    Segment segment{ph.paddr, {}};
     const char *data = in.range(ph.offset, ph.filesz);
     segment.bytes.assign(data, data + ph.filesz);
     // A target's memories are 32 MiB together; a larger segment is no program.
@@ -85,6 +85,10 @@ Elf Elf::read(const std::string &path) {
   for (unsigned i = 0; i < header.shnum; ++i) {
     auto sh =
         in.at<SectionHeader>(header.shoff + uint64_t(i) * header.shentsize);
+    if (sh.type == ProgramBits && (sh.flags & Instructions)) {
+      const char *data = in.range(sh.offset, sh.size);
+      elf.code.emplace_back(data, data + sh.size);
+    }
     if (sh.type != SymbolTable || sh.link >= header.shnum)
       continue;
     auto strings = in.at<SectionHeader>(header.shoff +

@@ -13,7 +13,6 @@ struct Elf {
   struct Segment {
     uint32_t address;
     std::vector<uint8_t> bytes; // zero-filled to its size in memory
-    bool executable;
   };
   struct Symbol {
     uint32_t address, size;
@@ -21,6 +20,7 @@ struct Elf {
   };
 
   uint32_t entry = 0;
+  std::vector<std::vector<uint8_t>> code; // sections of instructions
   std::vector<Segment> segments;
   std::vector<Symbol> symbols; // functions and labels in ascending order
 

@@ -88,13 +88,13 @@ void Machine::load(const Elf &program) {
     }
     std::memcpy(memoryAt(segment.address, uint32_t(segment.bytes.size())),
                 segment.bytes.data(), segment.bytes.size());
-    for (size_t at = 0; segment.executable && at + 4 <= segment.bytes.size();
-         at += 2) {
+  }
+  for (const auto &code : elf.code)
+    for (size_t at = 0; at + 4 <= code.size(); at += 2) {
       uint32_t word;
-      std::memcpy(&word, &segment.bytes[at], 4);
+      std::memcpy(&word, &code[at], 4);
       readsFlags |= accessesFlags(word);
     }
-  }
   startCore(cores[hostIndex], elf.entry, 0);
 }
 

@@ -3,9 +3,9 @@
 Usage: python test/gvsoc/agreement.py [--gvsoc DIR]    (or `make test-gvsoc`)
 
 Results must be the same bits. Cycles may differ by 10% for a micro-kernel, by 5% for a step, and by 10% for
-each engine in a layer of more than 2% of a step (30% in mixed precision, see docs/gvsoc.md). What GVSoC
-measured is kept in benchmarks/gvsoc.json, which test/python/test_agreement.py holds tdsim to where there is
-no GVSoC.
+each engine in a layer of more than 2% of a step. Engines above that are listed, and fail above 15% (30% in
+mixed precision, see docs/gvsoc.md). What GVSoC measured is kept in benchmarks/gvsoc.json, which
+test/python/test_agreement.py holds tdsim to where there is no GVSoC.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from traindeeploy.target import load_target
 
 RECORD = Path(__file__).parents[2] / "benchmarks" / "gvsoc.json"
 TARGETS = ("pulp-redmule", "pulp-redmule-fp16")
-KERNEL, STEP, ENGINE, LAYER = 0.10, 0.05, 0.10, 0.02
-MIXED_ENGINE = 0.30
-"""DMA beside kernels that access halves of words."""
+KERNEL, STEP, LAYER = 0.10, 0.05, 0.02
+ENGINE, ENGINE_LIMIT, MIXED_ENGINE_LIMIT = 0.10, 0.15, 0.30
+"""What an engine should keep to, and what fails. In mixed precision it is the DMA beside kernels that access
+halves of words."""
 FASTER = 25
 """How many times faster than GVSoC tdsim has to be."""
 LIMIT = 100_000_000
@@ -73,7 +74,7 @@ class Case:
     @property
     def engine(self) -> float:
         """How far an engine's cycles in a layer may be apart."""
-        return ENGINE if self.precision == "fp32" else MIXED_ENGINE
+        return ENGINE_LIMIT if self.precision == "fp32" else MIXED_ENGINE_LIMIT
 
     def __str__(self) -> str:
         recipe = "" if self.recipe == "full" else f"{self.recipe}, "
@@ -164,7 +165,7 @@ def differences_of_kernels(ours: dict[str, Any], theirs: dict[str, Any]) -> list
 
 
 def differences_of_steps(
-    name: str, ours: dict[str, Any], theirs: dict[str, Any], engine_limit: float = ENGINE
+    name: str, ours: dict[str, Any], theirs: dict[str, Any], engine_limit: float = ENGINE_LIMIT
 ) -> list[str]:
     """What is wrong between two runs of a step."""
     wrong = []
@@ -173,13 +174,24 @@ def differences_of_steps(
     a, b = ours["cycles"], theirs["cycles"]
     if abs(a - b) > STEP * b:
         wrong.append(f"{name}: {a:.0f} cycles on tdsim, {b:.0f} on GVSoC ({a / b - 1:+.1%})")
+    return wrong + differences_of_engines(name, ours, theirs, engine_limit)
+
+
+def differences_of_engines(
+    name: str, ours: dict[str, Any], theirs: dict[str, Any], limit: float
+) -> list[str]:
+    """Engines whose busy cycles in a layer of more than 2% of a step are further apart than a limit."""
+    wrong = []
     for layer, measured in theirs["layers"].items():
-        if measured["total"] <= LAYER * b:
+        if measured["total"] <= LAYER * theirs["cycles"]:
             continue
         for engine, cycles in measured.items():
             mine = ours["layers"][layer][engine]
-            if engine != "total" and abs(mine - cycles) > engine_limit * cycles:
-                wrong.append(f"{name}: {layer}: {engine} {mine:.0f} cycles on tdsim, {cycles:.0f} on GVSoC")
+            if engine != "total" and abs(mine - cycles) > limit * cycles:
+                wrong.append(
+                    f"{name}: {layer}: {engine} {mine:.0f} cycles on tdsim, {cycles:.0f} on GVSoC"
+                    f" ({mine / cycles - 1:+.1%})"
+                )
     return wrong
 
 
@@ -210,6 +222,7 @@ def main() -> int:
     parser.add_argument("--gvsoc", type=Path)
     gvsoc = Gvsoc(parser.parse_args().gvsoc)
     wrong: list[str] = []
+    above: list[str] = []
     rows: list[list[str]] = []
     record: dict[str, Any] = {"gvsoc": gvsoc.commits, "kernels": {}, "steps": {}}
     for target in TARGETS:
@@ -225,6 +238,7 @@ def main() -> int:
         ours = step(program, case.steps)
         theirs = step(program, case.steps, simulator="gvsoc", gvsoc=gvsoc.root)
         wrong += differences_of_steps(name, ours, theirs, case.engine)
+        above += differences_of_engines(name, ours, theirs, ENGINE)
         record["steps"][name] = theirs
         a, b = ours["cycles"], theirs["cycles"]
         rows.append([name, f"{a:,.0f}", f"{b:,.0f}", f"{a / b - 1:+.1%}"])
@@ -239,6 +253,8 @@ def main() -> int:
     print(table(["", "tdsim", "GVSoC", "difference"], rows, "lrrr"))
     for name, times in record["speed"].items():
         print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in times.items()))
+    for line in above:
+        print(f"above {ENGINE:.0%}: {line}")
     for line in wrong:
         print(f"DIFFERENT: {line}")
     if not wrong:
