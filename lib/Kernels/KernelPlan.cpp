@@ -343,7 +343,7 @@ FailureOr<KernelPlan> KernelPlan::get(linalg::LinalgOp op) {
   plan.firstMaximum = maximumAndPlace(op);
   unsigned size = plan.factors ? 1 : bodySize(body);
   if (plan.extremum)
-    size += plan.cut ? 0 : 2; // see td-lower-kernels
+    size += plan.cut ? 0 : 2;      // see td-lower-kernels
   constexpr unsigned branches = 6; // and what they lead to
   plan.bodyInstructions = plan.firstMaximum ? branches : size;
 

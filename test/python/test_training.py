@@ -88,11 +88,12 @@ def test_deep_ae(target: str, batch: int, steps: int, momentum: float) -> None:
 
 
 def check_predictions(report: dict[str, Any]) -> None:
-    """Predicted cycles are within 15% of simulated ones for layers above 2% of a step."""
+    """Predicted cycles are within 15% of simulated ones for layers above 2% of a step, or 0.5% of the step."""
     for layer in report["layers"]:
         predicted, measured = layer["predicted"]["total"], layer["measured"]["total"]
         if measured > 0.02 * report["cycles"]:
-            assert abs(predicted - measured) <= 0.15 * measured, (layer["name"], predicted, measured)
+            limit = max(0.15 * measured, 0.005 * report["cycles"])
+            assert abs(predicted - measured) <= limit, (layer["name"], predicted, measured)
 
 
 @pytest.mark.parametrize("target", TARGETS)
