@@ -88,7 +88,7 @@ def test_deep_ae(target: str, batch: int, steps: int, momentum: float) -> None:
 
 
 def check_predictions(report: dict[str, Any]) -> None:
-    """Predicted cycles are within 15% of simulated ones for layers above 2% of a step, or 0.5% of the step."""
+    """Predicted cycles of layers above 2% of a step are within 15% of simulated ones, or 0.5% of the step."""
     for layer in report["layers"]:
         predicted, measured = layer["predicted"]["total"], layer["measured"]["total"]
         if measured > 0.02 * report["cycles"]:
