@@ -1,5 +1,6 @@
 // Fuses element-wise ops where that saves memory traffic and costs nothing.
 #include "lib/Kernels/MathExpansion.h"
+#include "lib/Planner/Grouping.h"
 #include "passes/Passes.h"
 
 #include "mlir/Dialect/Linalg/Transforms/Transforms.h"
@@ -37,30 +38,9 @@ static bool shouldFuse(OpOperand *operand) {
          !updatesInBetween(producer, consumer);
 }
 
-/// Whether an op adds the product of its two inputs to its result.
-static bool addsProduct(linalg::LinalgOp linalgOp) {
-  if (isa<linalg::MatmulOp>(linalgOp.getOperation()))
-    return true;
-  auto op = dyn_cast<linalg::GenericOp>(linalgOp.getOperation());
-  if (!op || op.getNumDpsInputs() != 2 || op.getNumDpsInits() != 1 ||
-      op.getNumReductionLoops() == 0)
-    return false;
-  Block *body = op.getBody();
-  auto yield = cast<linalg::YieldOp>(body->getTerminator());
-  auto sum = yield.getOperand(0).getDefiningOp<arith::AddFOp>();
-  if (!sum)
-    return false;
-  Value accumulator = body->getArgument(2);
-  Value term = sum.getLhs() == accumulator   ? sum.getRhs()
-               : sum.getRhs() == accumulator ? sum.getLhs()
-                                             : Value();
-  auto product = term ? term.getDefiningOp<arith::MulFOp>() : arith::MulFOp();
-  auto isInput = [&](Value value, unsigned number) {
-    return value == body->getArgument(number);
-  };
-  return product &&
-         ((isInput(product.getLhs(), 0) && isInput(product.getRhs(), 1)) ||
-          (isInput(product.getLhs(), 1) && isInput(product.getRhs(), 0)));
+/// Whether an op sums products of its two inputs.
+static bool addsProduct(linalg::LinalgOp op) {
+  return op.getNumReductionLoops() != 0 && td::accumulatesProducts(op);
 }
 
 namespace {

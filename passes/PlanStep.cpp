@@ -62,6 +62,32 @@ public:
   int64_t evaluated() const { return search ? search->evaluated : 0; }
 
 private:
+  static int64_t bytesOf(ShapedType type) {
+    return type.getNumElements() *
+           llvm::divideCeil(type.getElementTypeBitWidth(), 8);
+  }
+
+  /// An operator that copies `source`, rounded to `element` if that is
+  /// narrower.
+  Value copyOf(Value source, Type element, Location location) {
+    auto type = cast<RankedTensorType>(source.getType()).clone(element);
+    Value empty =
+        tensor::EmptyOp::create(builder, location, type.getShape(), element);
+    SmallVector<AffineMap> maps(2,
+                                builder.getMultiDimIdentityMap(type.getRank()));
+    SmallVector<utils::IteratorType> loops(type.getRank(),
+                                           utils::IteratorType::parallel);
+    return linalg::GenericOp::create(
+               builder, location, type, source, empty, maps, loops,
+               [&](OpBuilder &b, Location l, ValueRange values) {
+                 Value value = values[0];
+                 if (value.getType() != element)
+                   value = arith::TruncFOp::create(b, l, element, value);
+                 linalg::YieldOp::create(b, l, value);
+               })
+        .getResult(0);
+  }
+
   /// What is assigned or returned but not computed by an operator (a
   /// parameter's own value, an input) gets an operator that copies it.
   void materializeCopies() {
@@ -73,19 +99,9 @@ private:
     auto copy = [&](Operation *user, OpOperand &operand) {
       OpBuilder::InsertionGuard guard(builder);
       builder.setInsertionPoint(user);
-      auto type = cast<RankedTensorType>(operand.get().getType());
-      Value empty = tensor::EmptyOp::create(
-          builder, user->getLoc(), type.getShape(), type.getElementType());
-      SmallVector<AffineMap> maps(
-          2, builder.getMultiDimIdentityMap(type.getRank()));
-      SmallVector<utils::IteratorType> loops(type.getRank(),
-                                             utils::IteratorType::parallel);
-      auto generic = linalg::GenericOp::create(
-          builder, user->getLoc(), type, operand.get(), empty, maps, loops,
-          [](OpBuilder &b, Location location, ValueRange values) {
-            linalg::YieldOp::create(b, location, values[0]);
-          });
-      operand.set(generic.getResult(0));
+      operand.set(copyOf(operand.get(),
+                         getElementTypeOrSelf(operand.get().getType()),
+                         user->getLoc()));
     };
     DenseSet<Value> taken; // arrays that are a parameter or an output
     for (Operation &op : llvm::make_early_inc_range(step.getBody().front()))
@@ -99,10 +115,6 @@ private:
   /// A parameter that several products read rounded is rounded once if L2 has
   /// room for that beside all other arrays, as if they lived at the same time.
   void roundParametersOnce() {
-    auto bytesOf = [](ShapedType type) {
-      return type.getNumElements() *
-             llvm::divideCeil(type.getElementTypeBitWidth(), 8);
-    };
     // Neither a parameter nor the tile of an operator and its only reader.
     auto isArray = [](OpResult result) {
       Operation *user = result.hasOneUse() ? *result.user_begin() : nullptr;
@@ -134,21 +146,9 @@ private:
       room -= bytesOf(narrow);
       Operation *first = operands.front()->getOwner();
       builder.setInsertionPoint(first);
-      Value empty = tensor::EmptyOp::create(builder, first->getLoc(),
-                                            narrow.getShape(), read.second);
-      SmallVector<AffineMap> maps(
-          2, builder.getMultiDimIdentityMap(type.getRank()));
-      SmallVector<utils::IteratorType> loops(type.getRank(),
-                                             utils::IteratorType::parallel);
-      auto rounded = linalg::GenericOp::create(
-          builder, first->getLoc(), narrow, read.first, empty, maps, loops,
-          [&](OpBuilder &b, Location location, ValueRange values) {
-            Value value =
-                arith::TruncFOp::create(b, location, read.second, values[0]);
-            linalg::YieldOp::create(b, location, value);
-          });
+      Value rounded = copyOf(read.first, read.second, first->getLoc());
       for (OpOperand *operand : operands) {
-        operand->set(rounded.getResult(0));
+        operand->set(rounded);
         auto op = cast<linalg::LinalgOp>(operand->getOwner());
         BlockArgument argument = op.getMatchingBlockArgument(operand);
         argument.setType(read.second);
@@ -464,15 +464,10 @@ private:
     RuntimeLayout layout(target, /*operators=*/0, tables);
     int64_t bytes = layout.l2End() - layout.l2Begin() -
                     std::max<int64_t>(code - reserved, 0);
-    auto take = [&](Type type) {
-      auto tensor = cast<RankedTensorType>(type);
-      bytes -= tensor.getNumElements() *
-               llvm::divideCeil(tensor.getElementTypeBitWidth(), 8);
-    };
     for (Type type : step.getArgumentTypes())
-      take(type);
+      bytes -= bytesOf(cast<ShapedType>(type));
     for (auto parameter : module.getOps<train::ParameterOp>())
-      take(parameter.getType());
+      bytes -= bytesOf(cast<ShapedType>(parameter.getType()));
     return bytes * 100 / (100 + margin);
   }
 

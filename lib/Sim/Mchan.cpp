@@ -206,13 +206,11 @@ void Machine::runDma(unsigned index, uint64_t limit) {
       uint8_t *near = l1.data() + l1Offset;
       uint8_t *far = l2.data() + (direction.l2 - config.l2.base);
       uint8_t *to = toL1 ? near : far, *from = toL1 ? far : near;
-      uint32_t size = 4;
-      if (direction.burst >= 4 && !(direction.l1 & 3)) {
+      uint32_t size = std::min(direction.burst, 4 - (direction.l1 & 3));
+      if (size == 4) // most are, and need no call
         std::memcpy(to, from, 4);
-      } else {
-        size = std::min(direction.burst, 4 - (direction.l1 & 3));
+      else
         std::memcpy(to, from, size);
-      }
       *port = at + 1;
       direction.lastByte = at + 1;
       direction.l1 += size;

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from . import __version__
 from .errors import TrainDeeployError, UsageError
 from .interrupts import interrupts_held
+from .precision import PRECISIONS
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
@@ -110,7 +111,7 @@ def _add_graph_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         default="fp32",
-        choices=["fp32", "mixed"],
+        choices=PRECISIONS,
         help="mixed: products of matrices in FP16, on a target whose RedMulE reads that (default: fp32)",
     )
     parser.add_argument(

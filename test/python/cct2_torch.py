@@ -5,12 +5,14 @@ import torch
 from torch import nn
 
 from examples_path import example
+from traindeeploy.acceptance import LOSS_TOLERANCE, deviations, loss_deviation
 from traindeeploy.models.cct2 import CLASSES
 from traindeeploy.models.resnet8 import STAGES, resnet8_parameters
 
 Cct2 = example("cct2").Cct2
 
 F = nn.functional
+LR = 0.01
 
 
 class Stage(nn.Module):
@@ -72,3 +74,37 @@ def sgd(module, parameters, trained, batches, lr, adapters=None):
         values.update((n, v.detach() - lr * g) for (n, v), g in zip(leaves.items(), gradients, strict=True))
         losses.append(loss.item())
     return {name: value.numpy() for name, value in values.items()}, losses
+
+
+def train_and_compare(
+    compiled, module, *, batch=1, steps=2, change=None, loss_tolerance=LOSS_TOLERANCE, **rule
+):
+    """Trains on the simulator and in PyTorch, asserts that they agree by the rule, and returns the report."""
+    random = np.random.default_rng(1)
+    # Adapters start at B = 0, where A has no gradient: from elsewhere.
+    start = {
+        name: random.standard_normal(value.shape).astype(np.float32) * np.float32(0.02)
+        if "lora_B" in name
+        else value
+        for name, value in compiled.initial.items()
+    } | (change or {})
+    x = random.standard_normal((steps * batch, 3, 32, 32)).astype(np.float32)
+    labels = random.integers(0, 10, steps * batch)
+    if change:
+        labels[:] = 0
+    result = compiled.run({"input": x, "labels": labels}, steps=steps, lr=LR, init=start)
+
+    adapters = {
+        name.replace("lora_A.", ""): (name, name.replace("lora_A", "lora_B"))
+        for name in start
+        if "lora_A" in name
+    }
+    data = [(x[i : i + batch], labels[i : i + batch]) for i in range(0, steps * batch, batch)]
+    expected, losses = sgd(module, start, list(result.params), data, float(np.float32(LR)), adapters)
+    assert loss_deviation(result.losses, losses, loss_tolerance) <= 1
+    reference = {name: expected[name] for name in result.params}
+    for item in deviations(start, result.params, reference, steps=steps, **rule):
+        assert item.worst <= 1, item
+    for name in set(start) - set(result.params):
+        assert result.all_params[name].tobytes() == start[name].tobytes()
+    return result.report

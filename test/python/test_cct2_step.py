@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 
 import traindeeploy
-from traindeeploy.acceptance import deviations, loss_deviation
-
-LR = 0.01
 
 
 @cache
@@ -19,38 +16,11 @@ def program(model, recipe, target="pulp-redmule", batch=1):
 def compare(model, recipe, *, target="pulp-redmule", batch=1, steps=2, relative=1e-4, change=None):
     """Trains on the simulator and in PyTorch, asserts that they agree, and returns the report."""
     pytest.importorskip("torch")
-    from cct2_torch import Cct2, ResNet8, sgd
+    from cct2_torch import Cct2, ResNet8, train_and_compare
 
-    compiled = program(model, recipe, target, batch)
-    random = np.random.default_rng(1)
-    # Adapters start at B = 0, where A has no gradient: from elsewhere.
-    start = {
-        name: random.standard_normal(value.shape).astype(np.float32) * np.float32(0.02)
-        if "lora_B" in name
-        else value
-        for name, value in compiled.initial.items()
-    } | (change or {})
-    x = random.standard_normal((steps * batch, 3, 32, 32)).astype(np.float32)
-    labels = random.integers(0, 10, steps * batch)
-    if change:
-        labels[:] = 0
-    result = compiled.run({"input": x, "labels": labels}, steps=steps, lr=LR, init=start)
-
-    adapters = {
-        name.replace("lora_A.", ""): (name, name.replace("lora_A", "lora_B"))
-        for name in start
-        if "lora_A" in name
-    }
-    data = [(x[i : i + batch], labels[i : i + batch]) for i in range(0, steps * batch, batch)]
     module = {"cct2": Cct2, "resnet8": ResNet8}[model]()
-    expected, losses = sgd(module, start, list(result.params), data, float(np.float32(LR)), adapters)
-    assert loss_deviation(result.losses, losses) <= 1
-    reference = {name: expected[name] for name in result.params}
-    for item in deviations(start, result.params, reference, steps=steps, relative=relative):
-        assert item.worst <= 1, item
-    for name in set(start) - set(result.params):
-        assert result.all_params[name].tobytes() == start[name].tobytes()
-    return result.report
+    compiled = program(model, recipe, target, batch)
+    return train_and_compare(compiled, module, batch=batch, steps=steps, change=change, relative=relative)
 
 
 @pytest.mark.parametrize("recipe", ["linear-probe", "blocks:1", "lora:1", "blocks:2", "lora:2"])
