@@ -44,8 +44,8 @@ def _number(kind: Callable[[str], Any], check: Callable[[Any], bool], wanted: st
     return parse
 
 
-_positive = _number(int, lambda n: n > 0, "a positive whole number")
-_natural = _number(int, lambda n: n >= 0, "a whole number of at least 0")
+_positive = _number(int, lambda n: 0 < n < 2**63, "a positive whole number of 63 bits")
+_natural = _number(int, lambda n: 0 <= n < 2**63, "a whole number of 63 bits that is at least 0")
 _rate = _number(float, math.isfinite, "a finite number")
 _momentum = _number(float, lambda x: 0 <= x < 1, "a number from 0 up to, but not including, 1")
 

@@ -46,9 +46,10 @@ class Arrays(dict[str, Array]):
 def load_npz(path: Path, what: str) -> Arrays:
     """The arrays of the .npz file `path`; errors speak of it as `what` ("data", "--init")."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise TrainDeeployError(f"{what} file {path} is not an .npz archive of named arrays")
+        opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise TrainDeeployError(f"{what} file {path} is not an .npz archive of named arrays")
+        with opened as archive:
             arrays = Arrays((name, archive[name]) for name in archive.files)
             arrays.source = str(path)
             return arrays
@@ -69,7 +70,11 @@ def _converted(array: Array, field: Field, name: str, source: str) -> Array:
                 f"{where} has element type {array.dtype}, but a floating-point type is needed"
             )
         with np.errstate(over="ignore"):
-            return array.astype(np.float32)
+            values = array.astype(np.float32)
+        if not np.isfinite(values).all():
+            sample = int(np.argwhere(~np.isfinite(values))[0][0])
+            raise TrainDeeployError(f"{where} holds NaN or infinity (in float32), first in sample {sample}")
+        return values
     if not np.issubdtype(array.dtype, np.integer):
         raise TrainDeeployError(f"{where} has element type {array.dtype}, but an integer type is needed")
     if array.size and field.classes is not None:

@@ -658,8 +658,8 @@ class Program:
 
         if steps < 1:
             raise TrainDeeployError(f"{steps} steps: at least 1 is needed")
-        if not np.isfinite(np.float32(lr)):
-            raise TrainDeeployError(f"learning rate {lr} is not a finite number")
+        if not abs(lr) <= np.finfo(np.float32).max:
+            raise TrainDeeployError(f"learning rate {lr} is not a finite number of float32")
         if isinstance(data, str | Path):
             data = load_npz(Path(data), "data")
         if isinstance(init, str | Path):

@@ -78,6 +78,26 @@ def test_wrong_element_type(cli: Command, tmp_path: Path, dtype: str) -> None:
     fails(cli, tmp_path, "train", "deep-ae", "--data", "data.npz", *OPTIONS, says="element type")
 
 
+@pytest.mark.parametrize(("number", "dtype"), [(np.nan, "float32"), (-np.inf, "float16"), (1e300, "float64")])
+def test_data_that_are_not_finite(cli: Command, tmp_path: Path, number: float, dtype: str) -> None:
+    x = np.zeros((3, 640), dtype)
+    x[1, 5] = number
+    np.savez(tmp_path / "data.npz", input=np.zeros((3, 640), np.float32), target=x)
+    says = "array 'target' of data.npz holds NaN or infinity (in float32), first in sample 1"
+    fails(cli, tmp_path, "train", "deep-ae", "--data", "data.npz", *OPTIONS, says=says)
+
+
+def test_one_array_without_a_name(cli: Command, tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", np.zeros((2, 640), np.float32))
+    says = "data file data.npy is not an .npz archive of named arrays"
+    fails(cli, tmp_path, "train", "deep-ae", "--data", "data.npy", *OPTIONS, says=says)
+
+
+def test_a_rate_that_float32_does_not_have(cli: Command, tmp_path: Path, data: Path) -> None:
+    says = "learning rate 1e+60 is not a finite number of float32"
+    fails(cli, tmp_path, "train", "deep-ae", "--data", data, *OPTIONS, "--lr", "1e60", says=says)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no archive", b"PK\x03\x04 broken"])
 def test_data_file_that_is_none(cli: Command, tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
@@ -127,6 +147,7 @@ def test_names_that_are_not_there(
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--lr", "fast"], "'fast' is not a finite number"),
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--lr", "nan"], "'nan' is not a finite number"),
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--steps", "0"], "'0' is not a positive whole number"),
+        (["train", "deep-ae", "--data", "d", *OPTIONS, "--start-sample", "9" * 20], "of 63 bits"),
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--batch-size", "-1"], "not a positive whole number"),
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--momentum", "1"], "not a number from 0 up to"),
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--optimizer", "lion"], "lion"),
@@ -151,7 +172,7 @@ def test_wrong_usage(cli: Command, tmp_path: Path, arguments: list[object], says
 
 def test_a_loss_that_is_not_a_number(cli: Command, tmp_path: Path) -> None:
     x = np.zeros((3, 640), np.float32)
-    x[1, 5] = np.nan
+    x[1, 5] = 1e30
     np.savez(tmp_path / "data.npz", input=x, target=x)
     options = [*OPTIONS, "--steps", 3, "--batch-size", 1]
     fails(cli, tmp_path, "train", "deep-ae", "--data", "data.npz", *options, says="nan at step 2 of 3")

@@ -334,11 +334,32 @@ def test_both_routes_give_the_same_deep_ae():
 
 
 def test_unsupported_operator():
-    module = nn.Sequential(nn.Linear(3, 4), nn.Softplus())
+    module = nn.Sequential(nn.Linear(3, 4), nn.Softplus(), nn.LPPool1d(3, 2))
     message = refused(module, normal(2, 3), kind=UnsupportedOperator)
-    assert message.startswith(
-        "operator aten.softplus at '1 (Softplus)' is not supported; supported: aten.abs, "
-    )
+    assert message.startswith("operator aten.sign at '2 (LPPool1d)' is not supported; supported: aten.abs, ")
+
+
+@pytest.mark.parametrize(
+    ("forward", "says"),
+    [
+        (lambda m, x: F.softplus(x @ m.w, threshold=3), "thresholds from 20 on are supported"),
+        (lambda m, x: (x @ m.w).norm(p=3, dim=-1), "is a norm of order 3; there are 1, 2 and infinity"),
+        (lambda m, x: (-2) ** (x @ m.w), "has the base -2; positive ones are supported"),
+        (lambda m, x: F.pad(x @ m.w, (0, 0, 1, 0), value=2.0), "pads axis 0 with 2"),
+        (lambda m, x: F.pad(F.pad(x @ m.w, (-2, -2)), (1, 1)), "leaves nothing of its input"),
+        (
+            lambda m, x: attend((x @ m.w)[None], torch.tensor([[True, True], [False, False]])),
+            "hides every key",
+        ),
+        (lambda m, x: attend((x @ m.w)[None], torch.full((2, 2), -torch.inf)), "hides every key"),
+    ],
+)
+def test_forms_that_are_not_supported(forward, says):
+    assert says in refused(Functional(forward, w=normal(3, 4)), normal(2, 3), kind=UnsupportedOperator)
+
+
+def attend(x, mask):
+    return F.scaled_dot_product_attention(x, x, x, attn_mask=mask)[0]
 
 
 def test_unsupported_operator_that_torch_mlir_does_not_know():
@@ -455,6 +476,11 @@ def test_weights_that_are_not_finite(bad):
     with torch.no_grad():
         module.weight[1, 2] = bad
     assert refused(module, normal(2, 3)) == "parameter 'weight' holds NaN or infinity in 1 of 12 values"
+
+
+def test_a_module_that_is_lazy():
+    message = refused(nn.Sequential(nn.LazyLinear(3)), normal(2, 5))
+    assert message == "parameter '0.weight' has no shape yet; call the lazy module once before"
 
 
 def test_parameters_that_share_memory():

@@ -97,6 +97,16 @@ def test_cct2(recipe: str) -> None:
     assert report["flop_per_cycle"] >= 25
 
 
+def test_resnet8() -> None:
+    """Every parameter, through convolutions, batch norms and residuals."""
+    pytest.importorskip("torch")
+    from cct2_torch import ResNet8, train_and_compare
+
+    program = traindeeploy.compile("resnet8", loss="cross-entropy", target=TARGET, precision="mixed")
+    report = train_and_compare(program, ResNet8(), steps=1, loss_tolerance=MIXED_LOSS_TOLERANCE, **MIXED)
+    assert report["engines"]["redmule"] > 0
+
+
 def test_an_autoencoder_learns_as_in_fp32() -> None:
     """60 steps on data of 4 dimensions: the loss falls as it does in FP32."""
     mlp = Mlp([48, 32, 8, 32, 48], activation="tanh")

@@ -152,6 +152,23 @@ def test_a_layer_larger_than_l2() -> None:
     assert all(memory[level]["peak"] <= memory[level]["capacity"] for level in ("l1", "l2", "l3"))
 
 
+def test_layers_that_are_larger_than_l2_together() -> None:
+    """6 MB of weights in layers that each fit, and as much of momentum: both go to L3 and back."""
+    _, _, result = run_and_compare(
+        lambda seed: Mlp([701, 1009, 503, 709, 13], activation="tanh", loss="cross-entropy", seed=seed),
+        batch=3,
+        steps=2,
+        momentum=0.9,
+    )
+    report = result.report
+    assert report["memory"]["parameters"] >= 6e6
+    assert report["transfers"]["l3_to_l2"] >= report["memory"]["parameters"]
+    assert report["transfers"]["l2_to_l3"] >= report["memory"]["parameters"]
+    assert all(
+        report["memory"][level]["peak"] <= report["memory"][level]["capacity"] for level in ("l2", "l3")
+    )
+
+
 @pytest.mark.parametrize("base", TARGETS)
 @pytest.mark.parametrize("kibibytes", [128, 96, 64, 48, 32, 24])
 def test_every_l1_size_is_right_or_diagnosed(tmp_path: Path, base: str, kibibytes: int) -> None:

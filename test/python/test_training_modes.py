@@ -287,12 +287,32 @@ def test_frozen_statistics_are_the_default() -> None:
     [
         (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), (1, 3), "one value per channel"),
         (nn.Sequential(nn.Linear(3, 4), *[nn.BatchNorm1d(4)] * 2), (2, 3), "is applied twice"),
+        # An average of all batches, which would need to know how many there were.
+        (
+            nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, momentum=None)),
+            (2, 3),
+            "has the momentum 0 or None",
+        ),
     ],
 )
 def test_batch_norm_that_has_no_statistics(module: nn.Module, x: tuple[int, ...], says: str) -> None:
     with pytest.raises(traindeeploy.TrainDeeployError, match=says) as error:
         traindeeploy.compile(module, (torch.zeros(x),), loss="mse", batch_norm="batch")
     assert "batch_norm" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "batch"])
+def test_batch_norm_that_keeps_no_statistics(batch_norm: str) -> None:
+    """It takes those of the batch in either mode."""
+    torch.manual_seed(7)
+    norm = nn.BatchNorm2d(5, track_running_stats=False)
+    module = nn.Sequential(nn.Conv2d(3, 5, 3, bias=False), norm, nn.Tanh(), nn.Flatten(), nn.Linear(75, 3))
+    data = normed_data()
+    data["input"] = data.pop("x")
+    agree(
+        module, module, (torch.zeros(8, 3, 5, 7),), data, F.cross_entropy,
+        batch=8, loss="cross-entropy", batch_norm=batch_norm, relative=1e-3,
+    )  # fmt: skip
 
 
 class Dropped(nn.Module):

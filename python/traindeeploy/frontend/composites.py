@@ -6,7 +6,7 @@ permute on either side, which td-move-permutes cancels between neighbours.
 
 from __future__ import annotations
 
-from math import inf, prod, sqrt
+from math import prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -179,10 +179,13 @@ def max_pool(graph: GraphBuilder, op: TorchOperator) -> Tensor:
 @lowers("aten.avg_pool1d", "aten.avg_pool2d")
 def average_pool(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     spatial = 1 if op.name == "aten.avg_pool1d" else 2
-    if len(op.operands) > 6 and op.operands[6] is not None:
-        op.refuse("has a divisor of its own")
+    divisor = op.number(6) if len(op.operands) > 6 and op.operands[6] is not None else None
+    if divisor is not None and op.operands[4]:
+        op.refuse("has a divisor of its own with ceil_mode")
     if not op.operands[4]:
-        return pooled(graph, op, "train.avg_pool2d", spatial, None, exclude_padding=not op.operands[5])
+        excludes = divisor is None and not op.operands[5]
+        y = pooled(graph, op, "train.avg_pool2d", spatial, None, exclude_padding=excludes)
+        return y if divisor is None else scaled(graph, y, prod(op.integers(1, spatial)) / divisor)
     # Windows may reach beyond the padding, by what never counts: padding that counts becomes zeros.
     x = channels_last(graph, as_image(graph, op, op.tensor(graph, 0), spatial))
     kernel = pair(op.integers(1, spatial), spatial, 1)
@@ -289,20 +292,6 @@ def total_over(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return mean_over(graph, x, axes, keep) if mean else reduced(graph, "train.sum", x, axes, keep)
 
 
-@lowers("aten.var.dim", "aten.var.correction", "aten.std.correction")
-def variance(graph: GraphBuilder, op: TorchOperator) -> Tensor:
-    x = op.tensor(graph, 0)
-    axes, keep = op.axes(1, len(x.shape)), bool(op.operands[3])
-    count = prod(x.shape[axis] for axis in axes)
-    correction = 1 if op.operands[2] in (None, True) else op.number(2) if op.operands[2] else 0
-    if count <= correction:
-        op.refuse(f"divides by {count} - {correction}")
-    deviations = graph.apply("train.sub", x.shape, [x, mean_over(graph, x, axes, keep=True)])
-    squares = graph.apply("train.pow", x.shape, [deviations], {"exponent": 2.0})
-    y = scaled(graph, reduced(graph, "train.sum", squares, axes, keep), 1 / (count - correction))
-    return graph.apply("train.sqrt", y.shape, [y]) if "std" in op.name else y
-
-
 @lowers("aten.amax")
 def maximum_over(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     x = op.tensor(graph, 0)
@@ -382,7 +371,7 @@ def per_channel(graph: GraphBuilder, y: Tensor, scale: Tensor | None, shift: Ten
 
 
 def batch_statistics(
-    graph: GraphBuilder, op: TorchOperator, x: Tensor, momentum: float, epsilon: float
+    graph: GraphBuilder, op: TorchOperator, x: Tensor, momentum: float, epsilon: float, updated: bool = True
 ) -> Tensor:
     """Batch norm of `x` with the statistics of the batch; updates the running ones as PyTorch does.
 
@@ -393,10 +382,14 @@ def batch_statistics(
     count = prod(x.shape) // x.shape[1]
     if count == 1:
         op.refuse(f"has one value per channel in an input of shape {list(x.shape)}, which has no variance")
+    if momentum == 0 and updated:
+        op.refuse("has the momentum 0 or None (of all batches), which is not supported; give it another")
     weight, bias = affine(graph, op, 1), affine(graph, op, 2)
     y = normalized(graph, last, axes[:-1], epsilon, weight)
     if bias is not None:
         y = graph.apply("train.add", y.shape, [y, bias])
+    if not updated:
+        return graph.permute(y, [0, len(axes) - 1, *axes[1:-1]])
 
     def averaged(values: Tensor, divisor: int) -> Tensor:
         total = graph.apply("train.sum", x.shape[1:2], [values], {"axes": axes[:-1]}, whole_batch=True)
@@ -442,6 +435,13 @@ def batch_norm(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return per_channel(graph, x, scale, offset)
 
 
+@lowers("aten._native_batch_norm_legit.no_stats")
+def batch_norm_without_statistics(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    """Of a module that keeps no running statistics, which takes those of the batch in either mode."""
+    x = op.tensor(graph, 0)
+    return batch_statistics(graph, op, x, op.number(4), op.number(5), updated=False)
+
+
 @lowers("aten.scaled_dot_product_attention")
 def attention(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     """Attention as its separate operators, which fuse and differentiate as any others."""
@@ -450,19 +450,49 @@ def attention(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     if dropped and graph.mode.dropout is None:
         op.refuse("is active (training mode), which needs a seed: --dropout SEED")
     if len(op.operands) > 7 and op.operands[7]:
-        op.refuse("shares heads between queries (enable_gqa)")
+        k, v = (shared_heads(graph, op, x, q.shape[-3]) for x in (k, v))
     scale = 1 / sqrt(q.shape[-1]) if op.operands[6] is None else op.number(6)
     batch = tuple(np.broadcast_shapes(q.shape[:-2], k.shape[:-2]))
     shape = (*batch, q.shape[-2], k.shape[-2])
     scores = graph.apply("train.matmul", shape, [q, k], {"transpose_rhs": True})
     scores = scaled(graph, scores, scale)
     if op.operands[3] is not None:
-        scores = graph.apply("train.add", shape, [scores, op.tensor(graph, 3)])
+        scores = graph.apply("train.add", shape, [scores, attention_mask(graph, op)])
     if op.operands[5]:
         scores = graph.apply("train.add", shape, [scores, graph.constant(causal_mask(*shape[-2:]))])
     weights = graph.apply("train.softmax", shape, [scores], {"axis": len(shape) - 1})
     weights = graph.dropout(weights, dropped)
     return graph.apply("train.matmul", op.shape, [weights, v])
+
+
+def shared_heads(graph: GraphBuilder, op: TorchOperator, x: Tensor, heads: int) -> Tensor:
+    """Keys or values [..., h, t, d] of which several of the `heads` queries share each."""
+    count, rest = x.shape[-3], x.shape[-2:]
+    if heads % count:
+        op.refuse(f"shares {count} heads between {heads}")
+    if heads == count:
+        return x
+    batch = x.shape[:-3]
+    column = graph.reshape(x, (*batch, count, 1, *rest))
+    repeated = graph.apply("train.broadcast", (*batch, count, heads // count, *rest), [column])
+    return graph.reshape(repeated, (*batch, heads, *rest))
+
+
+def attention_mask(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    """What is added to the scores: of truth values, 0 where a query sees a key."""
+    mask = op.operands[3]
+    values: np.ndarray | None = None
+    if isinstance(mask, Indices) and mask.array is not None:
+        values = np.where(mask.array, np.float32(0), np.float32(LOWEST))
+    elif isinstance(mask, Tensor) and mask.number is not None:
+        values = np.full(1, mask.number, np.float32)
+    elif isinstance(mask, Tensor) and mask.symbol is not None and mask.gradient is None:
+        values = graph.parameters[mask.symbol].value
+    if values is not None and (values <= LOWEST).all(axis=-1).any():
+        op.refuse("has a mask that hides every key from a query")
+    if values is not None and isinstance(mask, Indices):
+        return graph.constant(values)
+    return op.tensor(graph, 3)
 
 
 def causal_mask(queries: int, keys: int) -> np.ndarray:
@@ -498,12 +528,17 @@ def slice_tensor(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     x = op.tensor(graph, 0)
     axis = op.integers(1)[0] % len(x.shape)
     size = x.shape[axis]
+    step = op.integers(4)[0]
+    if step < 0:  # of ONNX
+        start, end = (at + size if at < 0 else at for at in (op.integers(2)[0], op.integers(3)[0]))
+        at = np.arange(min(max(start, 0), size - 1), min(max(end, -1), size - 1), step)
+        return picked(graph, op, x, axis, Indices(at.shape, array=at))
     start = 0 if op.operands[2] is None else op.integers(2)[0]
     end = size if op.operands[3] is None else op.integers(3)[0]
     start, end = (min(max(bound + size if bound < 0 else bound, 0), size) for bound in (start, end))
     if end <= start:
         op.refuse("leaves nothing of its input")
-    return sliced(graph, x, axis, start, end, op.integers(4)[0])
+    return sliced(graph, x, axis, start, end, step)
 
 
 @lowers("aten.select.int")
@@ -515,6 +550,7 @@ def select(graph: GraphBuilder, op: TorchOperator) -> Tensor:
 
 
 @lowers("aten.split.Tensor", "aten.split.sizes", "aten.split_with_sizes", "aten.chunk", "aten.unbind.int")
+@lowers("aten.unsafe_split.Tensor", "aten.unsafe_chunk")
 def split(graph: GraphBuilder, op: TorchOperator) -> list[Tensor]:
     x = op.tensor(graph, 0)
     axis = op.integers(1 if op.name == "aten.unbind.int" else 2)[0] % len(x.shape)
@@ -525,7 +561,7 @@ def split(graph: GraphBuilder, op: TorchOperator) -> list[Tensor]:
         ends = np.cumsum(op.integers(1)).tolist()
     else:
         part = op.integers(1)[0]
-        part = -(-size // part) if op.name == "aten.chunk" else part
+        part = -(-size // part) if op.name.endswith("chunk") else part
         ends = [*range(part, size, part), size]
     if ends[-1] != size or sorted({0, *ends}) != [0, *ends]:
         op.refuse(f"divides {size} into parts of {np.diff([0, *ends]).tolist()}")
@@ -558,7 +594,9 @@ def picked(graph: GraphBuilder, op: TorchOperator, x: Tensor, axis: int, indices
         rows = embedded(graph, op, graph.reshape(x, (size, prod(x.shape[1:]))), indices, -1)
         return graph.reshape(rows, shape)
     at = np.where(indices.array < 0, indices.array + size, indices.array).ravel()
-    if at.size == 0 or at.min() < 0 or at.max() >= size:
+    if at.size == 0:
+        op.refuse("leaves nothing of its input")
+    if at.min() < 0 or at.max() >= size:
         op.refuse(f"has an index that is not below {size}")
     # Runs of neighbours are one slice each.
     starts = np.flatnonzero(np.diff(at, prepend=at[0] - 2) != 1)
@@ -710,23 +748,3 @@ def expand(graph: GraphBuilder, op: TorchOperator) -> Tensor:
 @lowers("aten.expand_as", data=1)
 def expand_as(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return expand(graph, op)
-
-
-@lowers("aten.constant_pad_nd", "aten.pad")
-def constant_pad(graph: GraphBuilder, op: TorchOperator) -> Tensor:
-    x = op.tensor(graph, 0)
-    amounts = op.integers(1)
-    if op.name == "aten.pad" and op.operands[2] != "constant":
-        op.refuse(f"pads by '{op.operands[2]}'; only constant padding is supported")
-    value = 3 if op.name == "aten.pad" else 2
-    fill = 0.0 if op.operands[value] is None else op.number(value)
-    if fill not in (0, -inf):
-        op.refuse(f"pads with {fill}; only 0 is supported")
-    offsets = [0] * len(x.shape)
-    for i in range(len(amounts) // 2):
-        offsets[-1 - i] = amounts[2 * i]
-    if min(amounts) < 0:
-        op.refuse("cuts with a negative padding")
-    if fill:
-        op.refuse("pads with -infinity; give max pooling its padding instead")
-    return graph.apply("train.embed", op.shape, [x], {"offsets": offsets, "strides": [1] * len(x.shape)})

@@ -17,7 +17,7 @@ import numpy as np
 from traindeeploy.data import COUNTER
 from traindeeploy.interrupts import interrupts_held
 
-from . import composites  # noqa: F401  (adds its entries to the table)
+from . import composites, functions, resampling  # noqa: F401  (add their entries to the table)
 from .builder import PRODUCTS, GraphBuilder, Indices, Step, Tensor
 from .model import (
     EVALUATION,
@@ -120,6 +120,8 @@ def lower(
             if argument.kind == "constant" and array.dtype == np.float32 and np.isneginf(array).any():
                 # Of a mask that is added; as the lowest number it does the same.
                 array = np.maximum(array, np.finfo(np.float32).min)
+            if argument.kind == "constant" and array.ndim == 0 and array.dtype == np.float64:
+                array = array.astype(np.float32)  # a number beside tensors, which decide about the type
             checked = check_values(kind, argument.name, array)
             named[value] = Argument(argument.kind, argument.name, checked)
 
@@ -140,10 +142,14 @@ def lower(
         results = list(operation.results)
         row = TABLE.get(name)
         op = TorchOperator(name, shown, place, operands, (), naming.supported)
-        if row is None or any(r in used for r in results[1:]):
+        if row is None:
             op.refuse()
         shape = _result_shape(results[0].type, operands, f"the result of operator {shown} at '{place}'")
-        values[results[0]] = row.entry(graph, replace(op, shape=shape))
+        made = row.entry(graph, replace(op, shape=shape))
+        made = made if isinstance(made, tuple) else (made,)
+        if any(r in used for r in results[len(made) :]):
+            op.refuse()
+        values.update(zip(results, made, strict=False))
 
     final = resolve(returned)
     if not isinstance(final, Tensor):

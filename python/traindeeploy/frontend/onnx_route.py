@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,18 @@ OLDEST_OPSET_AS_IT_IS = 15
 # Operators of com.microsoft that are Gelu with this `approximate`.
 _GELUS = {"Gelu": "none", "FastGelu": "tanh"}
 _GELU_MARK = "traindeeploy.gelu:"
-# Operators that are spelled out before anything looks at the model: of com.microsoft, and one that
+# Operators that are spelled out before anything looks at the model: of com.microsoft, and those that
 # ONNX Runtime writes without a domain.
-_SPELLED_OUT = {"BiasGelu", "FastGelu", "QuickGelu", "SimplifiedLayerNormalization", "RMSNormalization"}
+_NORMS = {"SimplifiedLayerNormalization", "RMSNormalization", "LayerNormalization"}
+_SKIP_NORMS = {"SkipLayerNormalization", "SkipSimplifiedLayerNormalization"}
+_FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
+_SPELLED_OUT = {"BiasGelu", "FastGelu", "QuickGelu", *_NORMS, *_SKIP_NORMS, *_FUSED}
+# Operators whose defaults torch-mlir has with few digits.
+_ROUNDED_DEFAULTS = {"Elu", "HardSigmoid", "LeakyRelu", "Selu"}
+# Operators that ONNX itself defines by others.
+_BY_OTHERS = {
+    "Attention", "Celu", "GroupNormalization", "MeanVarianceNormalization", "Softsign", "Swish",
+}  # fmt: skip
 
 _FUNCTION = "main"
 # In place of a batch size, which is positive: inputs are left as they are.
@@ -50,10 +59,11 @@ _NO_COMMON_SIZE = -1
 
 _NAMES = """
 Abs Add AveragePool BatchNormalization Cast Clip Concat Constant Conv ConvTranspose DepthToSpace Div Dropout
-Erf Exp Expand Flatten Gather Gelu Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity
-InstanceNormalization LayerNormalization LeakyRelu Log LogSoftmax MatMul Max MaxPool Min Mul Neg Pad Pow
-RMSNormalization Reciprocal ReduceL2 ReduceMax ReduceMean ReduceSum ReduceSumSquare Relu Reshape Shape
-Sigmoid Slice Softmax Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Unsqueeze Where
+Elu Erf Exp Expand Flatten Gather Gelu Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity
+InstanceNormalization LayerNormalization LeakyRelu Log LogSoftmax LpNormalization MatMul Max MaxPool Mean
+Min Mish Mul Neg PRelu Pad Pow RMSNormalization Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceMax
+ReduceMean ReduceMin ReduceSum ReduceSumSquare Relu Reshape Selu Shape Sigmoid Slice Softmax Softplus
+Softsign Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Trilu Unsqueeze Where
 """
 SUPPORTED = tuple(_NAMES.split())
 """Operators of ONNX; of what depends on no input and no parameter, all are."""
@@ -167,23 +177,114 @@ def _parts(node: onnx.NodeProto, opset: int) -> tuple[dict[str, np.ndarray], lis
             make("Sigmoid", [f"{stem}.scaled"], f"{stem}.gate"),
             make("Mul", [x, f"{stem}.gate"], result),
         ]
-    if given.get("axis", -1) != -1 or len([name for name in node.output if name]) != 1:
-        return None
-    epsilon = np.array(given.get("epsilon", 1e-5), np.float32)
-    constants = {f"{stem}.epsilon": epsilon}
-    if opset < 18:
-        mean = make("ReduceMean", [f"{stem}.squares"], f"{stem}.mean", axes=[-1])
+    if node.op_type in _FUSED:
+        return _fused_parts(node, given, stem, make)
+    if node.op_type == "LayerNormalization" and node.domain in ("", "ai.onnx") and opset >= 17:
+        return None  # ONNX's own
+    outputs = [*node.output, "", "", "", ""]
+    parts = []
+    if skip := node.op_type in _SKIP_NORMS:
+        total = outputs[3] or f"{stem}.total"
+        operands = [*node.input, "", "", ""]
+        simplified = "Simplified" in node.op_type
+        scale, shift, bias = (operands[2], "", operands[3]) if simplified else operands[2:5]
+        parts.append(make("Add", operands[:2], f"{stem}.skip" if bias else total))
+        if bias:
+            parts.append(make("Add", [f"{stem}.skip", bias], total))
+        x = total
     else:
+        scale, shift = [*node.input, ""][1:3]
+    if given.get("axis", -1) != -1 or any(outputs[1 : 3 if skip else 5]):
+        return None
+    constants = {f"{stem}.epsilon": np.array(given.get("epsilon", 1e-5), np.float32)}
+
+    def mean(source: str, output: str) -> onnx.NodeProto:
+        if opset < 18:
+            return make("ReduceMean", [source], output, axes=[-1])
         constants[f"{stem}.axes"] = np.array([-1], np.int64)
-        mean = make("ReduceMean", [f"{stem}.squares", f"{stem}.axes"], f"{stem}.mean")
-    return constants, [
+        return make("ReduceMean", [source, f"{stem}.axes"], output)
+
+    if "LayerNormalization" in node.op_type and "Simplified" not in node.op_type:
+        parts += [mean(x, f"{stem}.center"), make("Sub", [x, f"{stem}.center"], f"{stem}.centered")]
+        x = f"{stem}.centered"
+    scaled = f"{stem}.scaled" if shift else result
+    parts += [
         make("Mul", [x, x], f"{stem}.squares"),
-        mean,
+        mean(f"{stem}.squares", f"{stem}.mean"),
         make("Add", [f"{stem}.mean", f"{stem}.epsilon"], f"{stem}.sum"),
         make("Sqrt", [f"{stem}.sum"], f"{stem}.root"),
         make("Div", [x, f"{stem}.root"], f"{stem}.normal"),
-        make("Mul", [f"{stem}.normal", node.input[1]], result),
+        make("Mul", [f"{stem}.normal", scale], scaled),
     ]
+    return constants, [*parts, make("Add", [scaled, shift], result)] if shift else parts
+
+
+def _fused_parts(
+    node: onnx.NodeProto, given: dict[str, Any], stem: str, make: Callable[..., onnx.NodeProto]
+) -> tuple[dict[str, np.ndarray], list[onnx.NodeProto]] | None:
+    """A product with a factor and transposed matrices, or with an activation behind it."""
+    constants: dict[str, np.ndarray] = {}
+    result = node.output[0]
+    if node.op_type == "FusedMatMul":
+        if any(given.pop(key, 0) for key in ("transA", "transBatchA", "transBatchB")):
+            return None
+        # Of a matrix; what has more dimensions ends in the checks of shapes.
+        right, parts = node.input[1], []
+        if given.pop("transB", 0):
+            parts, right = [make("Transpose", [right], f"{stem}.turned", perm=[1, 0])], f"{stem}.turned"
+        alpha = given.pop("alpha", 1.0)
+        if alpha == 1:
+            return constants, [*parts, make("MatMul", [node.input[0], right], result)]
+        constants[f"{stem}.alpha"] = np.array(alpha, np.float32)
+        product = make("MatMul", [node.input[0], right], f"{stem}.product")
+        return constants, [*parts, product, make("Mul", [f"{stem}.product", f"{stem}.alpha"], result)]
+    activation = given.pop("activation", b"").decode()
+    numbers = {key: given.pop(key) for key in list(given) if key.startswith("activation_")}
+    if activation not in ("", "Relu", "Sigmoid", "Tanh") or numbers or len(node.input) > 3:
+        return None
+    if not activation:
+        return constants, [make(_FUSED[node.op_type], list(node.input), result, **given)]
+    product = make(_FUSED[node.op_type], list(node.input), f"{stem}.product", **given)
+    return constants, [product, make(activation, [f"{stem}.product"], result)]
+
+
+def _inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Functions of the model itself, and operators that ONNX defines by others, as what they stand for."""
+    if not model.functions and not any(node.op_type in _BY_OTHERS for node in model.graph.node):
+        return model
+    from onnx import inliner
+
+    try:
+        model = inliner.inline_local_functions(model, convert_version=True)
+        if not any(node.op_type in _BY_OTHERS for node in model.graph.node):
+            return model
+        # Which body a function has may depend on types, also on those of initializers.
+        model = onnx.shape_inference.infer_shapes(model)
+        for tensor in model.graph.initializer:
+            model.graph.value_info.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+        for node in model.graph.node:
+            if node.op_type in _BY_OTHERS:
+                _give_defaults(node, _opset(model))
+        names = [("", name) for name in sorted(_BY_OTHERS)]
+        model = inliner.inline_selected_functions(model, names, inline_schema_functions=True)
+    except Exception as error:  # of many kinds, some of C++
+        raise ModelError(f"cannot inline the functions of the ONNX model: {_first_line(error)}") from error
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        if node.op_type == "CastLike":  # in bodies, to the type of the data
+            node.op_type, node.input[:] = "Cast", node.input[:1]
+            node.attribute.append(onnx.helper.make_attribute("to", onnx.TensorProto.FLOAT))
+    return model
+
+
+def _give_defaults(node: onnx.NodeProto, opset: int) -> None:
+    """Attributes that the node leaves at their defaults, which bodies of functions refer to."""
+    given = {attribute.name for attribute in node.attribute}
+    for name, attribute in onnx.defs.get_schema(node.op_type, opset).attributes.items():
+        if name not in given and attribute.default_value.name:
+            node.attribute.append(onnx.AttributeProto.FromString(attribute.default_value.SerializeToString()))
 
 
 def _opset(model: onnx.ModelProto) -> int:
@@ -218,6 +319,8 @@ def _restore_gelu(graph: onnx.GraphProto) -> None:
 
 
 def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
+    if model.functions:
+        model = _inline_functions(model)
     model = _standard_gelu(_spell_out_fused(model))
     try:
         onnx.checker.check_model(model)
@@ -236,8 +339,9 @@ def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
             ) from error
     else:
         model = _copy(model)
+    _restore_gelu(model.graph)
+    model = _inline_functions(model)
     graph = model.graph
-    _restore_gelu(graph)
     if len(graph.output) != 1:
         names = ", ".join(output.name for output in graph.output)
         raise ModelError(f"the model has {len(graph.output)} outputs ({names}); training needs exactly one")
@@ -248,6 +352,9 @@ def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
     operators = _name_nodes(graph)
     if mode.dropout is not None:
         _activate_dropout(graph)
+    for node in graph.node:
+        if node.op_type in _ROUNDED_DEFAULTS:
+            _give_defaults(node, _opset(model))
     _prepare_batch_norm(graph, mode)
     _spell_out_alpha(graph)
     _spell_out_padding(model)
@@ -397,14 +504,18 @@ def _spell_out_padding(model: onnx.ModelProto) -> None:
 
     `auto_pad` becomes numbers. A Conv whose padding differs between the sides becomes Pad and Conv, and
     so an AveragePool, also one whose windows reach beyond the padding (ceil_mode): its windows are of
-    one size then, and a product makes each the average of what counts.
+    one size then, and a product makes each the average of what counts. A ConvTranspose that cuts more
+    from one side becomes one that cuts nothing, and Slice.
     """
     graph = model.graph
-    if not any(node.op_type in _WINDOWS for node in graph.node):
+    if not any(node.op_type in {*_WINDOWS, "ConvTranspose"} for node in graph.node):
         return
     sizes = _spatial_sizes(model)
     nodes = []
     for node in graph.node:
+        if node.op_type == "ConvTranspose":
+            nodes += _transposed_padding(graph, node, sizes)
+            continue
         given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         spatial = sizes.get(node.input[0]) if node.op_type in _WINDOWS else None
         kernel = given.get("kernel_shape") or sizes.get(node.input[1] if node.op_type == "Conv" else "")
@@ -455,6 +566,57 @@ def _spell_out_padding(model: onnx.ModelProto) -> None:
     copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copied)
+
+
+def _transposed_padding(
+    graph: onnx.GraphProto, node: onnx.NodeProto, sizes: dict[str, list[int]]
+) -> list[onnx.NodeProto]:
+    """A ConvTranspose with `pads` that are equal on both sides, and a Slice if it needs one."""
+    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    spatial, kernel = sizes.get(node.input[0]), sizes.get(node.input[1])
+    mode = given.get("auto_pad", b"NOTSET").decode()
+    if spatial is None or kernel is None or len(kernel) != len(spatial):
+        return [node]
+    axes = len(spatial)
+    strides, dilations, more = (
+        given.get(name, [default] * axes)
+        for name, default in (("strides", 1), ("dilations", 1), ("output_padding", 0))
+    )
+    full = [
+        stride * (size - 1) + extra + (taps - 1) * step + 1
+        for size, taps, stride, step, extra in zip(spatial, kernel, strides, dilations, more, strict=True)
+    ]
+    pads = given.get("pads", [0] * 2 * axes)
+    begin, end = pads[:axes], pads[axes:]
+    wanted = given.get("output_shape", [])[-axes:]
+    if mode.startswith("SAME") or wanted:
+        wanted = wanted or [size * stride for size, stride in zip(spatial, strides, strict=True)]
+        total = [size - goal for size, goal in zip(full, wanted, strict=True)]
+        less = [size // 2 for size in total]
+        more_cut = [size - half for size, half in zip(total, less, strict=True)]
+        begin, end = (less, more_cut) if mode == "SAME_UPPER" else (more_cut, less)
+    elif mode == "VALID":
+        begin = end = [0] * axes
+    if min(*begin, *end) < 0:
+        return [node]
+    kept = [a for a in node.attribute if a.name not in ("pads", "auto_pad", "output_shape")]
+    copies = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in kept]
+    del node.attribute[:]
+    node.attribute.extend(copies)
+    if begin == end:
+        node.attribute.append(onnx.helper.make_attribute("pads", [*begin, *end]))
+        return [node]
+    bounds = {
+        "starts": begin,
+        "ends": [size - cut for size, cut in zip(full, end, strict=True)],
+        "axes": list(range(2, axes + 2)),
+    }
+    for name, values in bounds.items():
+        graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), f"{node.name}.{name}"))
+    result, whole = node.output[0], f"{node.output[0]}.whole"
+    node.output[0] = whole
+    operands = [whole, *(f"{node.name}.{name}" for name in bounds)]
+    return [node, onnx.helper.make_node("Slice", operands, [result], name=node.name)]
 
 
 def _spatial_sizes(model: onnx.ModelProto) -> dict[str, list[int]]:
@@ -555,6 +717,7 @@ _WITHOUT_GRADIENT = {"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual"
 _OPERANDS_WITHOUT_GRADIENT = {
     "BatchNormalization": (3, 4),  # running statistics, which no gradient trains
     "Gather": (1,),
+    "Pow": (1,),  # an exponent is a number
     "Reshape": (1,),
     "Slice": (1, 2, 3, 4),
     "Where": (0,),
@@ -630,6 +793,9 @@ def _import(graph: _Graph, batch_size: int, name: str, mode: Mode) -> Imported:
             break
         model = made
         del model.graph.value_info[:]
+    if _split_slices(model):
+        del model.graph.value_info[:]
+        model = _with_shapes(model, batch_size)
     naming = Naming(lambda torch_name, place: graph.operators.get(place, torch_name), SUPPORTED)
     _refuse_unknown(model.graph, naming)
     # The module owns what is walked, so it must live as long.
@@ -638,6 +804,37 @@ def _import(graph: _Graph, batch_size: int, name: str, mode: Mode) -> Imported:
     inputs = [Argument("input", value.name) for value in graph.inputs]
     arguments = [*inputs, *graph.tensors, *folded]
     return lower(function, arguments, output.name, name, naming=naming, mode=mode)
+
+
+def _split_slices(model: onnx.ModelProto) -> bool:
+    """Slices of several axes as one after the other, as torch-mlir knows their shapes; whether any are."""
+    graph = model.graph
+    known = {tensor.name: tensor for tensor in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        bounds = [known.get(name) for name in node.input[1:]]
+        if node.op_type != "Slice" or len(bounds) < 3 or any(tensor is None for tensor in bounds):
+            nodes.append(node)
+            continue
+        source = node.input[0]
+        rows = [_array(tensor).tolist() for tensor in bounds if tensor is not None]
+        columns = list(zip(*rows, strict=True))
+        for number, column in enumerate(columns):
+            last = number == len(columns) - 1
+            result = node.output[0] if last else f"{node.output[0]}.axis{number}"
+            names = [f"{node.output[0]}.bound{number}.{at}" for at in range(len(column))]
+            graph.initializer.extend(
+                numpy_helper.from_array(np.array([value], np.int64), name)
+                for name, value in zip(names, column, strict=True)
+            )
+            nodes.append(onnx.helper.make_node("Slice", [source, *names], [result], name=node.name))
+            source = result
+    if len(nodes) == len(graph.node):
+        return False
+    copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copied)
+    return True
 
 
 def _refuse_unknown(graph: onnx.GraphProto, naming: Naming) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import inf, prod
+from math import inf, log, prod
 from typing import Any, NoReturn
 
 import numpy as np
@@ -94,8 +94,8 @@ class IsNegative:
 
 
 Entry = Callable[[GraphBuilder, TorchOperator], Any]
-"""Gives a Tensor, for an operator of several results that are used a list of them, or what no tensor
-of floats holds: Indices or IsNegative."""
+"""Gives a Tensor, a tuple of those of the first results, a list for a result that is one, or what no
+tensor of floats holds: Indices or IsNegative."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,10 @@ def unary(graph: GraphBuilder, op: TorchOperator) -> Tensor:
 
 
 def operand_tensor(graph: GraphBuilder, op: TorchOperator, index: int) -> Tensor:
-    """A tensor operand, or a number as a tensor of rank 0."""
+    """A tensor operand, also of known whole numbers or truth values, or a number as a tensor of rank 0."""
     operand = op.operands[index]
+    if isinstance(operand, Indices) and operand.array is not None:
+        return graph.constant(operand.array.astype(np.float32))
     return op.tensor(graph, index) if isinstance(operand, Tensor) else graph.splat(op.number(index))
 
 
@@ -194,14 +196,29 @@ def square(graph: GraphBuilder, op: TorchOperator) -> Tensor:
 
 @lowers("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor")
 def power(graph: GraphBuilder, op: TorchOperator) -> Tensor:
-    exponent = op.operands[1]
+    base, exponent = op.operands[:2]
     if isinstance(exponent, Tensor):
+        if exponent.number is None and isinstance(base, Tensor) and (base.number or 0) > 0:
+            return power_of(graph, op, base.number, graph.straight(exponent))
         if exponent.number is None:
             op.refuse("has an exponent that is no constant")
         exponent = exponent.number
     elif isinstance(exponent, Unknown):
         op.refuse("has an exponent whose value is not known")
     return graph.apply("train.pow", op.shape, [op.tensor(graph, 0)], {"exponent": float(exponent)})
+
+
+def power_of(graph: GraphBuilder, op: TorchOperator, base: float | None, exponent: Tensor) -> Tensor:
+    """A positive number to the power of a tensor."""
+    if base is None or base <= 0:
+        op.refuse(f"has the base {base}; positive ones are supported")
+    y = graph.apply("train.exp", exponent.shape, [scaled(graph, exponent, log(base))])
+    return y if y.shape == op.shape else graph.apply("train.broadcast", op.shape, [y])
+
+
+@lowers("aten.pow.Scalar")
+def power_of_number(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    return power_of(graph, op, op.number(0), op.tensor(graph, 1))
 
 
 @lowers("aten.gelu")
@@ -241,6 +258,14 @@ def bound(op: TorchOperator, index: int, default: float) -> float:
 @lowers("aten.clamp.Tensor")
 def clamp_tensor(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return clamped(graph, op.tensor(graph, 0), bound(op, 1, -inf), bound(op, 2, inf))
+
+
+@lowers("aten.clamp_min.Tensor", "aten.clamp_max.Tensor")
+def clamp_side(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    x = op.tensor(graph, 0)
+    if op.name == "aten.clamp_min.Tensor":
+        return clamped(graph, x, bound(op, 1, -inf), inf)
+    return clamped(graph, x, -inf, bound(op, 1, inf))
 
 
 @lowers("aten.maximum", "aten.minimum")

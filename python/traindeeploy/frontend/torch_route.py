@@ -123,6 +123,8 @@ def _export(
     if not parameters:
         raise ModelError(f"the model {type(model).__name__} has no parameters, so there is nothing to train")
     for key, parameter in parameters.items():
+        if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
+            raise ModelError(f"parameter '{key}' has no shape yet; call the lazy module once before")
         if parameter.dtype != torch.float32:
             dtype = str(parameter.dtype).removeprefix("torch.")
             raise ModelError(
