@@ -313,6 +313,7 @@ CASES = {
     "unbind": function(lambda x: (p := x.unbind(1))[0] * p[2], 2, 3, 5),
     "glu": function(lambda x: F.glu(x, -1), 2, 3, 10),
     "concat": function(lambda x: torch.cat([x, 2 * x, x[:, :3]], 1), 2, 7),
+    "concat of nothing": function(lambda x: torch.cat([x[:, :0], x, x[:, 7:]], 1) * x, 2, 7),
     "stack": function(lambda x: torch.stack([x, x * x], 1), 2, 7),
     "broadcast": function(lambda x: x.expand(3, 5, 7) * 2, 3, 1, 7),
     "repeat": function(lambda x: x.repeat(1, 3), 2, 5),

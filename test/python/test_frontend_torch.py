@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from level2 import evaluate, forward_ops, ops
+from traindeeploy.driver import training_graph
 from traindeeploy.errors import TrainDeeployError
 from traindeeploy.frontend import BatchSizeError, ModelError, UnsupportedOperator, import_model
+from traindeeploy.host import HostStep
 from traindeeploy.models.deep_ae import deep_ae_parameters
 from traindeeploy.recipes import resolve_recipe
 
@@ -348,6 +350,15 @@ def test_unsupported_operator():
         (lambda m, x: F.pad(x @ m.w, (0, 0, 1, 0), value=2.0), "pads axis 0 with 2"),
         (lambda m, x: F.pad(F.pad(x @ m.w, (-2, -2)), (1, 1)), "leaves nothing of its input"),
         (
+            lambda m, x: (x @ m.w)[:, :0].sum() + x,
+            "aten.sum at 'Functional: sum_1' has an operand without elem",
+        ),
+        # Not the operator that PyTorch could express by others, einsum.
+        (
+            lambda m, x: F.softplus(torch.einsum("ij,jk->ik", x, m.w), threshold=3),
+            "operator aten.softplus at",
+        ),
+        (
             lambda m, x: attend((x @ m.w)[None], torch.tensor([[True, True], [False, False]])),
             "hides every key",
         ),
@@ -356,6 +367,29 @@ def test_unsupported_operator():
 )
 def test_forms_that_are_not_supported(forward, says):
     assert says in refused(Functional(forward, w=normal(3, 4)), normal(2, 3), kind=UnsupportedOperator)
+
+
+def test_a_constant_of_one_number_beside_others():
+    """Masks that hide nothing, and those that do; and a parameter that has their name."""
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.constant = nn.ParameterList([normal(3, 3), normal(3, 3, seed=2)])
+            self.register_buffer("seen", torch.ones(1, 2, dtype=torch.bool))
+
+        def forward(self, x):
+            a = x @ self.constant[0]
+            y = F.scaled_dot_product_attention(a[None, -1:], a[None], a[None], attn_mask=self.seen)
+            y = y + F.scaled_dot_product_attention(a[None], a[None], a[None], is_causal=True)
+            return y @ self.constant[1]
+
+    module, x = Masked(), normal(2, 3, seed=3)
+    text, imported = training_graph(module, x, loss="mse")
+    target = np.zeros((1, 2, 3), np.float32)
+    feed = {"x": x.numpy(), "target": target, "lr": np.float32(0)}
+    loss, _ = HostStep(text)(imported.parameters, feed)
+    assert loss == pytest.approx(module(x).square().mean().item(), rel=2e-6)
 
 
 def attend(x, mask):

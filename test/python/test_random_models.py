@@ -33,11 +33,18 @@ def reference(item: Sample, names: list[str]) -> tuple[dict[str, np.ndarray], li
         momentum=float(np.float32(item.options["momentum"])),
     )
     losses = []
-    x, target = torch.from_numpy(item.data).double(), torch.from_numpy(item.target)
+    function = {
+        "mse": F.mse_loss,
+        "l1": F.l1_loss,
+        "bce-with-logits": F.binary_cross_entropy_with_logits,
+        "cross-entropy": F.cross_entropy,
+    }[str(item.options["loss"])]
+    x, target = (
+        values.double() if values.is_floating_point() else values
+        for values in (torch.from_numpy(item.data), torch.from_numpy(item.target))
+    )
     for images, wanted in zip(x.split(item.batch), target.split(item.batch), strict=True):
-        result = module(images)
-        mse = item.options["loss"] == "mse"
-        loss = F.mse_loss(result, wanted.double()) if mse else F.cross_entropy(result, wanted)
+        loss = function(module(images), wanted)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -47,7 +54,8 @@ def reference(item: Sample, names: list[str]) -> tuple[dict[str, np.ndarray], li
 
 def trained(item: Sample) -> tuple[traindeeploy.Program, Any]:
     """The program of a sample, and its run."""
-    program = traindeeploy.compile(item.model, (torch.zeros(item.batch, *item.model.shape),), **item.options)
+    example = torch.from_numpy(item.data[: item.batch])
+    program = traindeeploy.compile(item.model, (example,), **item.options)
     image, target = program.fields
     return program, program.run({image.name: item.data, target.name: item.target}, steps=item.steps, lr=LR)
 
@@ -64,8 +72,8 @@ def deviation(item: Sample) -> float:
     return agreement(item, *trained(item))
 
 
-@pytest.mark.parametrize("kind", ["convolutional", "transformer"])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("kind", ["convolutional", "transformer", "sequence"])
+@pytest.mark.parametrize("seed", range(6))
 def test_random_model(kind: str, seed: int) -> None:
     assert deviation(sample(seed, kind)) <= 1
 
@@ -123,7 +131,7 @@ def test_every_l2_size_is_right_or_diagnosed(tmp_path: Path) -> None:
 if __name__ == "__main__":
     first, count = (int(argument) for argument in sys.argv[1:])
     for seed in range(first, first + count):
-        for kind in ("convolutional", "transformer"):
+        for kind in ("convolutional", "transformer", "sequence"):
             try:
                 worst = f"{deviation(sample(seed, kind)):.3f}"
             except traindeeploy.TrainDeeployError as error:

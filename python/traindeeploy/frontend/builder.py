@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,11 @@ class Indices:
 
 
 @dataclass(frozen=True, eq=False)
+class Nothing:
+    """A tensor without elements, which a concatenation leaves out."""
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
     """One op of the graph, as much as batch checks and the grouping of layers need of it."""
 
@@ -70,10 +76,19 @@ class Step:
 class GraphBuilder:
     """A module with one function `@forward` that ops are appended to."""
 
-    def __init__(self, name: str, inputs: Sequence[TensorSpec], output: TensorSpec, mode: Mode = EVALUATION):
+    def __init__(
+        self,
+        name: str,
+        inputs: Sequence[TensorSpec],
+        output: TensorSpec,
+        mode: Mode = EVALUATION,
+        names: Iterable[str] = (),
+    ):
+        """names: those of parameters and constants of the model, which no other constant gets."""
         from .. import _td
 
         self.mode = mode
+        self.names = frozenset(names)
         self.rows: dict[str, int] = {}
         self.running: set[str] = set()
         self._dropouts = 0
@@ -185,8 +200,9 @@ class GraphBuilder:
 
     def constant(self, values: np.ndarray) -> Tensor:
         """A constant that the model does not have itself, kept beside its parameters."""
-        number = sum(name.startswith("constant.") for name in self.parameters)
-        return self.read(Argument("constant", f"constant.{number}", values))
+        taken = {*self.names, *self._reads}
+        name = next(name for name in map("constant.{}".format, count()) if name not in taken)
+        return self.read(Argument("constant", name, values))
 
     def splat(self, number: float, shape: tuple[int, ...] = ()) -> Tensor:
         """A constant tensor of one repeated value, rounded to float32."""

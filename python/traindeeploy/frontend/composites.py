@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .builder import GraphBuilder, Indices, Tensor
+from .builder import GraphBuilder, Indices, Nothing, Tensor
 from .table import IsNegative, TorchOperator, lowers, scaled
 
 # Convolution.
@@ -524,7 +524,7 @@ def concatenated(graph: GraphBuilder, parts: list[Tensor], axis: int) -> Tensor:
 
 
 @lowers("aten.slice.Tensor")
-def slice_tensor(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+def slice_tensor(graph: GraphBuilder, op: TorchOperator) -> Tensor | Nothing:
     x = op.tensor(graph, 0)
     axis = op.integers(1)[0] % len(x.shape)
     size = x.shape[axis]
@@ -537,7 +537,7 @@ def slice_tensor(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     end = size if op.operands[3] is None else op.integers(3)[0]
     start, end = (min(max(bound + size if bound < 0 else bound, 0), size) for bound in (start, end))
     if end <= start:
-        op.refuse("leaves nothing of its input")
+        return Nothing()
     return sliced(graph, x, axis, start, end, step)
 
 
@@ -715,7 +715,9 @@ LOWEST = float(np.finfo(np.float32).min)
 @lowers("aten.cat")
 def cat(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     parts = op.operands[0]
-    if not isinstance(parts, list) or not all(isinstance(part, Tensor) for part in parts):
+    if isinstance(parts, list):
+        parts = [part for part in parts if not isinstance(part, Nothing)]
+    if not parts or not isinstance(parts, list) or not all(isinstance(part, Tensor) for part in parts):
         op.refuse("has an operand that is not a list of tensors of float32")
     return concatenated(graph, [graph.straight(p) for p in parts], op.integers(1)[0] % len(op.shape))
 
@@ -725,7 +727,9 @@ def stack(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     axis = op.integers(1)[0] % len(op.shape)
     shape = (*op.shape[:axis], 1, *op.shape[axis + 1 :])
     parts = op.operands[0]
-    if not isinstance(parts, list) or not all(isinstance(part, Tensor) for part in parts):
+    if isinstance(parts, list):
+        parts = [part for part in parts if not isinstance(part, Nothing)]
+    if not parts or not isinstance(parts, list) or not all(isinstance(part, Tensor) for part in parts):
         op.refuse("has an operand that is not a list of tensors of float32")
     return concatenated(graph, [graph.reshape(graph.straight(part), shape) for part in parts], axis)
 

@@ -101,7 +101,7 @@ def lower(
         if 0 in spec.shape:
             raise ModelError(f"'{spec.name}' of shape {list(spec.shape)} has no element")
 
-    graph = GraphBuilder(model_name, inputs, output, mode)
+    graph = GraphBuilder(model_name, inputs, output, mode, [argument.name for argument in arguments])
     values: dict[Any, Any] = {}
     graph_inputs = iter(graph.inputs)
     named: dict[Any, Argument] = {}

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .builder import GraphBuilder, Indices, Tensor, untransposed
+from .builder import GraphBuilder, Indices, Nothing, Tensor, untransposed
 from .model import UnsupportedOperator
 
 LOSSES = frozenset(
@@ -52,6 +52,8 @@ class TorchOperator:
     def tensor(self, graph: GraphBuilder, index: int) -> Tensor:
         """The operand as a tensor that is not transposed."""
         operand = self.operands[index]
+        if isinstance(operand, Nothing):
+            self.refuse("has an operand without elements")
         if not isinstance(operand, Tensor):
             self.refuse("has an operand that is not a tensor of float32")
         return graph.straight(operand)
@@ -95,7 +97,7 @@ class IsNegative:
 
 Entry = Callable[[GraphBuilder, TorchOperator], Any]
 """Gives a Tensor, a tuple of those of the first results, a list for a result that is one, or what no
-tensor of floats holds: Indices or IsNegative."""
+tensor of floats holds: Indices, IsNegative or Nothing."""
 
 
 @dataclass(frozen=True)

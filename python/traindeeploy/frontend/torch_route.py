@@ -273,7 +273,12 @@ def _import_program(
         # What PyTorch can express by other operators may be supported so; if not, the first error stands.
         try:
             return imported(parts)
-        except ModelError:
+        except ModelError as other:
+            # Or the reason is an operator of the model that would be supported in another form.
+            of_the_model = {str(node.target).removesuffix(".default") for node in program.graph.nodes}
+            of_the_model -= {str(part).removesuffix(".default") for part in parts}
+            if any(str(other).startswith(f"operator {name} at ") for name in of_the_model):
+                raise
             raise error from None
 
 
