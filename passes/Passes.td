@@ -207,13 +207,19 @@ def PlanStep : Pass<"td-plan-step", "::mlir::ModuleOp"> {
     level where it lives, and a `tile.group` per operator in execution order,
     whose tiles fit L1. Parameters are updated in place. Chooses by the cycle
     model among engines, layouts, tile sizes and loop orders; with `exhaustive`
-    every tile size is tried (for tests on small graphs).
+    every tile size is tried (for tests on small graphs). What follows a
+    contraction (activation, residual, a norm or softmax of its rows) shares its
+    tiles unless both apart are predicted to take less; with `fuse-always` it does
+    wherever the tiles fit.
     An operator whose smallest tiles do not fit is an error with the bytes.
   }];
-  let options = [Option<"exhaustive", "exhaustive", "bool", "false", "Try every tile size">];
+  let options = [Option<"exhaustive", "exhaustive", "bool", "false", "Try every tile size">,
+                 Option<"fuseAlways", "fuse-always", "bool", "false",
+                        "Fuse what fits, whatever it is predicted to cost">];
   let statistics = [Statistic<"tilings", "tilings", "Tilings evaluated">];
   let dependentDialects = ["::td::tile::TileDialect", "::mlir::linalg::LinalgDialect",
-                           "::mlir::memref::MemRefDialect", "::mlir::arith::ArithDialect"];
+                           "::mlir::memref::MemRefDialect", "::mlir::arith::ArithDialect",
+                           "::td::redmule::RedMulEDialect"];
 }
 
 def LowerJobs : Pass<"td-lower-jobs", "::mlir::ModuleOp"> {

@@ -1,12 +1,15 @@
 // Turns the training step on tensors into a plan: buffers with a place, groups
 // with an engine and a tiling.
+#include "lib/Planner/ExpandGroups.h"
 #include "lib/Planner/GroupBuilder.h"
+#include "lib/Planner/JobScheduler.h"
 #include "lib/Planner/Placement.h"
 #include "lib/Planner/Recompute.h"
 #include "lib/Planner/TileSearch.h"
 #include "lib/Runtime/Layout.h"
 #include "passes/Passes.h"
 
+#include "mlir/IR/IRMapping.h"
 #include "mlir/IR/Matchers.h"
 #include "llvm/ADT/MapVector.h"
 #include "llvm/ADT/SetVector.h"
@@ -25,20 +28,21 @@ namespace {
 /// Builds the program of one step.
 class StepPlanner {
 public:
-  StepPlanner(func::FuncOp step, const Target &target, bool exhaustive)
+  StepPlanner(func::FuncOp step, const Target &target, bool exhaustive,
+              bool fuseAlways)
       : step(step), module(step->getParentOfType<ModuleOp>()), target(target),
-        exhaustive(exhaustive), tables(tableBytes(module)),
-        builder(step.getContext()) {}
+        exhaustive(exhaustive), fuseAlways(fuseAlways),
+        tables(tableBytes(module)), builder(step.getContext()) {}
 
   LogicalResult run() {
     materializeCopies();
     recomputeActivations(step, target, roomForTemporaries());
     roundParametersOnce();
     views = StepViews::prepare(step);
-    NotRowwise excluded;
+    KeptApart apart;
     while (true) {
       FailureOr<std::vector<OperatorGroup>> formed =
-          formGroups(step, views, budget() / rowsInFlight, excluded);
+          formGroups(step, views, budget() / rowsInFlight, apart);
       if (failed(formed))
         return failure();
       groups = std::move(*formed);
@@ -46,14 +50,18 @@ public:
       if (failed(placeBuffers(target, groups.size(), step, planned)))
         return failure();
       emitBuffers();
-      search.emplace(target, budget(), exhaustive);
-      size_t before = excluded.size();
-      if (failed(planGroups(excluded)))
+      // What was found stays right as long as tiles have as much room.
+      if (!search || searchBudget != budget())
+        search.emplace(target, searchBudget = budget(), exhaustive);
+      size_t before = apart.size();
+      if (failed(planGroups(apart)))
         return failure();
-      if (excluded.size() == before)
+      if (apart.size() == before)
         break;
       reset();
     }
+    for (Value provisional : provisionals)
+      provisional.getDefiningOp()->erase();
     if (Attribute flop = step->getAttr("train.flop"))
       program->setAttr("tile.flop", flop);
     return success();
@@ -256,6 +264,16 @@ private:
           use(rootOf(operand), index);
         }
       }
+    // To know what a group's parts would cost, what passes between them needs a
+    // place, too.
+    for (const OperatorGroup &group : groups)
+      for (const OperatorGroup &part : group.parts)
+        for (const GroupMember &member : part.members)
+          for (OpResult result : member.op->getResults())
+            if (Value root = rootOf(result);
+                isNeededOutside(part, result) && !indexOf.count(root))
+              addBuffer(root, "provisional", tile::Role::Temporary,
+                        cast<RankedTensorType>(root.getType()));
   }
 
   Value rootOf(Value value) {
@@ -277,6 +295,7 @@ private:
     alias.clear();
     memrefs.clear();
     reshaped.clear();
+    provisionals.clear();
     temporaries = 0;
     program.erase();
   }
@@ -299,6 +318,8 @@ private:
       if (buffer.trainable)
         op->setAttr("trainable", builder.getUnitAttr());
       memrefs[buffer.root] = op.getMemref();
+      if (buffer.role == tile::Role::Temporary && buffer.uses == 0)
+        provisionals.push_back(op.getMemref());
     }
   }
 
@@ -348,24 +369,41 @@ private:
   struct PlannedGroup {
     tile::GroupOp op;
     TileChoice choice;
+    SmallVector<Implementation, 2> implementations;
     int64_t needed = std::numeric_limits<int64_t>::max();
   };
 
-  PlannedGroup planGroup(const OperatorGroup &group) {
+  /// Results of its members that others need.
+  static SmallVector<Value> outputsOf(const OperatorGroup &group) {
     SmallVector<Value> outputs;
     for (const GroupMember &member : group.members)
       for (OpResult result : member.op->getResults())
         if (isNeededOutside(group, result))
           outputs.push_back(result);
+    return outputs;
+  }
+
+  BuiltGroup build(const OperatorGroup &group,
+                   ArrayRef<Implementation> implementations) {
+    return buildGroup(builder, group, implementations, outputsOf(group),
+                      [&](Value tensor) { return bufferOf(tensor); });
+  }
+
+  PlannedGroup planGroup(const OperatorGroup &group) {
     PlannedGroup best;
     for (ArrayRef<Implementation> implementations :
          possibleImplementations(group, [&](Type element) {
            return target.readsOnAccelerator(element);
          })) {
-      auto [candidate, unit, whole] =
-          buildGroup(builder, group, implementations, outputs,
-                     [&](Value tensor) { return bufferOf(tensor); });
+      auto [candidate, unit, whole] = build(group, implementations);
       llvm::append_range(whole, group.whole);
+      // Rows that are whole cannot come one element at a time.
+      if (llvm::any_of(unit, [&, whole = ArrayRef(whole)](int64_t dim) {
+            return group.sizes[dim] > 1 && llvm::is_contained(whole, dim);
+          })) {
+        candidate.erase();
+        continue;
+      }
       const TileSearch::Result &found = search->search(candidate, whole, unit);
       best.needed = std::min(best.needed, found.smallest);
       if (!found.choice ||
@@ -377,14 +415,95 @@ private:
         best.op.erase();
       best.op = candidate;
       best.choice = *found.choice;
+      best.implementations.assign(implementations.begin(),
+                                  implementations.end());
     }
     return best;
   }
 
+  /// Predicted cycles of groups one after the other, their jobs in the order
+  /// that td-schedule-jobs finds; none if their tiles do not fit so.
+  std::optional<int64_t> simulate(ArrayRef<PlannedGroup> sequence) {
+    OwningOpRef<ModuleOp> scratch = ModuleOp::create(step.getLoc());
+    (*scratch)->setAttr(targetAttrName, target.dictionary());
+    OpBuilder inside = OpBuilder::atBlockEnd(scratch->getBody());
+    auto jobs =
+        tile::ProgramOp::create(inside, step.getLoc(), "step", target.name());
+    inside.createBlock(&jobs.getBody());
+    IRMapping mapping;
+    for (const PlannedGroup &planned : sequence) {
+      tile::GroupOp op = planned.op;
+      SmallVector<Operation *> arrays;
+      for (Value operand : op->getOperands())
+        for (Operation *array = operand.getDefiningOp(); array;
+             array = array->getNumOperands()
+                         ? array->getOperand(0).getDefiningOp()
+                         : nullptr)
+          arrays.push_back(array);
+      for (Operation *array : llvm::reverse(arrays))
+        if (!mapping.contains(array->getResult(0)))
+          inside.clone(*array, mapping);
+    }
+    for (const PlannedGroup &planned : sequence) {
+      IRMapping own(mapping); // a group may come twice
+      auto copy =
+          cast<tile::GroupOp>(inside.clone(*tile::GroupOp(planned.op), own));
+      copy.setTiles(planned.choice.tiles);
+      copy.setOrder(planned.choice.order);
+    }
+    // What cannot be expanded costs nothing but this try.
+    ScopedDiagnosticHandler quiet(step.getContext(),
+                                  [](Diagnostic &) { return success(); });
+    if (failed(expandGroups(*scratch)))
+      return std::nullopt;
+    FailureOr<JobProgram> program = JobProgram::read(jobs);
+    if (failed(program))
+      return std::nullopt;
+    std::optional<Schedule> schedule =
+        JobScheduler(*program, target).shortest({100, 100}, /*inPlace=*/true);
+    if (!schedule)
+      return std::nullopt;
+    return schedule->makespan;
+  }
+
+  /// Whether the parts of a group cost less than the group does. Rows leave the
+  /// neighbours of their group less room, and must win by what mixing with
+  /// these may save; what stays in L1 element by element needs no array, and
+  /// leaves it only if that saves as much.
+  bool arePartsCheaper(const OperatorGroup &group, const PlannedGroup &whole) {
+    constexpr int64_t gain = 5; // percent
+    if (!whole.op || fuseAlways)
+      return !whole.op;
+    auto [known, isNew] =
+        partsAreCheaper.try_emplace(GroupCostModel(target, whole.op).key());
+    if (!isNew)
+      return known->second;
+    SmallVector<PlannedGroup, 2> parts;
+    for (const OperatorGroup &part : group.parts) {
+      // An anchor alone takes much the same tiles as with what follows it
+      // element by element, and other ones than with rows.
+      if (!group.rowsFrom && parts.empty()) {
+        parts.push_back(whole);
+        parts.back().op = build(part, whole.implementations).op;
+      } else if (PlannedGroup planned = planGroup(part); planned.op) {
+        parts.push_back(planned);
+      }
+    }
+    if (parts.size() == group.parts.size()) {
+      std::optional<int64_t> together = simulate(whole),
+                             alone = simulate(parts);
+      int64_t least = group.rowsFrom ? 100 - gain : 100 + gain;
+      known->second = alone && (!together || *together * 100 > *alone * least);
+    }
+    for (PlannedGroup &part : parts)
+      part.op.erase();
+    return known->second;
+  }
+
   /// Plans every group in order; a pair that can share a tile of a parameter is
-  /// planned both ways. Members of a row-wise group that does not fit are added
-  /// to `excluded`, and the plan is of no use then.
-  LogicalResult planGroups(NotRowwise &excluded) {
+  /// planned both ways. Members of groups that do not fit, or cost more than
+  /// their parts, are added to `apart`, and the plan is of no use then.
+  LogicalResult planGroups(KeptApart &apart) {
     DenseMap<unsigned, PlannedGroup>
         ahead; // planned beside a sibling, to be placed in their turn
     DenseSet<unsigned> merged;
@@ -423,6 +542,7 @@ private:
             alone.op.erase();
           planned = together;
           merged.insert(other);
+          merged.insert(index);
         } else {
           if (together.op)
             together.op.erase();
@@ -432,7 +552,15 @@ private:
       }
       if (!planned.op && group.rowwise) {
         for (const GroupMember &member : group.members)
-          excluded.insert(member.op);
+          apart.fromRows.insert(member.op);
+        continue;
+      }
+      if (!group.parts.empty() && !merged.contains(index) &&
+          arePartsCheaper(group, planned)) {
+        for (const GroupMember &member : group.parts.back().members)
+          apart.fromContractions.insert(member.op);
+        if (planned.op)
+          planned.op.erase();
         continue;
       }
       if (!planned.op) {
@@ -471,8 +599,12 @@ private:
     return bytes * 100 / (100 + margin);
   }
 
+  /// Bytes of L1 for tiles, whether groups of parts stay or not.
   int64_t budget() const {
-    RuntimeLayout layout(target, groups.size(), tables);
+    size_t operators = groups.size();
+    for (const OperatorGroup &group : groups)
+      operators += group.parts.empty() ? 0 : group.parts.size() - 1;
+    RuntimeLayout layout(target, operators, tables);
     return layout.l1End() - layout.l1Begin();
   }
 
@@ -482,7 +614,7 @@ private:
   func::FuncOp step;
   ModuleOp module;
   const Target &target;
-  bool exhaustive;
+  bool exhaustive, fuseAlways;
   int64_t tables; // bytes of L1
   OpBuilder builder;
   StepViews views;
@@ -493,7 +625,10 @@ private:
   DenseMap<Value, Value> memrefs;
   DenseMap<std::pair<Value, Type>, Value> reshaped;
   tile::ProgramOp program;
+  SmallVector<Value> provisionals; // only there to price what was not chosen
   std::optional<TileSearch> search;
+  int64_t searchBudget = 0;                    // bytes of L1
+  std::map<std::string, bool> partsAreCheaper; // by the whole group's key
   unsigned temporaries = 0;
 };
 
@@ -509,7 +644,7 @@ struct PlanStep : td::impl::PlanStepBase<PlanStep> {
     FailureOr<Target> target = Target::get(module);
     if (failed(target))
       return signalPassFailure();
-    StepPlanner planner(step, *target, exhaustive);
+    StepPlanner planner(step, *target, exhaustive, fuseAlways);
     if (failed(planner.run()))
       return signalPassFailure();
     tilings += planner.evaluated();

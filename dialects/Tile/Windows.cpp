@@ -96,6 +96,11 @@ AffineMap layoutOf(AffineMap map) {
 
 TiledOperand::TiledOperand(AffineMap map, ArrayRef<int64_t> tiles)
     : all(sumsOf(map)) {
+  setTiles(tiles);
+}
+
+void TiledOperand::setTiles(ArrayRef<int64_t> tiles) {
+  stepOf.clear();
   for (const AffineSum &sum : all) {
     int64_t step = 0;
     for (AffineSum::Term term : sum.terms)

@@ -47,6 +47,7 @@ class TiledOperand {
 public:
   TiledOperand() = default;
   TiledOperand(mlir::AffineMap map, llvm::ArrayRef<int64_t> tiles);
+  void setTiles(llvm::ArrayRef<int64_t> tiles);
 
   /// Elements of the packed tile along each dimension of the array, for the
   /// tile's extents in the domain.

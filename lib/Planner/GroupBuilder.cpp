@@ -81,8 +81,9 @@ public:
     OpBuilder::InsertionGuard guard(builder);
     builder.setInsertionPointToEnd(&op.getBody().front());
     for (const GroupMember &member : group.members)
-      isAnchor(member) || group.rowwise ? emitAnchor(member)
-                                        : emitElementwise(member);
+      isAnchor(member) || group.rowwise
+          ? emitAnchor(member)
+          : emitBehind(member, isRow(member) ? rowPhase() : behindPhase());
     BuiltGroup built{op, {}, SmallVector<int64_t>(windows.getArrayRef())};
     for (const Job &job : jobs)
       for (int64_t dim : job.unit)
@@ -105,6 +106,9 @@ private:
   bool isAnchor(const GroupMember &member) const {
     return &member == &group.members.front() ||
            (group.secondChain && &member == &group.members[group.secondChain]);
+  }
+  bool isRow(const GroupMember &member) const {
+    return group.rowsFrom && &member >= &group.members[group.rowsFrom];
   }
   Implementation implementationOf(const GroupMember &member) const {
     return implementations[isSecond(member)];
@@ -451,10 +455,27 @@ private:
       emitOnCores(member, tile::Phase::Main);
   }
 
-  void emitElementwise(const GroupMember &member) {
+  void emitBehind(const GroupMember &member, tile::Phase phase) {
     emitInit(member);
-    emitOnCores(member, group.reductions.empty() ? tile::Phase::Main
-                                                 : tile::Phase::Finish);
+    emitOnCores(member, phase);
+  }
+
+  /// When the anchor's sum is complete.
+  tile::Phase behindPhase() const {
+    return group.reductions.empty() ? tile::Phase::Main : tile::Phase::Finish;
+  }
+
+  /// The same for rows, of which some may add up over the tiles: then the
+  /// anchor's sum is complete in each.
+  tile::Phase rowPhase() const {
+    bool addsUp = llvm::any_of(group.reductions, [&](int64_t dim) {
+      return !llvm::is_contained(group.whole, dim);
+    });
+    bool complete =
+        llvm::all_of(group.parts.front().reductions, [&](int64_t dim) {
+          return llvm::is_contained(group.whole, dim);
+        });
+    return addsUp && complete ? tile::Phase::Main : tile::Phase::Finish;
   }
 
   /// The member itself, on the tiles of its operands.

@@ -131,7 +131,7 @@ public:
 
   /// Moves every element-wise op into the group of an operand that it can share
   /// loops with. Visited in program order, so that chains follow.
-  void fuse() {
+  void fuse(const KeptApart &apart) {
     for (Operation &op : block) {
       auto consumer = dyn_cast<linalg::LinalgOp>(op);
       auto found = groupOf.find(&op);
@@ -145,6 +145,9 @@ public:
         if (producerGroup == groupOf.end() || producerGroup->second == own)
           continue;
         unsigned into = producerGroup->second;
+        if (apart.fromContractions.contains(&op) &&
+            isContraction(groups[into].members.front().op))
+          continue;
         SmallVector<unsigned> dims;
         if (!alignLoops(groups[into], consumer, operand, dims) ||
             !mayMerge(into, own, consumer, dims))
@@ -158,10 +161,10 @@ public:
   /// Joins groups without contractions where one consumes what the other makes
   /// and both can run on the same tiles: those of dimensions that all members
   /// walk, and that no member needs the whole sum over.
-  void fuseRows(int64_t rowBytes, const NotRowwise &excluded) {
+  void fuseRows(int64_t rowBytes, const KeptApart &apart) {
     auto isCandidate = [&](unsigned group) {
       return llvm::none_of(groups[group].members, [&](const GroupMember &m) {
-        return isContraction(m.op) || excluded.contains(m.op);
+        return isContraction(m.op) || apart.fromRows.contains(m.op);
       });
     };
     // Others would wait for the rows, too.
@@ -185,13 +188,38 @@ public:
           std::optional<OperatorGroup> merged = joinRows(into, own, rowBytes);
           if (!merged)
             continue;
-          for (const GroupMember &member : groups[own].members)
-            groupOf[member.op] = into;
-          groups[into] = std::move(*merged);
-          groups[own].members.clear();
-          redirect(into, own);
+          replace(into, own, std::move(*merged));
           own = into;
           changed = true;
+        }
+      }
+    }
+  }
+
+  /// Joins a group without contractions with the contraction whose rows it
+  /// works on.
+  void fuseRowsWithContractions(int64_t rowBytes, const KeptApart &apart) {
+    for (Operation &op : block) {
+      auto found = groupOf.find(&op);
+      if (found == groupOf.end())
+        continue;
+      unsigned own = found->second;
+      if (llvm::any_of(groups[own].members, [&](const GroupMember &m) {
+            return isContraction(m.op) || apart.fromContractions.contains(m.op);
+          }))
+        continue;
+      for (Value operand : op.getOperands()) {
+        Operation *producer = operand.getDefiningOp();
+        auto other = producer ? groupOf.find(producer) : groupOf.end();
+        if (other == groupOf.end() || other->second == own ||
+            groups[other->second].rowsFrom ||
+            !isContraction(groups[other->second].members.front().op))
+          continue;
+        unsigned into = other->second;
+        if (std::optional<OperatorGroup> merged =
+                joinRows(into, own, rowBytes)) {
+          replace(into, own, std::move(*merged));
+          break;
         }
       }
     }
@@ -226,10 +254,51 @@ public:
     for (auto [group, at] : place)
       for (unsigned target : successors[group])
         result[place[target]].predecessors.push_back(at);
+    for (OperatorGroup &group : result)
+      if (group.parts.empty() && mayPart(group))
+        group.parts = {anchorOf(group), restOf(group)};
     return result;
   }
 
 private:
+  /// Whether a contraction may also leave what follows it to another group.
+  /// What updates a parameter never does: there is to be no array for a
+  /// gradient.
+  static bool mayPart(const OperatorGroup &group) {
+    return group.members.size() > 1 &&
+           isContraction(group.members.front().op) &&
+           llvm::none_of(group.members, [](const GroupMember &member) {
+             return llvm::any_of(member.op->getUsers(),
+                                 llvm::IsaPred<train::AssignOp>);
+           });
+  }
+
+  static OperatorGroup anchorOf(const OperatorGroup &group) {
+    OperatorGroup anchor;
+    anchor.members = {group.members.front()};
+    anchor.sizes = group.sizes;
+    anchor.reductions = group.reductions;
+    return anchor;
+  }
+
+  /// The element-wise members behind an anchor, on the dimensions that are left
+  /// of its domain.
+  static OperatorGroup restOf(const OperatorGroup &group) {
+    OperatorGroup rest;
+    SmallVector<unsigned> dimOf(group.sizes.size());
+    for (auto [dim, size] : llvm::enumerate(group.sizes))
+      if (!llvm::is_contained(group.reductions, (int64_t)dim)) {
+        dimOf[dim] = rest.sizes.size();
+        rest.sizes.push_back(size);
+      }
+    for (GroupMember member : ArrayRef(group.members).drop_front()) {
+      for (unsigned &dim : member.dims)
+        dim = dimOf[dim];
+      rest.members.push_back(std::move(member));
+    }
+    return rest;
+  }
+
   void addEdge(unsigned from, unsigned to) {
     if (from != to)
       successors[from].insert(to);
@@ -295,6 +364,11 @@ private:
         return std::nullopt;
     OperatorGroup merged = groups[into];
     const OperatorGroup &second = groups[own];
+    bool isProduct = isContraction(merged.members.front().op);
+    // What a contraction sums over is gone when the rows are there.
+    SmallVector<int64_t> summed;
+    if (isProduct)
+      summed = merged.reductions;
     // The dimensions of the second group among those of the first: where a
     // member reads what the first makes, and by what both read.
     constexpr unsigned unknown = ~0u;
@@ -335,15 +409,23 @@ private:
     for (auto [dim, size] : llvm::enumerate(second.sizes)) {
       for (unsigned to = 0; dimOf[dim] == unknown && to < merged.sizes.size();
            ++to)
-        if (merged.sizes[to] == size && !llvm::is_contained(dimOf, to))
+        if (merged.sizes[to] == size && !llvm::is_contained(dimOf, to) &&
+            !llvm::is_contained(summed, to))
           dimOf[dim] = to;
+      if (dimOf[dim] == unknown && isProduct)
+        return std::nullopt;
       if (dimOf[dim] == unknown) {
         dimOf[dim] = merged.sizes.size();
         merged.sizes.push_back(size);
       }
       if (merged.sizes[dimOf[dim]] != size ||
-          llvm::count(dimOf, dimOf[dim]) > 1)
+          llvm::count(dimOf, dimOf[dim]) > 1 ||
+          llvm::is_contained(summed, dimOf[dim]))
         return std::nullopt;
+    }
+    if (isProduct) {
+      merged.rowsFrom = merged.members.size();
+      merged.parts = {groups[into], second};
     }
     for (GroupMember member : second.members) {
       for (unsigned &dim : member.dims)
@@ -352,7 +434,7 @@ private:
     }
     if (overwritesWhatItReads(merged))
       return std::nullopt;
-    finishRows(merged);
+    finishRows(merged, summed);
     if (bytesOfRow(merged) > rowBytes)
       return std::nullopt;
     return merged;
@@ -413,14 +495,18 @@ private:
     return false;
   }
 
-  /// Which dimensions of a row-wise group are whole, and which are summed over.
-  static void finishRows(OperatorGroup &group) {
-    group.rowwise = true;
-    llvm::SmallSetVector<int64_t, 4> whole, reductions;
-    for (const GroupMember &member : group.members) {
+  /// Which dimensions of a group with rows are whole, and which are summed
+  /// over; `summed` are those that a contraction ahead of the rows sums over.
+  static void finishRows(OperatorGroup &group, ArrayRef<int64_t> summed) {
+    group.rowwise = !group.rowsFrom;
+    llvm::SmallSetVector<int64_t, 4> whole,
+        reductions(summed.begin(), summed.end());
+    for (const GroupMember &member :
+         ArrayRef(group.members).drop_front(group.rowsFrom)) {
       linalg::LinalgOp linalgOp = member.op;
-      for (unsigned dim = 0; dim < group.sizes.size(); ++dim)
-        if (!llvm::is_contained(member.dims, dim))
+      for (int64_t dim = 0; dim < (int64_t)group.sizes.size(); ++dim)
+        if (!llvm::is_contained(member.dims, dim) &&
+            !llvm::is_contained(summed, dim))
           whole.insert(dim);
       bool usedInside =
           llvm::any_of(linalgOp->getUsers(),
@@ -429,8 +515,11 @@ private:
         if (linalgOp.getIteratorTypesArray()[i] ==
             utils::IteratorType::reduction) {
           reductions.insert(member.dims[i]);
+          // What adds up over the tiles does so once in each.
           if (usedInside)
             whole.insert(member.dims[i]);
+          else
+            whole.insert(summed.begin(), summed.end());
         }
     }
     group.whole = SmallVector<int64_t>(whole.getArrayRef());
@@ -513,6 +602,15 @@ private:
     return false;
   }
 
+  /// Group `merged` takes the place of the two.
+  void replace(unsigned into, unsigned own, OperatorGroup merged) {
+    for (const GroupMember &member : groups[own].members)
+      groupOf[member.op] = into;
+    groups[into] = std::move(merged);
+    groups[own].members.clear();
+    redirect(into, own);
+  }
+
   void merge(unsigned into, unsigned own, GroupMember member) {
     groupOf[member.op] = into;
     groups[into].members.push_back(std::move(member));
@@ -542,12 +640,13 @@ private:
 FailureOr<std::vector<OperatorGroup>> formGroups(func::FuncOp step,
                                                  const StepViews &views,
                                                  int64_t rowBytes,
-                                                 const NotRowwise &excluded) {
+                                                 const KeptApart &apart) {
   GroupGraph graph(step, views);
   if (failed(graph.build()))
     return failure();
-  graph.fuse();
-  graph.fuseRows(rowBytes, excluded);
+  graph.fuse(apart);
+  graph.fuseRows(rowBytes, apart);
+  graph.fuseRowsWithContractions(rowBytes, apart);
   return graph.order();
 }
 
@@ -561,7 +660,7 @@ std::optional<OperatorGroup> mergeSiblings(const OperatorGroup &first,
   };
   bool isElementwise = second.reductions.empty() && second.sizes.size() == 2;
   if (first.secondChain || second.secondChain || first.rowwise ||
-      second.rowwise || !isMatmul(first) ||
+      second.rowwise || first.rowsFrom || second.rowsFrom || !isMatmul(first) ||
       !(isMatmul(second) || isElementwise))
     return std::nullopt;
   // Within a tile the second may not wait for a sum of the first.
@@ -596,6 +695,7 @@ std::optional<OperatorGroup> mergeSiblings(const OperatorGroup &first,
             if (second.sizes[dim] != first.sizes[dimOf[dim]])
               return std::nullopt;
           OperatorGroup merged = first;
+          merged.parts.clear();
           merged.secondChain = merged.members.size();
           merged.whole = {batch};
           for (GroupMember moved : second.members) {

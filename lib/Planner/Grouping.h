@@ -17,7 +17,8 @@ struct GroupMember {
 /// A matmul or another structured op (the anchor, first in `members`) with the
 /// element-wise ops that consume its results on the same iteration domain; or
 /// two such chains that share a tile (see mergeSiblings); or any ops but
-/// contractions whose tiles hold the rows that they sum over as a whole.
+/// contractions whose tiles hold the rows that they sum over as a whole; or a
+/// chain with a contraction and such ops behind it.
 struct OperatorGroup {
   llvm::SmallVector<GroupMember> members;
   llvm::SmallVector<int64_t> sizes;      // of the anchor's loops
@@ -26,14 +27,23 @@ struct OperatorGroup {
   bool rowwise = false; // every member runs in every tile, in order
   unsigned secondChain =
       0; // index of the second chain's anchor, if there is one
+  /// Index of the first member that works on whole rows of what a contraction
+  /// makes, if there is one.
+  unsigned rowsFrom = 0;
+  /// The two groups that a contraction and what follows it can also be.
+  std::vector<OperatorGroup> parts;
   llvm::SmallVector<unsigned>
       predecessors; // groups that must run before, by place in the order
 
   bool contains(mlir::Operation *op) const;
 };
 
-/// Operators that are not to be fused row by row.
-using NotRowwise = llvm::DenseSet<mlir::Operation *>;
+/// Operators that are not to be fused row by row, and those that are not to be
+/// fused with a contraction.
+struct KeptApart {
+  llvm::DenseSet<mlir::Operation *> fromRows, fromContractions;
+  size_t size() const { return fromRows.size() + fromContractions.size(); }
+};
 
 /// Groups every linalg op of `step` and returns the groups in an execution
 /// order that respects data flow and in-place updates of parameters. Fills are
@@ -41,9 +51,10 @@ using NotRowwise = llvm::DenseSet<mlir::Operation *>;
 /// the sums used for the same rows (a softmax, a layer norm), one row of all
 /// that is involved has to fit in `rowBytes`.
 /// Requires the closed set of ops that td-decompose leaves.
-mlir::FailureOr<std::vector<OperatorGroup>>
-formGroups(mlir::func::FuncOp step, const StepViews &views, int64_t rowBytes,
-           const NotRowwise &excluded);
+mlir::FailureOr<std::vector<OperatorGroup>> formGroups(mlir::func::FuncOp step,
+                                                       const StepViews &views,
+                                                       int64_t rowBytes,
+                                                       const KeptApart &apart);
 
 /// One group for `first`, a matmul that reads a parameter (an input gradient),
 /// and `second`, a matmul whose epilogue updates that parameter in place (its

@@ -8,6 +8,7 @@
 #include <array>
 #include <map>
 #include <numeric>
+#include <unordered_map>
 
 using namespace mlir;
 
@@ -18,11 +19,8 @@ namespace {
 constexpr int64_t tileAlignment = 32; // bytes; RedMulE's port width
 constexpr int64_t maxJobSize = 65535; // RedMulE's registers have 16 bits
 
-int64_t bytesOf(Type element, ArrayRef<int64_t> shape) {
-  int64_t bytes = llvm::divideCeil(element.getIntOrFloatBitWidth(), 8);
-  for (int64_t size : shape)
-    bytes *= size;
-  return bytes;
+int64_t bytesOf(Type element) {
+  return llvm::divideCeil(element.getIntOrFloatBitWidth(), 8);
 }
 
 /// A tile that a group moves or keeps, by the map that indexes it.
@@ -32,6 +30,33 @@ struct TileInfo {
   MemRefType array;         // null for scratch
   Type element;
   bool input = false, output = false;
+  int64_t elementBytes = bytesOf(element);
+};
+
+/// What a group's tiles of one operand cost under the tile sizes at hand,
+/// loaded or stored once each.
+struct TransferCost {
+  int64_t first = 0;       // cycles of the DMA for one load
+  int64_t in = 0, out = 0; // cycles of the DMA
+  int64_t issue = 0;       // cycles of core 0, each way
+  int64_t moved = 0;       // bytes, each way
+  int64_t hyperIn = 0, hyperOut = 0;
+};
+
+/// What a stage costs under the tile sizes at hand, run once for each kind of
+/// tile that it walks.
+struct StageTotal {
+  double cycles = 0, accesses = 0, runs = 0;
+  double first = 0; // cycles of one on full tiles
+  SmallVector<std::pair<double, GemmCost>, 4> jobs;
+  SmallVector<bool> walked;
+  bool possible = true;
+};
+
+struct HashOfSizes {
+  size_t operator()(ArrayRef<int64_t> sizes) const {
+    return llvm::hash_combine_range(sizes);
+  }
 };
 
 /// One execution of a stage, alone on the machine.
@@ -47,7 +72,7 @@ struct StageInfo {
   SmallVector<unsigned> operands; // tiles
   SmallVector<unsigned> dims;   // of the group that the stage's cost depends on
   SmallVector<unsigned> matrix; // RedMulE: whether each belongs to M, N or K
-  std::map<SmallVector<int64_t>, StageCost> memo;
+  std::unordered_map<SmallVector<int64_t>, StageCost, HashOfSizes> memo;
 };
 
 } // namespace
@@ -123,9 +148,27 @@ struct GroupCostModel::Impl {
   }
 
   void setTiles(ArrayRef<int64_t> tileSizes) {
-    windows.clear();
-    for (const TileInfo &tile : tiles)
-      windows.emplace_back(tile.map, tileSizes);
+    if (windowSizes == tileSizes)
+      return; // in another order
+    windowSizes.assign(tileSizes.begin(), tileSizes.end());
+    tileBytes.clear();
+    transfers.clear();
+    totals.clear();
+    for (auto [index, tile] : llvm::enumerate(tiles)) {
+      if (index == windows.size())
+        windows.emplace_back(tile.map, tileSizes);
+      else
+        windows[index].setTiles(tileSizes);
+      tileBytes.push_back(llvm::alignTo(
+          bytesOfShape(tile, shapeOf(tile, tileSizes)), tileAlignment));
+    }
+  }
+
+  static int64_t bytesOfShape(const TileInfo &tile, ArrayRef<int64_t> shape) {
+    int64_t bytes = tile.elementBytes;
+    for (int64_t size : shape)
+      bytes *= size;
+    return bytes;
   }
 
   /// One execution of a stage on tiles of the given extent; none if it is no
@@ -235,6 +278,88 @@ struct GroupCostModel::Impl {
     return text;
   }
 
+  /// Whether one tile of an input serves all tiles of the domain.
+  bool isLoadedOnce(const TileInfo &tile, ArrayRef<int64_t> tileSizes) const {
+    for (auto [walks, size, tileSize] :
+         llvm::zip(tile.walked, sizes, tileSizes))
+      if (walks && tileSize < size)
+        return false;
+    return tile.input && !tile.output;
+  }
+
+  /// Of one operand under the tile sizes at hand.
+  TransferCost transferCost(const TileInfo &tile,
+                            ArrayRef<int64_t> tileSizes) const {
+    TransferCost total;
+    if (!tile.array)
+      return total;
+    auto level = cast<tile::MemoryAttr>(tile.array.getMemorySpace()).getLevel();
+    if (level == tile::Level::L1)
+      return total;
+    forEachKind(
+        tileSizes, tile.walked, [&](ArrayRef<int64_t> extent, int64_t count) {
+          SmallVector<int64_t> shape = shapeOf(tile, extent);
+          tile::WindowNest nest = window(tile, shape);
+          int64_t lines = nest.runs(), lineBytes = nest.run;
+          auto dma = [&](bool toL1) {
+            return level == tile::Level::L2
+                       ? costs.dmaCycles(nest.commands(), lines, lineBytes,
+                                         toL1)
+                       : costs.dmaCycles(1, 1, lines * lineBytes, toL1);
+          };
+          auto hyper = [&](bool toL3) {
+            return level == tile::Level::L3
+                       ? costs.hyperCycles(nest.commands(), lines, lineBytes,
+                                           toL3)
+                       : 0;
+          };
+          int64_t each = costs.issueCycles(nest.commands()) + costs.waitCycles;
+          if (level == tile::Level::L3)
+            each += costs.issueCycles(1) + costs.waitCycles;
+          total.issue += each * count;
+          total.moved += bytesOfShape(tile, shape) * count;
+          if (tile.input) {
+            total.first = std::max(total.first, dma(true));
+            total.in += dma(true) * count;
+            total.hyperIn += hyper(/*toL3=*/false) * count;
+          }
+          if (tile.output) {
+            total.out += dma(false) * count;
+            total.hyperOut += hyper(/*toL3=*/true) * count;
+          }
+        });
+    return total;
+  }
+
+  /// Of one stage under the tile sizes at hand. Init and finish run once for
+  /// each tile that they write, preparations for each combination of those that
+  /// they touch.
+  StageTotal stageTotal(StageInfo &stage, ArrayRef<int64_t> tileSizes) {
+    StageTotal total;
+    total.walked.assign(sizes.size(), stage.phase == tile::Phase::Main);
+    if (stage.phase == tile::Phase::Prepare)
+      for (unsigned dim : stage.dims)
+        total.walked[dim] = true;
+    else if (stage.phase != tile::Phase::Main)
+      total.walked = tiles[stage.operands.back()].walked;
+    forEachKind(tileSizes, total.walked,
+                [&](ArrayRef<int64_t> extent, int64_t count) {
+                  const StageCost *each = stageCost(stage, extent);
+                  if (!each) {
+                    total.possible = false;
+                    return;
+                  }
+                  total.runs += count;
+                  total.cycles += count * each->cycles;
+                  total.accesses += count * each->accesses;
+                  if (stage.engine == tile::Engine::RedMulE)
+                    total.jobs.push_back({count, each->gemm});
+                });
+    if (total.possible)
+      total.first = stageCost(stage, tileSizes)->cycles;
+    return total;
+  }
+
   /// Stops early once the cost is known to exceed `bound`, or the bytes of the
   /// smallest buffers `budget`.
   GroupCost evaluate(ArrayRef<int64_t> tileSizes, ArrayRef<int64_t> order,
@@ -242,13 +367,11 @@ struct GroupCostModel::Impl {
     GroupCost cost;
     setTiles(tileSizes);
     cost.total = std::numeric_limits<int64_t>::max();
-    int64_t tripsAll = 1;
+    int64_t tripsAll = 1, onceBytes = 0;
     for (unsigned dim = 0; dim < sizes.size(); ++dim)
       tripsAll *= llvm::divideCeil(sizes[dim], tileSizes[dim]);
 
-    for (const TileInfo &tile : tiles) {
-      int64_t bytes = llvm::alignTo(
-          bytesOf(tile.element, shapeOf(tile, tileSizes)), tileAlignment);
+    for (auto [tile, bytes] : llvm::zip(tiles, tileBytes)) {
       // In flight at once: the tile in use, the next being loaded or made, the
       // one before being stored.
       int64_t copies = tile.input && tile.output ? 3 : 2;
@@ -256,61 +379,36 @@ struct GroupCostModel::Impl {
         copies = 1;
       cost.minBytes += bytes;
       cost.l1Bytes += bytes * copies;
+      if (tripsAll > 1 && isLoadedOnce(tile, tileSizes))
+        onceBytes += bytes;
     }
     if (cost.minBytes > budget)
       return cost;
-    // Without room for overlap a tiling is still right, only slow.
-    bool overlaps = cost.l1Bytes <= budget;
+    if (transfers.empty())
+      for (const TileInfo &tile : tiles)
+        transfers.push_back(transferCost(tile, tileSizes));
+    // Without room for overlap a tiling is still right, only slow. One that
+    // lacks it only for what is loaded once waits for that.
+    bool overlaps = cost.l1Bytes - onceBytes <= budget,
+         waits = cost.l1Bytes > budget;
     auto combine = [&](std::initializer_list<int64_t> cycles) {
       return overlaps
                  ? std::max(cycles)
                  : std::accumulate(cycles.begin(), cycles.end(), int64_t(0));
     };
 
-    int64_t dmaIn = 0, dmaOut = 0, hyperIn = 0, hyperOut = 0, issue = 0;
-    for (const TileInfo &tile : tiles) {
-      if (!tile.array)
-        continue;
-      auto level =
-          cast<tile::MemoryAttr>(tile.array.getMemorySpace()).getLevel();
-      if (level == tile::Level::L1)
-        continue;
-      int64_t times = refetches(tile.walked, tileSizes, order);
-      forEachKind(
-          tileSizes, tile.walked, [&](ArrayRef<int64_t> extent, int64_t count) {
-            SmallVector<int64_t> shape = shapeOf(tile, extent);
-            tile::WindowNest nest = window(tile, shape);
-            int64_t lines = nest.runs(), lineBytes = nest.run;
-            auto dma = [&](bool toL1) {
-              return level == tile::Level::L2
-                         ? costs.dmaCycles(nest.commands(), lines, lineBytes,
-                                           toL1)
-                         : costs.dmaCycles(1, 1, lines * lineBytes, toL1);
-            };
-            int64_t each =
-                costs.issueCycles(nest.commands()) + costs.waitCycles;
-            if (level == tile::Level::L3)
-              each += costs.issueCycles(1) + costs.waitCycles;
-            int64_t moved = bytesOf(tile.element, shape);
-            if (tile.input) {
-              dmaIn += dma(true) * count * times;
-              issue += each * count * times;
-              cost.movedBytes += moved * count * times;
-              if (level == tile::Level::L3)
-                hyperIn += costs.hyperCycles(nest.commands(), lines, lineBytes,
-                                             /*toL3=*/false) *
-                           count * times;
-            }
-            if (tile.output) {
-              dmaOut += dma(false) * count;
-              issue += each * count;
-              cost.movedBytes += moved * count;
-              if (level == tile::Level::L3)
-                hyperOut += costs.hyperCycles(nest.commands(), lines, lineBytes,
-                                              /*toL3=*/true) *
-                            count;
-            }
-          });
+    int64_t dmaIn = 0, dmaOut = 0, hyperIn = 0, hyperOut = 0, issue = 0,
+            exposedLoads = 0;
+    for (auto [tile, transfer] : llvm::zip(tiles, transfers)) {
+      int64_t times = tile.input ? refetches(tile.walked, tileSizes, order) : 0;
+      dmaIn += transfer.in * times;
+      dmaOut += transfer.out;
+      hyperIn += transfer.hyperIn * times;
+      hyperOut += transfer.hyperOut;
+      issue += transfer.issue * (times + tile.output);
+      cost.movedBytes += transfer.moved * (times + tile.output);
+      if (waits && isLoadedOnce(tile, tileSizes))
+        exposedLoads += transfer.first;
     }
 
     cost.dma = combine({dmaIn, dmaOut});
@@ -320,47 +418,30 @@ struct GroupCostModel::Impl {
 
     // Work of the engines, and what of it cannot overlap: the first tile's
     // preparation and the last one's epilogue beside an idle accelerator.
-    SmallVector<bool> all(sizes.size(), true);
     double exposedCores = 0, exposedJob = 0, cores = issue, redmule = 0;
     double coreAccesses = 0, portAccesses = 0;
     SmallVector<std::pair<double, GemmCost>, 4> jobs;
-    for (StageInfo &stage : stages) {
-      int64_t times = 1;
-      SmallVector<bool> walked = all;
-      // Init and finish run once for each tile that they write, preparations
-      // whenever one that they touch is new.
-      if (stage.phase == tile::Phase::Prepare) {
-        walked.assign(sizes.size(), false);
-        for (unsigned dim : stage.dims)
-          walked[dim] = true;
-        times = refetches(walked, tileSizes, order);
-      } else if (stage.phase != tile::Phase::Main) {
-        ArrayRef<bool> written = tiles[stage.operands.back()].walked;
-        walked.assign(written.begin(), written.end());
-      }
-      bool isJob = stage.engine == tile::Engine::RedMulE, possible = true;
-      forEachKind(tileSizes, walked,
-                  [&](ArrayRef<int64_t> extent, int64_t count) {
-                    const StageCost *each = stageCost(stage, extent);
-                    if (!each) {
-                      possible = false;
-                      return;
-                    }
-                    double all = count * times;
-                    if (isJob) {
-                      redmule += all * each->cycles;
-                      cores += all * (costs.issueCycles(1) + costs.waitCycles);
-                      portAccesses += all * each->accesses;
-                      jobs.push_back({all, each->gemm});
-                    } else {
-                      cores += all * each->cycles;
-                      coreAccesses += all * each->accesses;
-                    }
-                  });
-      if (!possible)
+    if (totals.empty())
+      for (StageInfo &stage : stages)
+        totals.push_back(stageTotal(stage, tileSizes));
+    for (auto [stage, total] : llvm::zip(stages, totals)) {
+      if (!total.possible)
         return cost;
-      (isJob ? exposedJob : exposedCores) +=
-          stageCost(stage, tileSizes)->cycles;
+      double times = stage.phase == tile::Phase::Prepare
+                         ? refetches(total.walked, tileSizes, order)
+                         : 1;
+      if (stage.engine == tile::Engine::RedMulE) {
+        redmule += times * total.cycles;
+        cores += times * total.runs * (costs.issueCycles(1) + costs.waitCycles);
+        portAccesses += times * total.accesses;
+        for (auto [count, gemm] : total.jobs)
+          jobs.push_back({count * times, gemm});
+        exposedJob += total.first;
+      } else {
+        cores += times * total.cycles;
+        coreAccesses += times * total.accesses;
+        exposedCores += total.first;
+      }
     }
     cost.cores = cores;
     cost.redmule = redmule;
@@ -384,6 +465,7 @@ struct GroupCostModel::Impl {
     std::array<double, engineCount> busy = contention.busyCycles(work);
     double exposed = hasRedmule ? exposedCores : 0;
     cost.total =
+        exposedLoads +
         std::max({busy[(size_t)Engine::DmaIn], busy[(size_t)Engine::DmaOut],
                   double(cost.hyper), busy[(size_t)Engine::RedMulE] + exposed,
                   busy[(size_t)Engine::Cores] + (hasRedmule ? exposedJob : 0)});
@@ -393,10 +475,15 @@ struct GroupCostModel::Impl {
   /// What a copy of a tile moves. Where it starts does not matter.
   tile::WindowNest window(const TileInfo &tile, ArrayRef<int64_t> shape) const {
     return {tile.array.getShape(), SmallVector<int64_t>(shape.size(), 0), shape,
-            windows[&tile - tiles.data()].steps(), bytesOf(tile.element, {})};
+            windows[&tile - tiles.data()].steps(), tile.elementBytes};
   }
 
-  std::vector<tile::TiledOperand> windows; // per tile, under the tile sizes
+  // Under the tile sizes at hand: per tile, and per stage once they are needed.
+  SmallVector<int64_t> windowSizes;
+  std::vector<tile::TiledOperand> windows;
+  SmallVector<int64_t> tileBytes;
+  std::vector<TransferCost> transfers;
+  std::vector<StageTotal> totals;
 };
 
 GroupCostModel::GroupCostModel(const Target &target, tile::GroupOp group)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import traindeeploy
+from traindeeploy import driver
 from traindeeploy.acceptance import deviations, loss_deviation
 
 torch = pytest.importorskip("torch")
@@ -76,6 +77,28 @@ def deviation(item: Sample) -> float:
 @pytest.mark.parametrize("seed", range(6))
 def test_random_model(kind: str, seed: int) -> None:
     assert deviation(sample(seed, kind)) <= 1
+
+
+@pytest.mark.parametrize(("base", "kibibytes"), [("pulp-redmule", 40), ("pulp", 64)])
+@pytest.mark.parametrize("seed", [1, 4])
+def test_rows_on_the_tiles_of_products(
+    base: str, kibibytes: int, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Norms, softmaxes and sums share the tiles of the products before them where that fits."""
+    run = driver._Lowering.run
+
+    def fuse_always(lowering: Any, border: str, options: str = "") -> None:
+        if border == "plan":
+            border, options = "plan-step", "fuse-always=true"
+        run(lowering, border, options)
+
+    monkeypatch.setattr(driver._Lowering, "run", fuse_always)
+    item = sample(seed, "transformer")
+    item.options["target"] = str(small_memory(tmp_path, base, "l1", kibibytes))
+    program, result = trained(item)
+    names = [layer["name"] for layer in result.report["layers"]]
+    assert any("out (Linear)" in name and "norm2 (LayerNorm)" in name for name in names)
+    assert agreement(item, program, result) <= 1
 
 
 def layers(*modules: torch.nn.Module, shape: tuple[int, ...]) -> Sample:

@@ -1,0 +1,598 @@
+#include "lib/Planner/ExpandGroups.h"
+
+#include "dialects/RedMulE/RedMulE.h"
+#include "dialects/Tile/Tile.h"
+#include "dialects/Tile/Windows.h"
+#include "lib/Planner/Grouping.h"
+#include "lib/Planner/ScheduleProgram.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/IR/IRMapping.h"
+#include "llvm/ADT/StringMap.h"
+#include "llvm/Support/raw_ostream.h"
+#include <numeric>
+
+using namespace mlir;
+using namespace td::tile;
+
+namespace {
+
+using Index = SmallVector<int64_t, 4>;
+
+MemRefType tileType(MemRefType like, ArrayRef<int64_t> shape, Level level) {
+  return MemRefType::get(shape, like.getElementType(),
+                         MemRefLayoutAttrInterface(),
+                         MemoryAttr::get(like.getContext(), level));
+}
+
+Level levelOf(Value buffer) {
+  return cast<MemoryAttr>(cast<MemRefType>(buffer.getType()).getMemorySpace())
+      .getLevel();
+}
+
+/// Outlines stages into kernels; two stages that compute the same share one.
+class KernelTable {
+public:
+  explicit KernelTable(ModuleOp module) : module(module) {}
+
+  /// The kernel that runs `op` on `operands` (its distinct memrefs), which
+  /// `maps` address, and whose trailing arguments are the first indices of the
+  /// loops in `indexed`.
+  func::FuncOp outline(linalg::LinalgOp op, ArrayRef<Value> operands,
+                       ArrayRef<Value> representatives,
+                       ArrayRef<AffineMap> maps, ArrayRef<int64_t> indexed) {
+    OpBuilder builder(module.getContext());
+    Location loc = op.getLoc();
+    SmallVector<Type> types;
+    for (Value operand : operands)
+      types.push_back(operand.getType());
+    types.append(indexed.size(), builder.getIndexType());
+    auto function = func::FuncOp::create(
+        loc, "kernel", builder.getFunctionType(types, TypeRange()));
+    function.setPrivate();
+    function->setAttr("tile.kernel", builder.getUnitAttr());
+    Block *body = function.addEntryBlock();
+    builder.setInsertionPointToEnd(body);
+    IRMapping mapping;
+    for (auto [operand, argument] :
+         llvm::zip(operands, body->getArguments().take_front(operands.size())))
+      mapping.map(operand, argument);
+    for (auto [operand, representative] :
+         llvm::zip(op->getOperands(), representatives))
+      if (representative && !mapping.contains(operand))
+        mapping.map(operand, mapping.lookup(representative));
+    for (Operation &constant : *op->getBlock())
+      if (&constant != op.getOperation())
+        builder.clone(constant, mapping);
+    auto copy = cast<linalg::LinalgOp>(builder.clone(*op, mapping));
+    if (auto generic = dyn_cast<linalg::GenericOp>(copy.getOperation()))
+      generic.setIndexingMapsAttr(builder.getAffineMapArrayAttr(maps));
+    // A tile's own indices start at zero: shift them to the domain's.
+    SmallVector<linalg::IndexOp> uses;
+    copy->walk([&](linalg::IndexOp use) { uses.push_back(use); });
+    for (linalg::IndexOp use : uses) {
+      const int64_t *place = llvm::find(indexed, (int64_t)use.getDim());
+      builder.setInsertionPointAfter(use);
+      auto sum = arith::AddIOp::create(
+          builder, use.getLoc(), use,
+          body->getArgument(operands.size() + (place - indexed.begin())));
+      use.getResult().replaceAllUsesExcept(sum, sum);
+    }
+    builder.setInsertionPointToEnd(body);
+    func::ReturnOp::create(builder, loc);
+
+    std::string text;
+    llvm::raw_string_ostream stream(text);
+    // Where an operator comes from, and what the user wants printed, is no part
+    // of what a kernel does.
+    function->print(
+        stream,
+        OpPrintingFlags().printGenericOpForm().useLocalScope().enableDebugInfo(
+            false));
+    auto [entry, isNew] = kernels.try_emplace(text, function);
+    if (!isNew) {
+      function->destroy();
+      return entry->second;
+    }
+    // The first free name: the module may hold kernels already.
+    do
+      function.setName("kernel_" + std::to_string(next++));
+    while (module.lookupSymbol(function.getName()));
+    module.push_back(function);
+    return function;
+  }
+
+private:
+  ModuleOp module;
+  llvm::StringMap<func::FuncOp> kernels;
+  unsigned next = 0;
+};
+
+/// What an operand or scratch of a group has in L1 at one time.
+struct Slot {
+  Value buffer; // null for scratch
+  AffineMap map;
+  TiledOperand window;
+  MemRefType type; // of the tile, sizes dynamic
+  std::string symbol;
+  bool loaded = false, stored = false;
+  // The tile in use.
+  bool valid = false, fresh = false;
+  Index index;
+  Value tile;
+};
+
+/// One stage with what its job needs.
+struct Stage {
+  StageOp op;
+  linalg::LinalgOp body;
+  SmallVector<unsigned> slots;    // the kernel's or GEMM's tiles
+  SmallVector<unsigned> reads;    // slots that it reads
+  SmallVector<unsigned> writes;   // slots that it writes
+  bool accumulates = false;       // it reads what it writes
+  SmallVector<int64_t> indexDims; // domain dimensions of its index arguments
+  func::FuncOp kernel;
+  SmallVector<SmallVector<int64_t>> gemm; // dimensions of M, N and K
+};
+
+class GroupExpander {
+public:
+  GroupExpander(GroupOp group, int32_t opIndex, KernelTable &kernels)
+      : group(group), opIndex(opIndex), kernels(kernels), builder(group),
+        loc(group.getLoc()), sizes(group.getSizes()), tiles(group.getTiles()) {
+    for (auto [size, tile] : llvm::zip(sizes, tiles))
+      counts.push_back(llvm::divideCeil(size, tile));
+    place.resize(sizes.size(), 0);
+  }
+
+  LogicalResult run() {
+    collectSlots();
+    if (failed(checkOutputs()) || failed(collectStages()))
+      return failure();
+    do
+      if (failed(step()))
+        return failure();
+    while (advance());
+    return success();
+  }
+
+private:
+  /// To the next tile of the loop nest; false after the last.
+  bool advance() {
+    for (int64_t dim : llvm::reverse(group.getOrder())) {
+      if (++place[dim] < counts[dim])
+        return true;
+      place[dim] = 0;
+    }
+    return false;
+  }
+
+  unsigned addSlot(Slot slot) {
+    slots.push_back(std::move(slot));
+    return slots.size() - 1;
+  }
+
+  void collectSlots() {
+    unsigned inputs = group.getIns().size();
+    Block &block = group.getBody().front();
+    for (auto [i, operand] : llvm::enumerate(group.getOperands())) {
+      AffineMap map = cast<AffineMapAttr>(group.getMaps()[i]).getValue();
+      auto found = llvm::find_if(slots, [&](const Slot &slot) {
+        return slot.buffer == operand && slot.map == map;
+      });
+      unsigned index = found - slots.begin();
+      if (found == slots.end()) {
+        Slot slot;
+        slot.buffer = operand;
+        slot.map = map;
+        slot.window = TiledOperand(map, tiles);
+        slot.type = cast<MemRefType>(block.getArgument(i).getType());
+        slot.symbol = td::reshapeSource(operand)
+                          .getDefiningOp<BufferOp>()
+                          .getSymbol()
+                          .str();
+        index = addSlot(std::move(slot));
+      }
+      (i < inputs ? slots[index].loaded : slots[index].stored) = true;
+      slotOf[block.getArgument(i)] = index;
+    }
+    for (auto scratch : block.getOps<ScratchOp>()) {
+      Slot slot;
+      slot.map = scratch.getMap();
+      slot.window = TiledOperand(slot.map, tiles);
+      slot.type = cast<MemRefType>(scratch.getMemref().getType());
+      slot.symbol = group.getName().str();
+      slotOf[scratch.getMemref()] = addSlot(std::move(slot));
+    }
+  }
+
+  /// A tile of an output is complete before the next begins: every tiled
+  /// dimension that does not walk it lies within those that do.
+  LogicalResult checkOutputs() {
+    for (const Slot &slot : slots) {
+      if (!slot.stored)
+        continue;
+      bool within = false;
+      for (int64_t dim : group.getOrder()) {
+        if (counts[dim] == 1)
+          continue;
+        bool walks = slot.map.isFunctionOfDim(dim);
+        if (walks && within)
+          return group.emitOpError("visits a tile of '")
+                 << slot.symbol << "' again after others: tiled dimension "
+                 << dim
+                 << " must lie outside of the dimensions it is reduced over";
+        within |= !walks;
+      }
+    }
+    return success();
+  }
+
+  LogicalResult collectStages() {
+    for (auto op : group.getBody().front().getOps<StageOp>()) {
+      Stage stage;
+      stage.op = op;
+      stage.body = cast<linalg::LinalgOp>(op.getBody().front().back());
+      linalg::LinalgOp body = stage.body;
+      SmallVector<Value> distinct, representatives;
+      for (OpOperand &operand : body->getOpOperands()) {
+        auto found = slotOf.find(operand.get());
+        if (found == slotOf.end()) {
+          representatives.push_back(Value());
+          if (isa<MemRefType>(operand.get().getType()))
+            return op.emitOpError("uses a memref that is no tile of its group");
+          continue;
+        }
+        unsigned slot = found->second;
+        if (!llvm::is_contained(stage.slots, slot)) {
+          stage.slots.push_back(slot);
+          distinct.push_back(operand.get());
+        }
+        representatives.push_back(
+            distinct[llvm::find(stage.slots, slot) - stage.slots.begin()]);
+        if (body.isDpsInit(&operand)) {
+          stage.writes.push_back(slot);
+          stage.accumulates |= body.payloadUsesValueFromOperand(&operand);
+        } else {
+          stage.reads.push_back(slot);
+        }
+      }
+      FailureOr<SmallVector<int64_t>> dims = domainDims(stage);
+      if (failed(dims))
+        return failure();
+      if (op.getEngine() == Engine::RedMulE) {
+        if (failed(checkGemm(stage, *dims)))
+          return failure();
+      } else {
+        SmallVector<int64_t> indexed;
+        body->walk([&](linalg::IndexOp use) {
+          if (!llvm::is_contained(indexed, (int64_t)use.getDim()))
+            indexed.push_back(use.getDim());
+        });
+        llvm::sort(indexed);
+        for (int64_t loop : indexed)
+          stage.indexDims.push_back((*dims)[loop]);
+        SmallVector<AffineMap> maps;
+        for (AffineMap map : body.getIndexingMapsArray())
+          maps.push_back(packedMap(map, *dims));
+        stage.kernel =
+            kernels.outline(body, distinct, representatives, maps, indexed);
+      }
+      stages.push_back(std::move(stage));
+    }
+    return success();
+  }
+
+  /// The dimension of the group's domain that each loop of a stage's op walks.
+  FailureOr<SmallVector<int64_t>> domainDims(const Stage &stage) {
+    linalg::LinalgOp body = stage.body;
+    SmallVector<int64_t> dims(body.getNumLoops(), -1);
+    for (OpOperand &operand : body->getOpOperands()) {
+      auto found = slotOf.find(operand.get());
+      if (found == slotOf.end())
+        continue;
+      AffineMap map = body.getMatchingIndexingMap(&operand);
+      for (unsigned i = 0; i < map.getNumResults(); ++i) {
+        const AffineSum &sum = slots[found->second].window.sums()[i];
+        if (auto dim = dyn_cast<AffineDimExpr>(map.getResult(i));
+            dim && sum.terms.size() == 1)
+          dims[dim.getPosition()] = sum.terms.front().dim;
+      }
+    }
+    for (auto [loop, dim] : llvm::enumerate(dims))
+      if (dim < 0)
+        return stage.op->emitOpError("loop ") << loop << " walks no operand";
+    return dims;
+  }
+
+  /// A stage's map of an operand on the tile as it is packed: where several
+  /// loops walk a dimension, those with tiles of one element add nothing, and
+  /// what divides all others' coefficients is no part of the tile.
+  AffineMap packedMap(AffineMap map, ArrayRef<int64_t> dims) const {
+    SmallVector<AffineSum> sums = sumsOf(map);
+    for (AffineSum &sum : sums) {
+      if (sum.terms.size() < 2)
+        continue;
+      int64_t step = 0;
+      llvm::erase_if(sum.terms, [&](AffineSum::Term term) {
+        return tiles[dims[term.dim]] == 1;
+      });
+      for (AffineSum::Term term : sum.terms)
+        step = std::gcd(step, term.coefficient);
+      for (AffineSum::Term &term : sum.terms)
+        term.coefficient /= step;
+    }
+    return mapOf(sums, map.getNumDims(), map.getContext());
+  }
+
+  /// Finds rows, columns and the summed dimensions of a contraction on RedMulE
+  /// and checks that its tiles are the row-major matrices that it wants.
+  LogicalResult checkGemm(Stage &stage, ArrayRef<int64_t> dims) {
+    linalg::LinalgOp body = stage.body;
+    if (stage.slots.size() != 3 || body.getNumDpsInputs() != 2 ||
+        !td::accumulatesProducts(body))
+      return stage.op.emitOpError(
+          "RedMulE runs only a contraction of two tiles into a third");
+    auto maps = body.getIndexingMapsArray();
+    // Dimensions of the domain in the order in which a tile has them.
+    auto order = [&](unsigned operand) {
+      SmallVector<int64_t> result;
+      for (const AffineSum &sum : sumsOf(maps[operand]))
+        for (AffineSum::Term term : sum.terms)
+          if (tiles[dims[term.dim]] > 1)
+            result.push_back(dims[term.dim]);
+      return result;
+    };
+    SmallVector<int64_t> x = order(0), w = order(1), z = order(2);
+    auto has = [](ArrayRef<int64_t> list, int64_t dim) {
+      return llvm::is_contained(list, dim);
+    };
+    for (int64_t dim : dims) {
+      if (tiles[dim] == 1)
+        continue;
+      bool inX = has(x, dim), inW = has(w, dim), inZ = has(z, dim);
+      if (inX && inW && inZ)
+        return stage.op.emitOpError("dimension ")
+               << dim << " is walked by all tiles and must have tiles of 1";
+    }
+    SmallVector<int64_t> rows, summed, columns;
+    for (int64_t dim : z)
+      (has(x, dim) ? rows : columns).push_back(dim);
+    for (int64_t dim : x)
+      if (!has(z, dim))
+        summed.push_back(dim);
+    auto joined = [](SmallVector<int64_t> a, ArrayRef<int64_t> b) {
+      llvm::append_range(a, b);
+      return a;
+    };
+    if (x != joined(rows, summed) || w != joined(summed, columns) ||
+        z != joined(rows, columns))
+      return stage.op.emitOpError(
+          "RedMulE runs only on plain row-major operands");
+    stage.gemm = {rows, summed, columns};
+    return success();
+  }
+
+  /// Whether all tiled dimensions that do not walk the given slots are at their
+  /// first (or last) tile.
+  bool atEdge(ArrayRef<unsigned> which, bool last) const {
+    for (auto [dim, count] : llvm::enumerate(counts)) {
+      bool walks = llvm::any_of(which, [&](unsigned slot) {
+        return slots[slot].map.isFunctionOfDim(dim);
+      });
+      if (!walks && place[dim] != (last ? count - 1 : 0))
+        return false;
+    }
+    return true;
+  }
+
+  /// Where the tile at this place of the loop nest starts in the domain, and
+  /// how far it goes.
+  void locate(Index &starts, Index &extents) const {
+    for (auto [at, tile, size] : llvm::zip(place, tiles, sizes)) {
+      starts.push_back(at * tile);
+      extents.push_back(std::min(tile, size - starts.back()));
+    }
+  }
+
+  void window(const Slot &slot, Index &offsets, Index &shape) const {
+    Index starts, extents;
+    locate(starts, extents);
+    offsets = slot.window.offsets(starts);
+    shape = slot.window.shape(extents);
+  }
+
+  Value alloc(const Slot &slot, ArrayRef<int64_t> extents, Level level) {
+    return AllocOp::create(builder, loc, tileType(slot.type, extents, level),
+                           builder.getStringAttr(slot.symbol), IntegerAttr());
+  }
+
+  void copyAndWait(Value array, ArrayRef<int64_t> offsets,
+                   ArrayRef<int64_t> extents, ArrayRef<int64_t> steps,
+                   Value tile, bool load) {
+    bool strided = llvm::any_of(steps, [](int64_t step) { return step > 1; });
+    auto copy = CopyOp::create(
+        builder, loc, builder.getType<TokenType>(), array, tile,
+        builder.getDenseI64ArrayAttr(offsets),
+        builder.getDenseI64ArrayAttr(extents),
+        strided ? builder.getDenseI64ArrayAttr(steps) : DenseI64ArrayAttr(),
+        builder.getBoolAttr(load), builder.getI32IntegerAttr(opIndex));
+    SmallVector<Value> made{tile};
+    if (!load)
+      made.push_back(array);
+    WaitOp::create(builder, loc, ValueRange(copy.getToken()), made);
+  }
+
+  /// A new tile for the slot at this place of the loop nest.
+  LogicalResult refresh(Slot &slot) {
+    Index offsets, extents;
+    window(slot, offsets, extents);
+    if (!slot.buffer) {
+      slot.tile = alloc(slot, extents, Level::L1);
+    } else if (levelOf(slot.buffer) == Level::L1) {
+      auto type = cast<MemRefType>(slot.buffer.getType());
+      slot.tile = slot.buffer;
+      if (type.getShape() != ArrayRef<int64_t>(extents)) {
+        for (size_t i = 0, inner = 0; i < extents.size(); ++i) {
+          if ((inner && extents[i] != type.getDimSize(i)) ||
+              (extents[i] != 1 && slot.window.steps()[i] != 1))
+            return group.emitOpError("tile of '")
+                   << slot.symbol << "' is not contiguous in l1: only the "
+                   << "leading dimension of a resident buffer may be tiled";
+          inner |= extents[i] != 1;
+        }
+        slot.tile =
+            ViewOp::create(builder, loc, tileType(type, extents, Level::L1),
+                           slot.buffer, offsets, extents);
+      }
+    } else {
+      slot.tile = alloc(slot, extents, Level::L1);
+      if (slot.loaded) {
+        Value array = slot.buffer;
+        Index steps(slot.window.steps());
+        if (levelOf(array) == Level::L3) {
+          Value staging = alloc(slot, extents, Level::L2);
+          copyAndWait(array, offsets, extents, steps, staging, /*load=*/true);
+          array = staging;
+          offsets.assign(offsets.size(), 0);
+          steps.assign(steps.size(), 1);
+        }
+        copyAndWait(array, offsets, extents, steps, slot.tile, /*load=*/true);
+      }
+    }
+    slot.fresh = slot.valid = true;
+    return success();
+  }
+
+  void store(Slot &slot) {
+    if (levelOf(slot.buffer) == Level::L1)
+      return;
+    Index offsets, extents;
+    window(slot, offsets, extents);
+    ArrayRef<int64_t> steps = slot.window.steps();
+    if (levelOf(slot.buffer) == Level::L2)
+      return copyAndWait(slot.buffer, offsets, extents, steps, slot.tile,
+                         /*load=*/false);
+    Value staging = alloc(slot, extents, Level::L2);
+    Index origin(extents.size(), 0), ones(extents.size(), 1);
+    copyAndWait(staging, origin, extents, ones, slot.tile, /*load=*/false);
+    copyAndWait(slot.buffer, offsets, extents, steps, staging, /*load=*/false);
+  }
+
+  LogicalResult runStage(Stage &stage) {
+    // A result that is written anew needs no tile that others still read.
+    if (stage.op.getPhase() == Phase::Prepare && !stage.accumulates)
+      for (unsigned index : stage.writes)
+        if (Slot &slot = slots[index]; !slot.buffer && !slot.fresh)
+          if (failed(refresh(slot)))
+            return failure();
+    if (stage.op.getPhase() == Phase::Prepare)
+      for (unsigned index : stage.writes)
+        slots[index].fresh = true;
+    SmallVector<Value> operands;
+    for (unsigned index : stage.slots)
+      operands.push_back(slots[index].tile);
+    Location at = stage.body.getLoc();
+    if (stage.op.getEngine() == Engine::RedMulE) {
+      Index starts, extents;
+      locate(starts, extents);
+      SmallVector<int64_t> jobSizes;
+      for (ArrayRef<int64_t> dims : stage.gemm) {
+        jobSizes.push_back(1);
+        for (int64_t dim : dims)
+          jobSizes.back() *= extents[dim];
+      }
+      auto isMatrix = [&](Value tile, unsigned rows, unsigned columns) {
+        return cast<MemRefType>(tile.getType()).getShape() ==
+               ArrayRef<int64_t>{jobSizes[rows], jobSizes[columns]};
+      };
+      bool matrices = isMatrix(operands[0], 0, 1) &&
+                      isMatrix(operands[1], 1, 2) &&
+                      isMatrix(operands[2], 0, 2);
+      DenseI64ArrayAttr sizesAttr = builder.getDenseI64ArrayAttr(jobSizes);
+      auto gemm = td::redmule::GemmOp::create(
+          builder, at, builder.getType<TokenType>(), operands[0], operands[1],
+          operands[2], matrices ? DenseI64ArrayAttr() : sizesAttr,
+          builder.getI32IntegerAttr(opIndex));
+      WaitOp::create(builder, at, ValueRange(gemm.getToken()), operands);
+      return success();
+    }
+    SmallVector<int64_t> indices;
+    for (int64_t dim : stage.indexDims)
+      indices.push_back(place[dim] * tiles[dim]);
+    CallOp::create(builder, at, stage.kernel.getName(), operands, indices,
+                   opIndex);
+    return success();
+  }
+
+  /// The jobs of one tile of the domain.
+  LogicalResult step() {
+    for (Slot &slot : slots) {
+      Index index;
+      for (const AffineSum &sum : slot.window.sums())
+        for (AffineSum::Term term : sum.terms)
+          index.push_back(place[term.dim]);
+      slot.fresh = false;
+      if (slot.valid && slot.index == index)
+        continue;
+      slot.index = index;
+      if (failed(refresh(slot)))
+        return failure();
+    }
+    for (Stage &stage : stages) {
+      bool runs = true;
+      switch (stage.op.getPhase()) {
+      case Phase::Prepare:
+        runs = llvm::any_of(llvm::concat<unsigned>(stage.reads, stage.writes),
+                            [&](unsigned slot) { return slots[slot].fresh; });
+        break;
+      case Phase::Init:
+        runs = atEdge(stage.writes, /*last=*/false);
+        break;
+      case Phase::Main:
+        break;
+      case Phase::Finish:
+        runs = atEdge(stage.writes, /*last=*/true);
+        break;
+      }
+      if (runs && failed(runStage(stage)))
+        return failure();
+    }
+    for (auto [i, slot] : llvm::enumerate(slots))
+      if (slot.stored && atEdge({(unsigned)i}, /*last=*/true))
+        store(slot);
+    return success();
+  }
+
+  GroupOp group;
+  int32_t opIndex;
+  KernelTable &kernels;
+  OpBuilder builder;
+  Location loc;
+  ArrayRef<int64_t> sizes, tiles;
+  SmallVector<int64_t> counts, place;
+  std::vector<Slot> slots;
+  DenseMap<Value, unsigned> slotOf;
+  std::vector<Stage> stages;
+};
+
+} // namespace
+
+LogicalResult td::expandGroups(ModuleOp module) {
+  KernelTable kernels(module);
+  for (auto program : module.getOps<ProgramOp>()) {
+    auto groups = llvm::to_vector(program.getOps<GroupOp>());
+    for (GroupOp group : groups) {
+      OpBuilder builder(groups.front());
+      OperatorOp::create(builder, group.getLoc(), group.getName(),
+                         group.getPredicted());
+    }
+    for (auto [i, group] : llvm::enumerate(groups))
+      if (failed(GroupExpander(group, i, kernels).run()))
+        return failure();
+    for (GroupOp group : groups)
+      group.erase();
+  }
+  return success();
+}
