@@ -23,6 +23,19 @@ uint8_t *Machine::memoryAt(uint32_t address, uint32_t size) {
   return l2.data() + (address - config.l2.base);
 }
 
+uint64_t Machine::queueAtBank(const Core &core, uint32_t bank, uint64_t time) {
+  return banks.queueCore(time, bank, core.index);
+}
+
+uint64_t Machine::queueAtBanks(uint32_t which, uint64_t time) {
+  auto delay = [this](unsigned core, uint64_t cycles) {
+    cores[core].counters.bankStalls += cycles;
+    if (times[core] != Never)
+      times[core] += cycles;
+  };
+  return banks.queueEngine(time, which, delay);
+}
+
 Machine::Outcome Machine::access(Core &core, uint32_t address, unsigned size,
                                  bool write, uint32_t &value, uint64_t &time,
                                  bool mayRun) {
@@ -34,7 +47,7 @@ Machine::Outcome Machine::access(Core &core, uint32_t address, unsigned size,
     for (unsigned part = 0; part <= unsigned(split); ++part) {
       if (inL1 && !core.host) {
         uint32_t bank = ((address >> 2) + part) & (config.l1Banks - 1);
-        time = banks.book(time, 1u << bank) + (part < unsigned(split));
+        time = queueAtBank(core, bank, time) + (part < unsigned(split));
       } else {
         time += config.l2Access - (part == unsigned(split));
       }

@@ -163,21 +163,45 @@ int Machine::run(const RunOptions &options) {
 void Machine::schedule() {
   Turn turn = nextTurn();
   while (beginTurn(turn)) {
-    auto beforeCores = [&](uint64_t ahead) {
-      return turn.cores == Never ? turn.limit
-                                 : std::min(turn.limit, turn.cores + ahead);
-    };
     if (turn.actor < cores.size()) {
       turn = (this->*runCoresVariant)(turn);
       continue;
     }
-    if (turn.actor < hyperActor)
-      runDma(turn.actor - dmaActor, beforeCores(DmaAhead));
-    else if (turn.actor == hyperActor)
+    if (turn.actor == hyperActor)
       runHyper();
     else
-      runRedmule(beforeCores(RedmuleAhead));
+      runBankEngines(turn);
     turn = nextTurn();
+  }
+}
+
+/// Runs the DMA's directions and RedMulE in the order in which they come to the
+/// banks, until it is another's turn.
+void Machine::runBankEngines(const Turn &turn) {
+  uint64_t limit = std::min({turn.start + LongestTurn, turn.cores - 1,
+                             times[hostIndex], times[hyperActor]});
+  for (bool ends = false; !ends;) {
+    uint64_t toL2 = times[dmaActor], toL1 = times[dmaActor + 1];
+    uint64_t copies = std::min(toL1, toL2), gemm = times[redmuleActor];
+    now = std::min(copies, gemm);
+    if (now > limit)
+      return;
+    if (gemm == copies) {
+      uint64_t decided = dmaDecided(copies);
+      if (decided != rm.decided)
+        redmuleBeforeDma = rm.decided < decided;
+    }
+    // The end of a job wakes a core, whose turn it may be then.
+    if (gemm < copies || (gemm == copies && redmuleBeforeDma)) {
+      ends = rm.phase >= RedmuleState::Phase::FirstEvent;
+      runRedmule(std::min(limit, gemm < copies ? copies - 1 : copies));
+      continue;
+    }
+    unsigned direction = toL1 <= toL2;
+    ends = dma[direction].ending;
+    uint64_t before = direction ? toL2 : toL1 - 1;
+    runDma(direction,
+           std::min({limit, before, copies < gemm ? gemm - 1 : gemm}));
   }
 }
 

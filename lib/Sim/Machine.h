@@ -5,9 +5,9 @@
 // a floating-point unit take their turn together. The actor that is furthest
 // behind goes next, and keeps going until it is a few cycles ahead of
 // the others (Lookahead). What actors compete for within those few cycles, the
-// banks of L1, is booked in a calendar of cycles rather than in the order of
-// simulation; what must be in exact order (devices, floating-point units, the
-// divider) makes an actor wait until it is the one furthest behind.
+// banks of L1, is booked in a calendar of cycles in the order of arrival, not
+// of simulation; what must be in exact order (devices, floating-point units,
+// the divider) makes an actor wait until it is the one furthest behind.
 //
 //===----------------------------------------------------------------------===//
 #ifndef TDSIM_MACHINE_H
@@ -40,37 +40,114 @@ struct Stop : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Which cycles the banks of L1 are taken in: bit b of an entry is bank b.
+/// Which cycles the banks of L1 are taken in. A bank serves in the order in
+/// which accesses arrive, and of those that arrive in one cycle a core's before
+/// an engine's. Cores run ahead, so an engine's access may be simulated after
+/// one of a core that arrives later: that one gives way, and the core waits.
 class BankCalendar {
 public:
-  static constexpr uint64_t Size = 4096, Mask = Size - 1;
+  static constexpr uint64_t Size = 1024, Mask = Size - 1;
 
-  /// Takes the first free cycle of a bank from `time` on.
-  uint64_t book(uint64_t time, uint32_t bank) {
-    while (entries[time & Mask] & bank)
+  /// A cycle: bit b is bank b.
+  struct Slot {
+    uint32_t taken, engines; // by anyone; by RedMulE or the DMA
+  };
+  /// Which core holds a bank in a cycle: its index above the low byte of the
+  /// time when it came. Kept for as many cycles as cores can be ahead.
+  using Holder = uint16_t;
+  static constexpr uint64_t Kept = 128, KeptMask = Kept - 1;
+  static constexpr unsigned MaxBanks = 32;
+  static_assert(Kept <= 128, "arrivals are compared as signed bytes");
+
+  static Holder holder(unsigned core, uint64_t arrival) {
+    return Holder(core << 8 | (arrival & 0xFF));
+  }
+  static size_t place(uint64_t time, uint32_t bank) {
+    return (time & KeptMask) * MaxBanks + bank;
+  }
+
+  /// Whether an access of an engine gets all its banks at once; it has them
+  /// then.
+  bool takeFree(uint64_t time, uint32_t banks) {
+    Slot &slot = slots[time & Mask];
+    if (slot.taken & banks)
+      return false;
+    slot.taken |= banks;
+    slot.engines |= banks;
+    return true;
+  }
+  /// Gives an access of an engine each of its banks when it is served there.
+  /// The last one's time counts.
+  template <class Delay>
+  uint64_t queueEngine(uint64_t time, uint32_t banks, Delay delay) {
+    uint64_t last = time;
+    for (; banks; banks &= banks - 1)
+      last = std::max(last, queue(time, uint32_t(__builtin_ctz(banks)), delay));
+    return last;
+  }
+  /// Takes a core's bank in its first free cycle. Between cores, the order of
+  /// simulation stands for that of arrival.
+  uint64_t queueCore(uint64_t time, uint32_t bank, unsigned core) {
+    uint64_t arrival = time;
+    while (slots[time & Mask].taken >> bank & 1)
       ++time;
-    entries[time & Mask] |= bank;
+    slots[time & Mask].taken |= 1u << bank;
+    holders[place(time, bank)] = holder(core, arrival);
     return time;
   }
-  /// Takes several banks, each in its first free cycle; the last one counts.
-  uint64_t bookAll(uint64_t time, uint32_t banks) {
-    for (;; ++time) {
-      uint32_t &entry = entries[time & Mask], late = entry & banks;
-      entry |= banks;
-      if (!late)
-        return time;
-      banks = late;
-    }
-  }
-  /// Makes entries before `until` usable. Those of Size cycles earlier go.
+
+  /// Makes cycles before `until` usable. Those of Size cycles earlier go.
   void clearUntil(uint64_t until) {
     for (; cleared < until; ++cleared)
-      entries[cleared & Mask] = 0;
+      slots[cleared & Mask] = {};
   }
-  uint32_t *data() { return entries.data(); }
+  // For the interpreter, which books a free cycle itself.
+  Slot *slotData() { return slots.data(); }
+  Holder *holderData() { return holders.data(); }
 
 private:
-  std::array<uint32_t, Size> entries{};
+  static constexpr unsigned NoCore = ~0u;
+
+  /// Takes the first cycle from `arrival` on in which the bank is not busy with
+  /// what came before. What came later moves on in its order; `delay` is told
+  /// which core waits, and how much longer.
+  template <class Delay>
+  uint64_t queue(uint64_t arrival, uint32_t bank, Delay delay) {
+    const uint32_t bit = 1u << bank;
+    unsigned core = NoCore; // of the access to place, which held `before`
+    uint64_t mine = 0, before = 0;
+    for (uint64_t time = arrival;; ++time) {
+      Slot &slot = slots[time & Mask];
+      Holder &there = holders[place(time, bank)], late = 0;
+      bool taken = slot.taken & bit;
+      int ahead = 0;
+      if (taken) {
+        if ((slot.engines & bit) || time - arrival >= Kept / 2)
+          continue;
+        late = there;
+        ahead = int8_t(uint8_t(late - arrival));
+        if (ahead <= 0)
+          continue;
+      }
+      slot.taken |= bit;
+      if (core == NoCore)
+        slot.engines |= bit;
+      else
+        there = holder(core, arrival);
+      if (mine)
+        delay(core, time - before);
+      else
+        mine = time;
+      if (!taken)
+        return mine;
+      before = time;
+      arrival += unsigned(ahead);
+      core = late >> 8;
+    }
+  }
+
+  std::array<Slot, Size> slots{};
+  std::array<Holder, Kept * MaxBanks> holders{};
   uint64_t cleared = Size;
 };
 
@@ -197,11 +274,8 @@ public:
 private:
   /// How far an actor may run ahead of the others, in cycles.
   static constexpr uint64_t Lookahead = 20;
-  // Who runs ahead wins the banks. So far engines may run ahead of the cores,
-  // which gives each the share that it has on GVSoC (benchmarks/gvsoc.json).
-  static constexpr uint64_t DmaAhead = 6, RedmuleAhead = 11;
   /// The longest turn, which bounds what the calendar must hold.
-  static constexpr uint64_t LongestTurn = 512;
+  static constexpr uint64_t LongestTurn = BankCalendar::Size / 2;
 
   // --- Scheduling (Machine.cpp)
   /// Who goes next: from when, and until when it may.
@@ -215,6 +289,7 @@ private:
   unsigned lastOfUnit(unsigned unit) const;
   Turn nextTurn() const;
   bool beginTurn(Turn &turn);
+  void runBankEngines(const Turn &turn);
   void schedule();
   [[noreturn]] void cannotGoOn(const Turn &turn);
   [[noreturn]] void deadlock();
@@ -256,6 +331,13 @@ private:
   /// `time` by what it costs beyond one cycle.
   Outcome access(Core &core, uint32_t address, unsigned size, bool write,
                  uint32_t &value, uint64_t &time, bool mayRun);
+  /// When a bank serves a core that comes at `time`, if it is busy then.
+  uint64_t queueAtBank(const Core &core, uint32_t bank, uint64_t time);
+  /// The same for an engine and several banks: the last one's cycle.
+  uint64_t bookBanks(uint32_t which, uint64_t time) {
+    return banks.takeFree(time, which) ? time : queueAtBanks(which, time);
+  }
+  uint64_t queueAtBanks(uint32_t which, uint64_t time);
   bool isMemory(uint32_t address, uint32_t size) const;
   uint8_t *memoryAt(uint32_t address, uint32_t size);
   Outcome device(Core &core, uint32_t address, bool write, uint32_t &value,
@@ -317,8 +399,8 @@ private:
     uint64_t issue = 0;          // of the last burst
     std::vector<uint64_t> completed; // ring of the last bursts' ends
     unsigned bursts = 0;
-    uint64_t lastByte = 0;
-    bool ending = false; // only the event is left
+    uint64_t lastByte = 0; // when the last word has gone to its port
+    bool ending = false;   // only the event is left
   };
   Outcome mchan(Core &core, unsigned channel, uint32_t offset, bool write,
                 uint32_t &value, uint64_t time);
@@ -326,6 +408,7 @@ private:
   void dmaBegin(DmaDirection &direction, bool toL1);
   void runDma(unsigned direction, uint64_t limit);
   void dmaFinish(DmaDirection &direction, bool toL1);
+  uint64_t dmaDecided(uint64_t time) const;
   void unblock(uint64_t time);
 
   // --- HyperRAM (HyperRam.cpp)
@@ -443,9 +526,15 @@ private:
     std::vector<Beat> beats;
     size_t beat = 0;
     uint64_t windowStart = 0, portTime = 0, lastBeat = 0;
-    uint32_t array = 0; // cycles of the window's computation
+    uint64_t decided = 0; // when it was clear when the next beat would come
+    uint32_t array = 0;   // cycles of the window's computation
     bool ending = false;
   } rm;
+  /// Which of the two comes first at a bank in one cycle: the one for which it
+  /// was clear earlier that it would come then; else the one that was first in
+  /// the cycle before. So does GVSoC, whose events of a cycle happen in the
+  /// order in which they were set.
+  bool redmuleBeforeDma = false;
   std::vector<double> tileW; // W of an FP16 tile, widened
   uint64_t lastPoll = 0;
 };
@@ -492,8 +581,8 @@ inline bool Machine::beginTurn(Turn &turn) {
   turn.limit = turn.start + LongestTurn;
   if (turn.others != Never)
     turn.limit = std::min(turn.limit, turn.others + Lookahead);
-  // Waiting for a bank takes far less than the second half of the calendar.
-  banks.clearUntil(turn.start + BankCalendar::Size / 2 + LongestTurn);
+  // Waiting for a bank takes far less than what the longest turn leaves.
+  banks.clearUntil(turn.start + BankCalendar::Size);
   return true;
 }
 

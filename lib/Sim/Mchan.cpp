@@ -154,6 +154,11 @@ void Machine::dmaBegin(DmaDirection &direction, bool toL1) {
   DmaCommand &command = direction.current;
   command = direction.queue.front();
   direction.queue.erase(direction.queue.begin());
+  // A DMA that was idle looks at its queue in the cycle after the command, and
+  // at something each cycle from then on.
+  if (!dma[0].active && !dma[1].active && command.queued >= now)
+    redmuleBeforeDma =
+        rm.decided < command.queued && times[redmuleActor] > command.queued;
   direction.active = true;
   direction.ports.resize(config.dmaBytesPerCycle / 4, 0);
   direction.left = command.words[0] & mchan::LengthMask;
@@ -170,6 +175,17 @@ void Machine::dmaBegin(DmaDirection &direction, bool toL1) {
   times[dmaActor + toL1] = std::max(now, direction.issue + 1);
 }
 
+/// When it was clear that the DMA would come to the banks at `time`. It looks
+/// at its ports each cycle, unless all are busy: then when the first is free
+/// again.
+uint64_t Machine::dmaDecided(uint64_t time) const {
+  for (const DmaDirection &direction : dma)
+    for (uint64_t free : direction.ports)
+      if (free < time)
+        return time - 1;
+  return std::max(dma[0].lastByte, dma[1].lastByte) - 1;
+}
+
 void Machine::runDma(unsigned index, uint64_t limit) {
   DmaDirection &direction = dma[index];
   bool toL1 = index == 1;
@@ -178,7 +194,9 @@ void Machine::runDma(unsigned index, uint64_t limit) {
     dmaFinish(direction, toL1);
     return;
   }
+  constexpr uint32_t Word = 4; // of a bank and of a port
   const uint32_t bankMask = config.l1Banks - 1;
+  const uint32_t ports = uint32_t(direction.ports.size());
   const uint32_t *words = direction.current.words;
   for (;;) {
     if (!direction.burst) {
@@ -190,44 +208,55 @@ void Machine::runDma(unsigned index, uint64_t limit) {
       direction.issue = std::max(direction.issue + 1, oldest);
       if (!toL1)
         direction.issue = std::max(direction.issue, direction.lastByte);
-      direction.available = direction.issue + config.dmaLatency;
+      // Words on their way to L1 keep the ports at work, which saves the time
+      // until they see a burst to L2.
+      const DmaDirection &other = dma[1];
+      bool awake = !toL1 && other.active && !other.ending &&
+                   other.available <= direction.issue;
+      direction.available = direction.issue + (awake ? 0 : config.dmaLatency);
     }
-    while (direction.burst) {
-      uint64_t *port = direction.ports.data();
-      for (uint64_t &other : direction.ports)
-        port = other < *port ? &other : port;
-      uint64_t at = std::max(*port, direction.available);
-      if (at > limit) {
-        actorTime = at;
-        return;
-      }
-      uint32_t l1Offset = direction.l1 - config.l1.base;
-      at = banks.book(at, 1u << ((l1Offset >> 2) & bankMask));
-      uint8_t *near = l1.data() + l1Offset;
+    auto move = [&](uint32_t size) {
+      uint8_t *near = l1.data() + (direction.l1 - config.l1.base);
       uint8_t *far = l2.data() + (direction.l2 - config.l2.base);
       uint8_t *to = toL1 ? near : far, *from = toL1 ? far : near;
-      uint32_t size = std::min(direction.burst, 4 - (direction.l1 & 3));
-      if (size == 4) // most are, and need no call
-        std::memcpy(to, from, 4);
+      if (size == 2 * Word) // most are, and need no call
+        std::memcpy(to, from, 2 * Word);
       else
         std::memcpy(to, from, size);
-      *port = at + 1;
-      direction.lastByte = at + 1;
       direction.l1 += size;
       direction.l2 += size;
       direction.left -= size;
       direction.lineLeft -= size;
       direction.burst -= size;
+    };
+    while (direction.burst) {
+      auto [port, last] =
+          std::minmax_element(direction.ports.begin(), direction.ports.end());
+      uint64_t at = std::max(*port, direction.available);
+      if (at > limit) {
+        actorTime = at;
+        return;
+      }
+      direction.lastByte = at + 1;
+      uint32_t bank = ((direction.l1 - config.l1.base) >> 2) & bankMask;
+      // Mostly all ports are free, and so are the banks of a word for each.
+      if (*last <= at && direction.burst >= Word * ports &&
+          direction.l1 % Word == 0 && bank + ports <= config.l1Banks &&
+          banks.takeFree(at, ((2u << (ports - 1)) - 1) << bank)) {
+        std::fill(direction.ports.begin(), direction.ports.end(), at + 1);
+        move(Word * ports);
+        continue;
+      }
+      *port = bookBanks(1u << bank, at) + 1;
+      move(std::min(direction.burst, Word - direction.l1 % Word));
     }
-    uint64_t end =
-        *std::max_element(direction.ports.begin(), direction.ports.end());
-    direction.completed[direction.bursts++ % config.dmaOutstanding] = end;
+    direction.completed[direction.bursts++ % config.dmaOutstanding] =
+        direction.lastByte;
     if (!direction.left) {
       // The event comes with the last word, and must not be early: it waits for
       // its turn.
       direction.ending = true;
-      direction.lastByte = end;
-      actorTime = std::max(now, end - 1);
+      actorTime = std::max(now, direction.lastByte - 1);
       return;
     }
     if (!direction.lineLeft) {

@@ -134,6 +134,8 @@ void Machine::redmuleTrigger(Core &core, uint64_t time) {
   rm.tileRow = rm.tileColumn = rm.block = 0;
   rm.windowStart = time + 1;
   redmulePreload();
+  // Cores come first in a cycle: before anything that engines decide in it.
+  rm.decided = time - 1;
   times[redmuleActor] = rm.windowStart;
 }
 
@@ -221,6 +223,7 @@ void Machine::redmuleStore() {
 void Machine::runRedmule(uint64_t limit) {
   using State = RedmuleState::Phase;
   const uint32_t bankMask = config.l1Banks - 1;
+  const uint64_t allBanks = (uint64_t(1) << config.l1Banks) - 1;
   uint64_t &actorTime = times[redmuleActor];
   if (rm.phase == State::FirstEvent || rm.phase == State::SecondEvent) {
     // The public model's completion fires in two cycles in a row.
@@ -260,12 +263,18 @@ void Machine::runRedmule(uint64_t limit) {
     }
     const auto &beat = rm.beats[rm.beat++];
     uint32_t offset = beat.address - config.l1.base;
-    uint32_t mask = 0;
-    for (uint32_t word = offset >> 2; word <= (offset + beat.bytes - 1) >> 2;
-         ++word)
-      mask |= 1u << (word & bankMask);
+    uint32_t first = offset >> 2, last = (offset + beat.bytes - 1) >> 2;
+    uint64_t mask = allBanks;
+    if (last - first < bankMask) {
+      mask = ((uint64_t(2) << (last - first)) - 1) << (first & bankMask);
+      mask = (mask | mask >> config.l1Banks) & allBanks;
+    }
     // The port is in order: a beat that waits for a bank holds up the next.
-    rm.portTime = rm.lastBeat = banks.bookAll(rm.portTime, mask) + 1;
+    rm.decided = rm.portTime;
+    rm.portTime = rm.lastBeat = bookBanks(uint32_t(mask), rm.portTime) + 1;
+    // The public model, which is that of FP16, looks at its port each cycle.
+    if (rm.half)
+      rm.decided = rm.portTime - 1;
   }
   // The window's end changes memory, so it waits for its turn.
   rm.ending = true;

@@ -26,7 +26,7 @@ def intervals(begins: Any, ends: Any) -> Intervals:
 
 def overlap(*sets: Intervals) -> int:
     """Cycles at which each of the sets has at least one interval."""
-    points = np.unique(np.concatenate([rows.ravel() for rows in sets]))
+    points = np.sort(np.concatenate([rows.ravel() for rows in sets]))
     if points.size < 2:
         return 0
     active = np.ones(points.size - 1, bool)
@@ -47,11 +47,12 @@ def marked(markers: npt.NDArray[Any], begin: int, end: int) -> Intervals:
 def engines(result: Any) -> dict[str, int]:
     """Cycles of all steps in the logs of a run in which each engine was busy.
 
+    RedMulE is busy from its trigger: when its first operands are there, GVSoC's own model does not say.
     `dma_hidden` are those of the DMA in which cores ran a kernel or RedMulE a job.
     """
     steps = marked(result.markers, STEP_BEGIN, STEP_END)
     cores = marked(result.markers, CALL_BEGIN, CALL_END)
-    redmule = intervals(result.redmule["start"], result.redmule["end"])
+    redmule = intervals(result.redmule["trigger"], result.redmule["end"])
     dma = intervals(result.dma["start"], result.dma["end"])
     hyperram = intervals(result.hyperram["start"], result.hyperram["end"])
     return {
@@ -119,6 +120,7 @@ class Accounting:
         for name, busy in engines(logs).items():
             self.engines[name] += busy
         for name, (rows, operators) in commands(self.manifest, logs).items():
-            durations = (rows["end"] - rows["start"]).astype(np.int64)
+            begins = rows["trigger" if name == "redmule" else "start"]
+            durations = (rows["end"] - begins).astype(np.int64)
             np.add.at(self.operators[name.split("_")[0]], operators, durations)
         self.last.append(logs)

@@ -213,7 +213,21 @@ def redmule_kernels(kind: str) -> Iterator[Kernel]:
     work = ".insn i 0x0B, 2, a1, s2, 4\n  .insn i 0x0B, 2, a2, s3, 4\n  fmadd.s a3, a1, a2, a3"
     values = OWN_PART + f"  li s3, {L1 + 0x8000}\n  li a3, 0\n"
     cores = "  beqz s11, 6f\n" + loop(work) + "  j 5f\n6:\n"
+    # A job that its beats bound, as a convolution's are: it shows who comes first at a bank.
+    bound, (at, size) = redmule(kind, 64, 27, 64)
+    lines = dma(16384 | TO_L1 | INCREMENT | TWO_D | EVENT, L1 + 0x10000, L2, 128, 256)
+    for name, before, after in (
+        ("DMA in", load, WAIT_DMA),
+        ("DMA in, lines of 128 B", lines, WAIT_DMA),
+        ("DMA out", store, WAIT_DMA),
+        ("DMA both ways", copies, finish),
+    ):
+        for first, second in (("RedMulE", bound + before), ("DMA", before + bound)):
+            body = lead(second + WAIT_REDMULE + after)
+            yield Kernel(f"RedMulE {kind} 64x27x64 beside {name}, {first} first", body, check=(at, size))
     yield Kernel(f"RedMulE {kind} beside DMA", lead(job + copies + WAIT_REDMULE + finish), check=result)
+    beside = cores + bound + WAIT_REDMULE + "5:\n"
+    yield Kernel(f"RedMulE {kind} 64x27x64 beside cores", beside, values, (at, size))
     yield Kernel(f"RedMulE {kind} beside cores", cores + job + WAIT_REDMULE + "5:\n", values, result)
     together = cores + job + copies + WAIT_REDMULE + finish + "5:\n"
     yield Kernel(f"RedMulE {kind} beside DMA and cores", together, values, result)

@@ -29,7 +29,7 @@ def test_steps(name: str) -> None:
     ours = agreement.step(agreement.compiled(case), case.steps)
     if ours["program"] != theirs["program"]:
         pytest.skip("the compiler makes another program than at the last `make test-gvsoc`")
-    assert agreement.differences_of_steps(name, ours, theirs, case.engine) == []
+    assert agreement.differences_of_steps(name, ours, theirs) == []
 
 
 def test_a_difference_is_found() -> None:

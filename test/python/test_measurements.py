@@ -41,4 +41,4 @@ def test_engines_count_what_lies_in_steps() -> None:
         redmule=log(REDMULE_JOB, [{"trigger": 65, "start": 70, "end": 90}]),
     )
     busy = engines(result)
-    assert busy == {"cores": 20, "redmule": 20, "dma": 20 + 20 + 10, "hyperram": 0, "dma_hidden": 10 + 10}
+    assert busy == {"cores": 20, "redmule": 25, "dma": 20 + 20 + 10, "hyperram": 0, "dma_hidden": 10 + 15}

@@ -132,7 +132,7 @@ def test_logs_of_a_whole_run_are_those_of_its_steps() -> None:
         accounting.add(step)
     assert accounting.operators["dma"].tolist() == [20 + 30, 0]
     # The second step's log of RedMulE is not whole: it counts as nothing.
-    assert accounting.operators["redmule"].tolist() == [0, 40]
+    assert accounting.operators["redmule"].tolist() == [0, 50]
     assert accounting.engines["cores"] == 30 + 20
     items = slices(manifest, accounting.last, first=4)
     assert [(item.track, item.name, item.begin, item.end) for item in items] == [
@@ -155,7 +155,8 @@ def test_a_long_run_keeps_its_measurements(trained: tuple[Program, Result]) -> N
         {"input": np.zeros((7, SHAPE[0])), "target": np.zeros((7, SHAPE[2]))}, steps=40, lr=0.0
     )
     for a, b in zip(many.report["layers"], result.report["layers"], strict=True):
-        assert a["measured"]["dma"] == pytest.approx(b["measured"]["dma"], rel=0.05)
+        # What the DMA waits at banks changes by some percent from step to step.
+        assert a["measured"]["dma"] == pytest.approx(b["measured"]["dma"], rel=0.1)
     assert [item.name for item in many.timeline if item.track == STEPS] == ["step 40"]
 
 
