@@ -148,8 +148,9 @@ struct GroupCostModel::Impl {
   }
 
   void setTiles(ArrayRef<int64_t> tileSizes) {
-    if (windowSizes == tileSizes)
-      return; // in another order
+    // In another order. A group of no loops has no sizes, from the start on.
+    if (!windows.empty() && windowSizes == tileSizes)
+      return;
     windowSizes.assign(tileSizes.begin(), tileSizes.end());
     tileBytes.clear();
     transfers.clear();
