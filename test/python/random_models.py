@@ -48,6 +48,31 @@ class Transformer(nn.Module):
         return self.head(self.norm(x).mean(1))
 
 
+class Gate(nn.Module):
+    """Squeeze and excite."""
+
+    def __init__(self, channels: int, squeezed: int):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(channels, squeezed, 1), nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * F.hardsigmoid(self.up(F.silu(self.down(F.adaptive_avg_pool2d(x, 1)))))
+
+
+class Residual(nn.Module):
+    """A separable convolution beside its input, which is used three times."""
+
+    def __init__(self, channels: int, taps: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(1, channels)
+        self.along = nn.Conv2d(channels, channels, taps, padding="same", groups=channels)
+        self.across = nn.Conv2d(channels, channels, 1)
+        self.scale = nn.Parameter(torch.rand(channels, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.scale * self.across(torch.tanh(self.along(self.norm(x)))) + torch.sigmoid(x)
+
+
 def convolutional(random: np.random.Generator) -> nn.Sequential:
     """Convolutions of any kind with norms, activations and pooling; the result has `shape`."""
     channels = int(random.integers(1, 9))
@@ -75,7 +100,18 @@ def convolutional(random: np.random.Generator) -> nn.Sequential:
         stride, dilation = int(random.choice([1, 1, 2, 3])), int(random.choice([1, 1, 2]))
         padding = int(random.integers(0, kernel[0] // 2 + 1))
         bias = bool(random.integers(2))
-        if not add(nn.Conv2d(channels, wider, kernel, stride, padding, dilation, groups, bias)):
+        kind = int(random.integers(6))
+        if kind == 0:
+            more = int(random.integers(0, max(stride, dilation)))
+            conv: nn.Module = nn.ConvTranspose2d(
+                channels, wider, kernel, min(stride, 2), padding, 0, groups, bias, dilation
+            )
+            if more < min(stride, 2):
+                conv.output_padding = (more, 0)
+        else:
+            mode = str(random.choice(["zeros", "zeros", "reflect", "circular"]))
+            conv = nn.Conv2d(channels, wider, kernel, stride, padding, dilation, groups, bias, mode)
+        if not add(conv):
             continue
         channels = wider
         if random.integers(2):
@@ -86,11 +122,20 @@ def convolutional(random: np.random.Generator) -> nn.Sequential:
                 norm.weight.normal_(1, 0.2)
                 norm.bias.normal_()
             add(norm)
-        add([nn.Tanh, nn.Sigmoid, nn.GELU, nn.ReLU][int(random.integers(4))]())
+        add([nn.Tanh, nn.Sigmoid, nn.GELU, nn.ReLU, nn.SiLU][int(random.integers(5))]())
         if random.integers(3) == 0:
             size = int(random.choice([2, 3]))
             pool = [nn.MaxPool2d, nn.AvgPool2d][int(random.integers(2))]
-            add(pool(size, int(random.choice([1, 2])), int(random.integers(0, size // 2 + 1))))
+            ceil = bool(random.integers(2))
+            add(
+                pool(size, int(random.choice([1, 2])), int(random.integers(0, size // 2 + 1)), ceil_mode=ceil)
+            )
+        if random.integers(5) == 0:
+            add(Gate(channels, int(random.integers(1, 6))))
+        if random.integers(5) == 0:
+            add(Residual(channels, int(random.choice([1, 3, 5]))))
+    if random.integers(3) == 0:
+        add(nn.AdaptiveAvgPool2d((int(random.integers(1, 5)), int(random.integers(1, 5)))))
     add(nn.Flatten())
     add(nn.Linear(outcome()[1], int(random.integers(2, 12))))
     model = nn.Sequential(*layers)
