@@ -526,6 +526,13 @@ def test_outputs():
     assert "depends on none of its inputs" in message
 
 
+def test_outputs_that_no_node_computes():
+    message = refused(model([node("MatMul", "x w", "m")], {"w": normal(5, 7)}, outputs=("x",)))
+    assert message == "output 'x' is not computed, but an input or an initializer"
+    message = refused(model([node("MatMul", "x v", "y", "fc")], {"w": normal(5, 7)}))
+    assert "input 'v' of node: name: fc OpType: MatMul is not output of any previous nodes" in message
+
+
 def test_models_without_something_to_train():
     message = refused(model([node("Relu", "x", "y")], {}))
     assert message == "the model has no parameter that its output depends on, so there is nothing to train"

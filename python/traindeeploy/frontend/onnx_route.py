@@ -345,6 +345,8 @@ def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
     if len(graph.output) != 1:
         names = ", ".join(output.name for output in graph.output)
         raise ModelError(f"the model has {len(graph.output)} outputs ({names}); training needs exactly one")
+    if all(graph.output[0].name not in node.output for node in graph.node):
+        raise ModelError(f"output '{graph.output[0].name}' is not computed, but an input or an initializer")
     if graph.sparse_initializer:
         raise ModelError("the model has sparse initializers, which are not supported")
 
@@ -1014,6 +1016,6 @@ def _conversion_error(error, naming: Naming) -> ModelError | UnsupportedOperator
 
 
 def _first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """What an error says, in one line; of the checker's, with the node that it speaks of."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return " ".join(lines[:3] if lines[0].endswith("node:") else lines[:1]) if lines else type(error).__name__
