@@ -215,7 +215,9 @@ def PlanStep : Pass<"td-plan-step", "::mlir::ModuleOp"> {
   }];
   let options = [Option<"exhaustive", "exhaustive", "bool", "false", "Try every tile size">,
                  Option<"fuseAlways", "fuse-always", "bool", "false",
-                        "Fuse what fits, whatever it is predicted to cost">];
+                        "Fuse what fits, whatever it is predicted to cost">,
+                 Option<"estimates", "estimates", "bool", "false",
+                        "Choose by the search's estimates, without simulation">];
   let statistics = [Statistic<"tilings", "tilings", "Tilings evaluated">];
   let dependentDialects = ["::td::tile::TileDialect", "::mlir::linalg::LinalgDialect",
                            "::mlir::memref::MemRefDialect", "::mlir::arith::ArithDialect",

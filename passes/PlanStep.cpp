@@ -29,9 +29,9 @@ namespace {
 class StepPlanner {
 public:
   StepPlanner(func::FuncOp step, const Target &target, bool exhaustive,
-              bool fuseAlways)
+              bool fuseAlways, bool estimates)
       : step(step), module(step->getParentOfType<ModuleOp>()), target(target),
-        exhaustive(exhaustive), fuseAlways(fuseAlways),
+        exhaustive(exhaustive), fuseAlways(fuseAlways), estimates(estimates),
         tables(tableBytes(module)), builder(step.getContext()) {}
 
   LogicalResult run() {
@@ -51,8 +51,11 @@ public:
         return failure();
       emitBuffers();
       // What was found stays right as long as tiles have as much room.
-      if (!search || searchBudget != budget())
+      if (!search || searchBudget != budget()) {
         search.emplace(target, searchBudget = budget(), exhaustive);
+        chosen.clear();
+        partsAreCheaper.clear();
+      }
       size_t before = apart.size();
       if (failed(planGroups(apart)))
         return failure();
@@ -391,34 +394,101 @@ private:
 
   PlannedGroup planGroup(const OperatorGroup &group) {
     PlannedGroup best;
+    SmallVector<PlannedGroup, 0> candidates;
+    std::string key;
     for (ArrayRef<Implementation> implementations :
          possibleImplementations(group, [&](Type element) {
            return target.readsOnAccelerator(element);
          })) {
-      auto [candidate, unit, whole] = build(group, implementations);
+      auto [op, unit, whole] = build(group, implementations);
       llvm::append_range(whole, group.whole);
       // Rows that are whole cannot come one element at a time.
       if (llvm::any_of(unit, [&, whole = ArrayRef(whole)](int64_t dim) {
             return group.sizes[dim] > 1 && llvm::is_contained(whole, dim);
           })) {
-        candidate.erase();
+        op.erase();
         continue;
       }
-      const TileSearch::Result &found = search->search(candidate, whole, unit);
+      const TileSearch::Result &found = search->search(op, whole, unit);
       best.needed = std::min(best.needed, found.smallest);
-      if (!found.choice ||
-          (best.op && found.choice->cost.total >= best.choice.cost.total)) {
-        candidate.erase();
-        continue;
-      }
-      if (best.op)
-        best.op.erase();
-      best.op = candidate;
-      best.choice = *found.choice;
-      best.implementations.assign(implementations.begin(),
-                                  implementations.end());
+      key += GroupCostModel(target, op).key();
+      for (int64_t dim : whole)
+        key += "|whole" + std::to_string(dim);
+      for (const TileChoice &choice : found.choices)
+        candidates.push_back(
+            {op, choice, SmallVector<Implementation, 2>(implementations)});
+      if (found.choices.empty())
+        op.erase();
     }
-    return best;
+    if (candidates.empty())
+      return best;
+    PlannedGroup &chosen = candidates[choose(candidates, key)];
+    chosen.needed = best.needed;
+    llvm::SmallPtrSet<Operation *, 4> others;
+    for (PlannedGroup &candidate : candidates)
+      if (candidate.op != chosen.op)
+        others.insert(candidate.op);
+    for (Operation *other : others)
+      other->erase();
+    return chosen;
+  }
+
+  /// The place of the candidate that takes least. The search's estimate does
+  /// not know what waits for what, so those that it finds close are simulated,
+  /// the least first: alone, and twice in a row, as they will have others
+  /// beside them.
+  size_t choose(ArrayRef<PlannedGroup> candidates, StringRef key) {
+    constexpr int64_t close = 10; // percent
+    auto [known, isNew] = chosen.try_emplace(key.str());
+    if (!isNew)
+      return known->second;
+    auto total = [&](size_t place) {
+      return candidates[place].choice.cost.total;
+    };
+    SmallVector<size_t> places =
+        llvm::to_vector(llvm::seq<size_t>(0, candidates.size()));
+    llvm::stable_sort(places,
+                      [&](size_t a, size_t b) { return total(a) < total(b); });
+    known->second = places.front();
+    if (estimates)
+      return known->second;
+    int64_t tiles = 0;
+    std::optional<int64_t> fewest;
+    for (size_t place : places) {
+      PlannedGroup candidate = candidates[place];
+      tiles += tilesOf(candidate);
+      if (total(place) * 100 > total(places.front()) * (100 + close) ||
+          tiles > mostSimulated)
+        break;
+      std::optional<int64_t> alone = simulate(candidate),
+                             twice = simulate({candidate, candidate});
+      if (!alone || !twice || (fewest && *alone + *twice >= *fewest))
+        continue;
+      fewest = *alone + *twice;
+      known->second = place;
+    }
+    return known->second;
+  }
+
+  static int64_t tilesOf(tile::GroupOp op, const TileChoice &choice) {
+    int64_t tiles = 1;
+    for (auto [size, tile] : llvm::zip(op.getSizes(), choice.tiles))
+      tiles *= llvm::divideCeil(size, tile);
+    return tiles;
+  }
+  static int64_t tilesOf(const PlannedGroup &planned) {
+    return tilesOf(planned.op, planned.choice);
+  }
+
+  /// What groups take one after the other: by simulation, or, where that would
+  /// take long, by the search's estimate.
+  std::optional<int64_t> price(ArrayRef<PlannedGroup> sequence) {
+    int64_t tiles = 0, cycles = 0;
+    for (const PlannedGroup &planned : sequence) {
+      tiles += tilesOf(planned);
+      cycles += planned.choice.cost.total;
+    }
+    return tiles > mostSimulated || estimates ? cycles : simulate(sequence);
   }
 
   /// Predicted cycles of groups one after the other, their jobs in the order
@@ -483,15 +553,19 @@ private:
       // An anchor alone takes much the same tiles as with what follows it
       // element by element, and other ones than with rows.
       if (!group.rowsFrom && parts.empty()) {
-        parts.push_back(whole);
-        parts.back().op = build(part, whole.implementations).op;
+        PlannedGroup anchor = whole;
+        anchor.op = build(part, whole.implementations).op;
+        anchor.choice.cost =
+            GroupCostModel(target, anchor.op)
+                .evaluate(whole.choice.tiles, whole.choice.order, budget(),
+                          std::numeric_limits<int64_t>::max());
+        parts.push_back(anchor);
       } else if (PlannedGroup planned = planGroup(part); planned.op) {
         parts.push_back(planned);
       }
     }
     if (parts.size() == group.parts.size()) {
-      std::optional<int64_t> together = simulate(whole),
-                             alone = simulate(parts);
+      std::optional<int64_t> together = price(whole), alone = price(parts);
       int64_t least = group.rowsFrom ? 100 - gain : 100 + gain;
       known->second = alone && (!together || *together * 100 > *alone * least);
     }
@@ -608,13 +682,15 @@ private:
     return layout.l1End() - layout.l1Begin();
   }
 
+  /// Tiles of the groups that a decision may simulate.
+  static constexpr int64_t mostSimulated = 1000;
   /// Tiles of a row-wise group beside each other: in use, loaded, stored.
   static constexpr int64_t rowsInFlight = 3;
 
   func::FuncOp step;
   ModuleOp module;
   const Target &target;
-  bool exhaustive, fuseAlways;
+  bool exhaustive, fuseAlways, estimates;
   int64_t tables; // bytes of L1
   OpBuilder builder;
   StepViews views;
@@ -627,8 +703,11 @@ private:
   tile::ProgramOp program;
   SmallVector<Value> provisionals; // only there to price what was not chosen
   std::optional<TileSearch> search;
-  int64_t searchBudget = 0;                    // bytes of L1
-  std::map<std::string, bool> partsAreCheaper; // by the whole group's key
+  int64_t searchBudget = 0; // bytes of L1
+  // Decisions about groups of one key: the candidate that was chosen, and
+  // whether the parts are cheaper.
+  std::map<std::string, size_t> chosen;
+  std::map<std::string, bool> partsAreCheaper;
   unsigned temporaries = 0;
 };
 
@@ -644,7 +723,7 @@ struct PlanStep : td::impl::PlanStepBase<PlanStep> {
     FailureOr<Target> target = Target::get(module);
     if (failed(target))
       return signalPassFailure();
-    StepPlanner planner(step, *target, exhaustive, fuseAlways);
+    StepPlanner planner(step, *target, exhaustive, fuseAlways, estimates);
     if (failed(planner.run()))
       return signalPassFailure();
     tilings += planner.evaluated();

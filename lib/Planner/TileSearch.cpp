@@ -631,7 +631,7 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
     return true;
   };
 
-  constexpr size_t few = 4;
+  constexpr size_t few = 16;
   SmallVector<TileChoice> starts;
   SmallVector<int64_t> tiles(sizes.size());
   // The best few of a coarse grid, the best one first.
@@ -743,8 +743,13 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
         }
       }
     }
-  if (!starts.empty())
-    result.choice = std::move(*llvm::min_element(starts, better));
+  llvm::stable_sort(starts, better);
+  for (TileChoice &choice : starts)
+    if (found(choice) &&
+        llvm::none_of(result.choices, [&](const TileChoice &other) {
+          return other.tiles == choice.tiles && other.order == choice.order;
+        }))
+      result.choices.push_back(std::move(choice));
   return result;
 }
 

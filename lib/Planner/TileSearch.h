@@ -44,14 +44,14 @@ struct TileChoice {
   GroupCost cost;
 };
 
-/// Finds the tiling of least predicted cycles within `budget` bytes of L1; with
-/// `exhaustive` by trying every tile size of every dimension. Remembers what it
-/// found: models repeat their layers.
+/// Finds the tilings of least estimated cycles within `budget` bytes of L1;
+/// with `exhaustive` by trying every tile size of every dimension. Remembers
+/// what it found: models repeat their layers.
 class TileSearch {
 public:
   struct Result {
-    std::optional<TileChoice> choice; // nothing if no tiling fits
-    int64_t smallest = 0;             // bytes of L1 of the smallest tiles
+    std::vector<TileChoice> choices; // the best few, the best first, if any fit
+    int64_t smallest = 0;            // bytes of L1 of the smallest tiles
   };
 
   TileSearch(const Target &target, int64_t budget, bool exhaustive)

@@ -60,7 +60,7 @@ module attributes {{tile.target = {mlir_attribute(description)}}} {{
 
 
 def plan(module: str, exhaustive: bool = False) -> subprocess.CompletedProcess[str]:
-    option = "--td-plan-step=exhaustive=" + ("true" if exhaustive else "false")
+    option = "--td-plan-step=estimates=true exhaustive=" + ("true" if exhaustive else "false")
     return subprocess.run(
         [str(find_program("td-opt")), option], input=module, capture_output=True, text=True, check=False
     )
