@@ -2,14 +2,14 @@
 // is predicted to take less, with an option always.
 
 // RUN: td-opt %s --split-input-file --pass-pipeline='builtin.module(td-set-target{name=pulp-redmule},td-plan-step)' | FileCheck %s
-// RUN: sed s/640/64/g %s | td-opt --split-input-file --pass-pipeline='builtin.module(td-set-target{name=pulp-redmule},td-plan-step)' | FileCheck %s --check-prefix=FEW
-// RUN: sed s/640/64/g %s | td-opt --split-input-file --pass-pipeline='builtin.module(td-set-target{name=pulp-redmule},td-plan-step{fuse-always=true})' | FileCheck %s
+// RUN: sed s/640/16/g %s | td-opt --split-input-file --pass-pipeline='builtin.module(td-set-target{name=pulp-redmule},td-plan-step)' | FileCheck %s --check-prefix=FEW
+// RUN: sed s/640/16/g %s | td-opt --split-input-file --pass-pipeline='builtin.module(td-set-target{name=pulp-redmule},td-plan-step{fuse-always=true})' | FileCheck %s
 
 // The sum of a row is complete before it is used: rows are whole, and what
 // works on them runs when the last product was added.
 // CHECK-LABEL: input "x"
 // CHECK-NOT: provisional
-// CHECK: tile.group "fc + norm" domain [{{64|640}}, 160, 96] tiles [{{[0-9]+}}, 160, {{[0-9]+}}]
+// CHECK: tile.group "fc + norm" domain [{{16|640}}, 160, 96] tiles [{{[0-9]+}}, 160, {{[0-9]+}}]
 // CHECK-SAME: reductions [2, 1]
 // CHECK: tile.stage main on redmule
 // CHECK: tile.stage init on cores
@@ -21,7 +21,7 @@
 // A sum over the rows of all tiles adds up in each of them, so that all
 // products of a tile are added before.
 // CHECK-LABEL: input "x"
-// CHECK: tile.group "fc + sum" domain [{{64|640}}, 160, 96] tiles [{{[0-9]+}}, {{[0-9]+}}, 96]
+// CHECK: tile.group "fc + sum" domain [{{16|640}}, 160, 96] tiles [{{[0-9]+}}, {{[0-9]+}}, 96]
 // CHECK-SAME: reductions [2, 0]
 // CHECK: tile.stage main on redmule
 // CHECK: tile.stage main on cores
