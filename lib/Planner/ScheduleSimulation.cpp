@@ -443,7 +443,9 @@ private:
       recent.erase(recent.begin() + place);
     }
     recent.insert(recent.begin(), {cost.kernel, cost.codeBytes});
-    return cost.codeBytes *
+    // The rest is for tiles of other sizes.
+    constexpr double executed = 0.7;
+    return executed * cost.codeBytes *
            (problem.codeFromShared + lost * problem.codeFromL2);
   }
 
