@@ -53,7 +53,7 @@ public:
       // What was found stays right as long as tiles have as much room.
       if (!search || searchBudget != budget()) {
         search.emplace(target, searchBudget = budget(), exhaustive);
-        chosen.clear();
+        chosenPlaces.clear();
         partsAreCheaper.clear();
       }
       size_t before = apart.size();
@@ -64,7 +64,7 @@ public:
       reset();
     }
     for (Value provisional : provisionals)
-      provisional.getDefiningOp()->erase();
+      eraseWithViews(provisional.getDefiningOp());
     if (Attribute flop = step->getAttr("train.flop"))
       program->setAttr("tile.flop", flop);
     return success();
@@ -326,6 +326,12 @@ private:
     }
   }
 
+  static void eraseWithViews(Operation *array) {
+    for (Operation *view : llvm::make_early_inc_range(array->getUsers()))
+      eraseWithViews(view);
+    array->erase();
+  }
+
   /// Where a tensor lies: its buffer, seen under the shape that the tensor is a
   /// window of.
   ArrayWindow bufferOf(Value tensor) {
@@ -439,7 +445,7 @@ private:
   /// beside them.
   size_t choose(ArrayRef<PlannedGroup> candidates, StringRef key) {
     constexpr int64_t close = 10; // percent
-    auto [known, isNew] = chosen.try_emplace(key.str());
+    auto [known, isNew] = chosenPlaces.try_emplace(key.str());
     if (!isNew)
       return known->second;
     auto total = [&](size_t place) {
@@ -470,14 +476,13 @@ private:
     return known->second;
   }
 
-  static int64_t tilesOf(tile::GroupOp op, const TileChoice &choice) {
+  /// Tiles of its domain.
+  static int64_t tilesOf(const PlannedGroup &planned) {
     int64_t tiles = 1;
-    for (auto [size, tile] : llvm::zip(op.getSizes(), choice.tiles))
+    tile::GroupOp op = planned.op;
+    for (auto [size, tile] : llvm::zip(op.getSizes(), planned.choice.tiles))
       tiles *= llvm::divideCeil(size, tile);
     return tiles;
-  }
-  static int64_t tilesOf(const PlannedGroup &planned) {
-    return tilesOf(planned.op, planned.choice);
   }
 
   /// What groups take one after the other: by simulation, or, where that would
@@ -706,7 +711,7 @@ private:
   int64_t searchBudget = 0; // bytes of L1
   // Decisions about groups of one key: the candidate that was chosen, and
   // whether the parts are cheaper.
-  std::map<std::string, size_t> chosen;
+  std::map<std::string, size_t> chosenPlaces;
   std::map<std::string, bool> partsAreCheaper;
   unsigned temporaries = 0;
 };
