@@ -1,4 +1,5 @@
 // Computes products of matrices in half precision.
+#include "dialects/Train/Structured.h"
 #include "lib/Planner/Grouping.h"
 #include "passes/Passes.h"
 
@@ -108,29 +109,12 @@ private:
       return readNarrow(result, product);
     // What it starts from is added in f32.
     Value sum = elementwise(
-        b, location, {product, init}, cast<RankedTensorType>(result.getType()),
+        b, location, cast<RankedTensorType>(result.getType()), {product, init},
         [](OpBuilder &b, Location l, ValueRange v) -> Value {
           Value wide = arith::ExtFOp::create(b, l, v[1].getType(), v[0]);
           return arith::AddFOp::create(b, l, v[1], wide);
         });
     result.replaceAllUsesWith(sum);
-  }
-
-  static Value elementwise(
-      OpBuilder &b, Location location, ValueRange inputs, RankedTensorType type,
-      llvm::function_ref<Value(OpBuilder &, Location, ValueRange)> compute) {
-    Value empty = tensor::EmptyOp::create(b, location, type.getShape(),
-                                          type.getElementType());
-    SmallVector<AffineMap> maps(inputs.size() + 1,
-                                b.getMultiDimIdentityMap(type.getRank()));
-    SmallVector<utils::IteratorType> loops(type.getRank(),
-                                           utils::IteratorType::parallel);
-    return linalg::GenericOp::create(
-               b, location, type, inputs, empty, maps, loops,
-               [&](OpBuilder &b, Location l, ValueRange values) {
-                 linalg::YieldOp::create(b, l, compute(b, l, values));
-               })
-        .getResult(0);
   }
 
   /// A value in f16, rounded where it is made. Views are views of what is
@@ -181,7 +165,7 @@ private:
           linalg::FillOp::create(b, op->getLoc(), constant, empty).getResult(0);
     } else {
       result =
-          elementwise(b, op ? op->getLoc() : location, value, type,
+          elementwise(b, op ? op->getLoc() : location, type, value,
                       [&](OpBuilder &b, Location l, ValueRange v) -> Value {
                         return arith::TruncFOp::create(b, l, half, v[0]);
                       });
@@ -224,7 +208,7 @@ private:
         b.setInsertionPointAfterValue(narrow);
         auto type = cast<RankedTensorType>(wide.getType());
         widened = elementwise(
-            b, wide.getLoc(), narrow, type,
+            b, wide.getLoc(), type, narrow,
             [&](OpBuilder &b, Location l, ValueRange v) -> Value {
               return arith::ExtFOp::create(b, l, type.getElementType(), v[0]);
             });

@@ -1,5 +1,6 @@
 // Turns the training step on tensors into a plan: buffers with a place, groups
 // with an engine and a tiling.
+#include "dialects/Train/Structured.h"
 #include "lib/Planner/ExpandGroups.h"
 #include "lib/Planner/GroupBuilder.h"
 #include "lib/Planner/JobScheduler.h"
@@ -82,21 +83,13 @@ private:
   /// narrower.
   Value copyOf(Value source, Type element, Location location) {
     auto type = cast<RankedTensorType>(source.getType()).clone(element);
-    Value empty =
-        tensor::EmptyOp::create(builder, location, type.getShape(), element);
-    SmallVector<AffineMap> maps(2,
-                                builder.getMultiDimIdentityMap(type.getRank()));
-    SmallVector<utils::IteratorType> loops(type.getRank(),
-                                           utils::IteratorType::parallel);
-    return linalg::GenericOp::create(
-               builder, location, type, source, empty, maps, loops,
-               [&](OpBuilder &b, Location l, ValueRange values) {
-                 Value value = values[0];
-                 if (value.getType() != element)
-                   value = arith::TruncFOp::create(b, l, element, value);
-                 linalg::YieldOp::create(b, l, value);
-               })
-        .getResult(0);
+    return train::elementwise(
+        builder, location, type, source,
+        [&](OpBuilder &b, Location l, ValueRange values) -> Value {
+          if (values[0].getType() == element)
+            return values[0];
+          return arith::TruncFOp::create(b, l, element, values[0]);
+        });
   }
 
   /// What is assigned or returned but not computed by an operator (a
@@ -401,7 +394,7 @@ private:
   PlannedGroup planGroup(const OperatorGroup &group) {
     PlannedGroup best;
     SmallVector<PlannedGroup, 0> candidates;
-    std::string key;
+    SmallVector<const TileSearch::Result *> results;
     for (ArrayRef<Implementation> implementations :
          possibleImplementations(group, [&](Type element) {
            return target.readsOnAccelerator(element);
@@ -417,9 +410,7 @@ private:
       }
       const TileSearch::Result &found = search->search(op, whole, unit);
       best.needed = std::min(best.needed, found.smallest);
-      key += GroupCostModel(target, op).key();
-      for (int64_t dim : whole)
-        key += "|whole" + std::to_string(dim);
+      results.push_back(&found);
       for (const TileChoice &choice : found.choices)
         candidates.push_back(
             {op, choice, SmallVector<Implementation, 2>(implementations)});
@@ -428,7 +419,7 @@ private:
     }
     if (candidates.empty())
       return best;
-    PlannedGroup &chosen = candidates[choose(candidates, key)];
+    PlannedGroup &chosen = candidates[choose(candidates, results)];
     chosen.needed = best.needed;
     llvm::SmallPtrSet<Operation *, 4> others;
     for (PlannedGroup &candidate : candidates)
@@ -443,9 +434,10 @@ private:
   /// not know what waits for what, so those that it finds close are simulated,
   /// the least first: alone, and twice in a row, as they will have others
   /// beside them.
-  size_t choose(ArrayRef<PlannedGroup> candidates, StringRef key) {
+  size_t choose(ArrayRef<PlannedGroup> candidates,
+                const SmallVector<const TileSearch::Result *> &results) {
     constexpr int64_t close = 10; // percent
-    auto [known, isNew] = chosenPlaces.try_emplace(key.str());
+    auto [known, isNew] = chosenPlaces.try_emplace(results);
     if (!isNew)
       return known->second;
     auto total = [&](size_t place) {
@@ -709,9 +701,10 @@ private:
   SmallVector<Value> provisionals; // only there to price what was not chosen
   std::optional<TileSearch> search;
   int64_t searchBudget = 0; // bytes of L1
-  // Decisions about groups of one key: the candidate that was chosen, and
-  // whether the parts are cheaper.
-  std::map<std::string, size_t> chosenPlaces;
+  // Decisions about groups of one kind: the candidate that was chosen, by what
+  // the search found for each implementation, and whether the parts are
+  // cheaper, by the whole group's key.
+  std::map<SmallVector<const TileSearch::Result *>, size_t> chosenPlaces;
   std::map<std::string, bool> partsAreCheaper;
   unsigned temporaries = 0;
 };

@@ -465,17 +465,14 @@ private:
     return group.reductions.empty() ? tile::Phase::Main : tile::Phase::Finish;
   }
 
-  /// The same for rows, of which some may add up over the tiles: then the
+  /// The same for rows. Some may add up over the tiles, but only where the
   /// anchor's sum is complete in each.
   tile::Phase rowPhase() const {
-    bool addsUp = llvm::any_of(group.reductions, [&](int64_t dim) {
-      return !llvm::is_contained(group.whole, dim);
-    });
     bool complete =
         llvm::all_of(group.parts.front().reductions, [&](int64_t dim) {
           return llvm::is_contained(group.whole, dim);
         });
-    return addsUp && complete ? tile::Phase::Main : tile::Phase::Finish;
+    return complete ? tile::Phase::Main : tile::Phase::Finish;
   }
 
   /// The member itself, on the tiles of its operands.

@@ -6,7 +6,6 @@
 #include "llvm/Support/raw_ostream.h"
 #include <algorithm>
 #include <array>
-#include <map>
 #include <numeric>
 #include <unordered_map>
 

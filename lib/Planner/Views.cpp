@@ -1,5 +1,7 @@
 #include "lib/Planner/Views.h"
 
+#include "dialects/Train/Structured.h"
+
 #include "lib/Planner/Grouping.h"
 #include "mlir/Dialect/Arith/IR/Arith.h"
 
@@ -114,21 +116,13 @@ private:
   /// An operator without inputs, or one that copies.
   Value emit(Location location, RankedTensorType type, ValueRange inputs,
              TypedAttr constant) {
-    Value empty = tensor::EmptyOp::create(builder, location, type.getShape(),
-                                          type.getElementType());
-    SmallVector<AffineMap> maps(inputs.size() + 1,
-                                builder.getMultiDimIdentityMap(type.getRank()));
-    SmallVector<utils::IteratorType> loops(type.getRank(),
-                                           utils::IteratorType::parallel);
-    return linalg::GenericOp::create(
-               builder, location, type, inputs, empty, maps, loops,
-               [&](OpBuilder &b, Location l, ValueRange values) {
-                 Value value =
-                     constant ? Value(arith::ConstantOp::create(b, l, constant))
-                              : values[0];
-                 linalg::YieldOp::create(b, l, value);
-               })
-        .getResult(0);
+    return train::elementwise(
+        builder, location, type, inputs,
+        [&](OpBuilder &b, Location l, ValueRange values) -> Value {
+          if (constant)
+            return arith::ConstantOp::create(b, l, constant);
+          return values[0];
+        });
   }
 
   void copyOperand(OpOperand &operand) {
