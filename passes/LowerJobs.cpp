@@ -178,6 +178,8 @@ private:
   FailureOr<int64_t> addressOf(Value buffer, Operation *user);
   LogicalResult access(SmallVectorImpl<Access> &accesses, Operation *user,
                        Value buffer, bool write);
+  /// The array or tile that a buffer is a view of, or is itself.
+  static Value arrayOf(Value buffer);
   LogicalResult checkInFlight(Operation *op, ArrayRef<Access> accesses);
   void barrierIf(bool needed, Location loc, uint32_t opIndex);
 
@@ -265,7 +267,19 @@ LogicalResult Lowering::access(SmallVectorImpl<Access> &accesses,
   int64_t bytes = type.getNumElements() * type.getElementTypeBitWidth() / 8;
   Level level = cast<td::tile::MemoryAttr>(type.getMemorySpace()).getLevel();
   accesses.push_back({level, {*address, bytes, bytes, 1}, write, buffer});
+  // A tile begins to live as a whole, where a core may still read another one.
+  Value array = arrayOf(buffer);
+  if (array != buffer && array.getDefiningOp<td::tile::AllocOp>() &&
+      !lives.contains(array))
+    return access(accesses, user, array, /*write=*/true);
   return success();
+}
+
+Value Lowering::arrayOf(Value buffer) {
+  Value array = td::reshapeSource(buffer);
+  while (auto view = array.getDefiningOp<td::tile::ViewOp>())
+    array = td::reshapeSource(view.getSource());
+  return array;
 }
 
 LogicalResult Lowering::checkInFlight(Operation *op,
@@ -496,10 +510,8 @@ LogicalResult Lowering::lower(td::tile::CallOp op) {
 
 void Lowering::use(ArrayRef<Access> accesses, Operation *record) {
   for (const Access &access : accesses) {
-    Value array = td::reshapeSource(access.buffer);
-    while (auto view = array.getDefiningOp<td::tile::ViewOp>())
-      array = td::reshapeSource(view.getSource());
-    lives.try_emplace(array, record, record).first->second.second = record;
+    lives.try_emplace(arrayOf(access.buffer), record, record)
+        .first->second.second = record;
   }
 }
 

@@ -218,7 +218,7 @@ private:
           stride = stride ? add(stride, part) : part;
         }
         if (r > 0) {
-          std::optional<unsigned> dim = sum.dimension();
+          std::optional<unsigned> dim = plan.covering(sum);
           distance = mul(distance, dim ? dimensionSizes[*dim] : tileSize(i, r));
         }
       }

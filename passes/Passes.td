@@ -208,8 +208,9 @@ def PlanStep : Pass<"td-plan-step", "::mlir::ModuleOp"> {
     whose tiles fit L1. Parameters are updated in place. Chooses by the cycle
     model among engines, layouts, tile sizes and loop orders; with `exhaustive`
     every tile size is tried (for tests on small graphs). What follows a
-    contraction (activation, residual, a norm or softmax of its rows) shares its
-    tiles unless both apart are predicted to take less; with `fuse-always` it does
+    contraction (activation, residual, a norm or softmax of its rows, a pooling)
+    shares its tiles unless both apart are predicted to take less, or what is
+    between them has no room; with `fuse-always` it does
     wherever the tiles fit.
     An operator whose smallest tiles do not fit is an error with the bytes.
   }];

@@ -50,6 +50,10 @@ public:
       collectBuffers();
       if (failed(placeBuffers(target, groups.size(), step, planned)))
         return failure();
+      homeless.clear();
+      for (const PlannedBuffer *buffer :
+           placeProvisional(target, groups.size(), planned))
+        homeless.insert(buffer->root);
       emitBuffers();
       // What was found stays right as long as tiles have as much room.
       if (!search || searchBudget != budget()) {
@@ -262,14 +266,15 @@ private:
       }
     // To know what a group's parts would cost, what passes between them needs a
     // place, too.
-    for (const OperatorGroup &group : groups)
+    for (auto [index, group] : llvm::enumerate(groups))
       for (const OperatorGroup &part : group.parts)
-        for (const GroupMember &member : part.members)
-          for (OpResult result : member.op->getResults())
-            if (Value root = rootOf(result);
-                isNeededOutside(part, result) && !indexOf.count(root))
-              addBuffer(root, "provisional", tile::Role::Temporary,
-                        cast<RankedTensorType>(root.getType()));
+        for (Value result : outputsOf(part))
+          if (Value root = rootOf(result); !indexOf.count(root)) {
+            PlannedBuffer &buffer =
+                addBuffer(root, "provisional", tile::Role::Temporary,
+                          cast<RankedTensorType>(root.getType()));
+            buffer.firstGroup = buffer.lastGroup = index;
+          }
   }
 
   Value rootOf(Value value) {
@@ -314,7 +319,7 @@ private:
       if (buffer.trainable)
         op->setAttr("trainable", builder.getUnitAttr());
       memrefs[buffer.root] = op.getMemref();
-      if (buffer.role == tile::Role::Temporary && buffer.uses == 0)
+      if (buffer.isProvisional())
         provisionals.push_back(op.getMemref());
     }
   }
@@ -533,23 +538,32 @@ private:
     return schedule->makespan;
   }
 
-  /// Whether the parts of a group cost less than the group does. Rows leave the
-  /// neighbours of their group less room, and must win by what mixing with
-  /// these may save; what stays in L1 element by element needs no array, and
-  /// leaves it only if that saves as much.
+  /// Whether the parts of a group cost less than the group does. Rows, and
+  /// lines that are kept for the next tile, leave the neighbours of their group
+  /// less room, and must win by what mixing with these may save; what stays in
+  /// L1 element by element needs no array, and leaves it only if that saves as
+  /// much.
   bool arePartsCheaper(const OperatorGroup &group, const PlannedGroup &whole) {
     constexpr int64_t gain = 5; // percent
     if (!whole.op || fuseAlways)
       return !whole.op;
-    auto [known, isNew] =
-        partsAreCheaper.try_emplace(GroupCostModel(target, whole.op).key());
+    // What passes between the parts is at some level, or fits nowhere.
+    std::string key = GroupCostModel(target, whole.op).key();
+    for (const OperatorGroup &part : group.parts)
+      for (Value result : outputsOf(part)) {
+        Value root = rootOf(result);
+        if (homeless.contains(root))
+          return false;
+        key += stringifyLevel(planned[indexOf.at(root)].level);
+      }
+    auto [known, isNew] = partsAreCheaper.try_emplace(key);
     if (!isNew)
       return known->second;
     SmallVector<PlannedGroup, 2> parts;
     for (const OperatorGroup &part : group.parts) {
       // An anchor alone takes much the same tiles as with what follows it
       // element by element, and other ones than with rows.
-      if (!group.rowsFrom && parts.empty()) {
+      if (!group.rowsFrom && !group.pooling && parts.empty()) {
         PlannedGroup anchor = whole;
         anchor.op = build(part, whole.implementations).op;
         anchor.choice.cost =
@@ -563,7 +577,11 @@ private:
     }
     if (parts.size() == group.parts.size()) {
       std::optional<int64_t> together = price(whole), alone = price(parts);
-      int64_t least = group.rowsFrom ? 100 - gain : 100 + gain;
+      bool leavesLessRoom =
+          group.rowsFrom || (group.pooling && group.pooling->kept);
+      int64_t least = leavesLessRoom  ? 100 - gain
+                      : group.pooling ? 100
+                                      : 100 + gain;
       known->second = alone && (!together || *together * 100 > *alone * least);
     }
     for (PlannedGroup &part : parts)
@@ -699,6 +717,7 @@ private:
   DenseMap<std::pair<Value, Type>, Value> reshaped;
   tile::ProgramOp program;
   SmallVector<Value> provisionals; // only there to price what was not chosen
+  DenseSet<Value> homeless; // tensors between parts that no level has room for
   std::optional<TileSearch> search;
   int64_t searchBudget = 0; // bytes of L1
   // Decisions about groups of one kind: the candidate that was chosen, by what

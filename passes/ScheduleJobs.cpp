@@ -48,6 +48,11 @@ void rewrite(td::JobProgram &program, const td::JobScheduler &scheduler,
   OpBuilder builder = OpBuilder::atBlockEnd(block);
   llvm::DenseSet<Operation *> placed;
   auto place = [&](Operation *op) {
+    // A view may be used before the tile that it is of.
+    if (auto view = dyn_cast<ViewOp>(op))
+      if (auto alloc = view.getSource().getDefiningOp<AllocOp>();
+          alloc && placed.insert(alloc).second)
+        alloc->moveBefore(block, block->end());
     if (placed.insert(op).second)
       op->moveBefore(block, block->end());
   };

@@ -112,6 +112,27 @@ LogicalResult StageOp::verify() {
   return success();
 }
 
+LogicalResult LinesOp::verify() {
+  auto scratch = getTile().getDefiningOp<ScratchOp>();
+  if (!scratch)
+    return emitOpError("belongs to a scratch tile");
+  if (getCount() < 1)
+    return emitOpError("keeps one line or more");
+  int64_t rank = getOperation()->getParentOfType<GroupOp>().getSizes().size();
+  if (getAlong() < 0 || getAlong() >= rank ||
+      !scratch.getMap().isFunctionOfDim(getAlong()))
+    return emitOpError("is along a dimension that does not walk the tile");
+  return success();
+}
+
+unsigned LinesOp::getLine() {
+  AffineMap map = getTile().getDefiningOp<ScratchOp>().getMap();
+  unsigned line = 0;
+  while (!map.getResult(line).isFunctionOfDim(getAlong()))
+    ++line;
+  return line;
+}
+
 static Level levelOf(Value buffer) {
   return cast<MemoryAttr>(cast<MemRefType>(buffer.getType()).getMemorySpace())
       .getLevel();

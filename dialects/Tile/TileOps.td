@@ -61,7 +61,9 @@ def Tile_Phase : I32EnumAttr<"Phase", "when a stage of a group runs", [
     I32EnumAttrCase<"Prepare", 0, "prepare">,  // when a tile that it reads has changed
     I32EnumAttrCase<"Init", 1, "init">,        // before the first step of the reduction
     I32EnumAttrCase<"Main", 2, "main">,        // for every tile
-    I32EnumAttrCase<"Finish", 3, "finish">]> { // after the last step of the reduction
+    I32EnumAttrCase<"Finish", 3, "finish">,    // after the last step of the reduction
+    I32EnumAttrCase<"First", 4, "first">,      // then, if no lines were ahead of the tile
+    I32EnumAttrCase<"Next", 5, "next">]> {     // then, if there were
   let cppNamespace = "::td::tile";
   let genSpecializedAttr = 0;
 }
@@ -141,12 +143,36 @@ def Tile_ScratchOp : Tile_Op<"scratch", [HasParent<"GroupOp">]> {
   let summary = "a tile in L1 that belongs to the group alone";
   let description = [{
     `map` is a projection of the group's domain on the scratch tile's dimensions:
-    a transposed operand, an accumulator. One that no stage reads or writes an
+    a transposed operand, an accumulator. A dimension may also be walked by a nest
+    of dimensions of the domain, `c1*d1 + d2` with c1 the size of d2. One that no stage reads or writes an
     element of gives loops their sizes (the window of a pooling).
   }];
   let arguments = (ins AffineMapAttr:$map);
   let results = (outs MemRefOf<[AnyType]>:$memref);
   let assemblyFormat = "$map attr-dict `:` type($memref)";
+}
+
+def Tile_LinesOp : Tile_Op<"lines", [HasParent<"GroupOp">,
+                                     AllTypesMatch<["tile", "whole", "head", "before"]>]> {
+  let summary = "a scratch tile behind the last lines of the tile before it";
+  let description = [{
+    A line buffer, for windows that reach over the edge of a tile. Lines are the
+    slices of a scratch `tile` along the dimension that the domain's dimension
+    `along` walks; dimensions ahead of it have one element in a tile. `whole` has
+    `count` more lines ahead of the tile's own, of which `head` is a view, and
+    `before` is a view of as many last lines of the tile before. Stages of phase
+    `first` and `next` write the head: at the first place of `along`, and at
+    others. Tiles come one after the other along this dimension.
+  }];
+  let arguments = (ins MemRefOf<[AnyType]>:$tile, I64Attr:$count, I64Attr:$along);
+  let results = (outs MemRefOf<[AnyType]>:$whole, MemRefOf<[AnyType]>:$head,
+                      MemRefOf<[AnyType]>:$before);
+  let assemblyFormat = "$count `before` $tile `along` $along attr-dict `:` type($tile)";
+  let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    /// The dimension of the tile whose slices are lines.
+    unsigned getLine();
+  }];
 }
 
 def Tile_StageOp : Tile_Op<"stage", [SingleBlock, NoTerminator, HasParent<"GroupOp">]> {

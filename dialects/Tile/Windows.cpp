@@ -84,6 +84,17 @@ AffineMap mapOf(ArrayRef<AffineSum> sums, unsigned dims, MLIRContext *context) {
   return AffineMap::get(dims, 0, results, context);
 }
 
+bool isNest(const AffineSum &sum, ArrayRef<int64_t> sizes,
+            ArrayRef<int64_t> tiles) {
+  if (sum.terms.size() != 2)
+    return sum.terms.size() == 1;
+  AffineSum::Term outer = sum.terms[0], inner = sum.terms[1];
+  if (outer.coefficient < inner.coefficient)
+    std::swap(outer, inner);
+  return outer.coefficient == inner.coefficient * sizes[inner.dim] &&
+         (tiles[outer.dim] == 1 || tiles[inner.dim] == sizes[inner.dim]);
+}
+
 AffineMap layoutOf(AffineMap map) {
   SmallVector<AffineSum> sums = sumsOf(map);
   for (AffineSum &sum : sums) {

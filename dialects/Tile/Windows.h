@@ -34,6 +34,11 @@ llvm::SmallVector<AffineSum> sumsOf(mlir::AffineMap map);
 mlir::AffineMap mapOf(llvm::ArrayRef<AffineSum> sums, unsigned dims,
                       mlir::MLIRContext *context);
 
+/// Whether one dimension walks the sum, or two do as one would: `n*i + j`, j
+/// of size n and not tiled where i has tiles of several elements.
+bool isNest(const AffineSum &sum, llvm::ArrayRef<int64_t> sizes,
+            llvm::ArrayRef<int64_t> tiles);
+
 /// The map by which a computation addresses the packed tile of an operand whose
 /// results are all of one dimension at most: constants and strides are dropped.
 /// Results of several dimensions keep their coefficients.

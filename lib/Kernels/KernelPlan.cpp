@@ -51,7 +51,27 @@ std::optional<unsigned> AffineSum::dimension() const {
   return constant == 0 ? found : std::nullopt;
 }
 
+std::optional<unsigned> KernelPlan::covering(const AffineSum &sum) const {
+  std::optional<unsigned> dim = sum.dimension();
+  return dim && operands[sizeOf[*dim].first].isTile() ? dim : std::nullopt;
+}
+
 namespace {
+
+/// Whether each dimension walks one result at most, alone, one step at a time.
+bool isProjection(ArrayRef<AffineSum> sums) {
+  SmallVector<bool> walked;
+  for (AffineSum sum : sums) {
+    sum.constant = 0;
+    std::optional<unsigned> dim = sum.dimension();
+    if (!dim)
+      return false;
+    walked.resize(sum.coefficients.size(), false);
+    if (std::exchange(walked[*dim], true))
+      return false;
+  }
+  return true;
+}
 
 /// Dimensions d and d+1 of the op can be one loop if every operand walks both,
 /// next to each other, or neither.
@@ -77,7 +97,7 @@ bool canMerge(const KernelPlan &plan, linalg::LinalgOp op,
     const AffineSum *over = llvm::find_if(
         sums, [&](const AffineSum &s) { return s.coefficients[first] != 0; });
     if (over->coefficients[first] != 1 || over + 1 == sums.end() ||
-        (over + 1)->dimension() != std::optional<unsigned>(second))
+        plan.covering(over[1]) != std::optional<unsigned>(second))
       return false;
   }
   return true;
@@ -267,9 +287,6 @@ FailureOr<KernelPlan> KernelPlan::get(linalg::LinalgOp op) {
     described.output = op.isDpsInit(&operand);
     described.read = op.payloadUsesValueFromOperand(&operand);
     AffineMap map = maps[operand.getOperandNumber()];
-    if (described.output && !map.isProjectedPermutation())
-      return op->emitOpError("kernels for the cores need indexing maps of "
-                             "outputs that are projected permutations");
     SmallVector<AffineSum> sums;
     for (AffineExpr result : map.getResults()) {
       std::optional<AffineSum> sum = AffineSum::get(result, dims);
@@ -278,6 +295,10 @@ FailureOr<KernelPlan> KernelPlan::get(linalg::LinalgOp op) {
                                "results are sums of multiples of dimensions");
       sums.push_back(*sum);
     }
+    if (described.output && !isProjection(sums))
+      return op->emitOpError("kernels for the cores need indexing maps of "
+                             "outputs that are projections, from an element "
+                             "on");
     Type type = operand.get().getType();
     if (auto shaped = dyn_cast<ShapedType>(type)) {
       Type element = shaped.getElementType();
@@ -298,12 +319,15 @@ FailureOr<KernelPlan> KernelPlan::get(linalg::LinalgOp op) {
         return inner.emitOpError() << "has type " << type
                                    << ", which the cores do not compute with";
 
-  // The size of a dimension is that of a tile which it walks alone.
+  // The size of a dimension is that of a tile which it walks alone, one that is
+  // there for its sizes above all: others may be walked in part.
   plan.sizeOf.assign(dims, {~0u, 0});
-  for (auto [i, sums] : llvm::enumerate(plan.sums))
-    for (auto [r, sum] : llvm::enumerate(sums))
-      if (std::optional<unsigned> dim = sum.dimension())
-        if (plan.sizeOf[*dim].first == ~0u)
+  for (bool isTile : {false, true})
+    for (auto [i, sums] : llvm::enumerate(plan.sums))
+      for (auto [r, sum] : llvm::enumerate(sums))
+        if (std::optional<unsigned> dim = sum.dimension();
+            dim && plan.operands[i].isTile() == isTile &&
+            plan.sizeOf[*dim].first == ~0u)
           plan.sizeOf[*dim] = {static_cast<unsigned>(i),
                                static_cast<unsigned>(r)};
   for (unsigned dim = 0; dim < dims; ++dim)

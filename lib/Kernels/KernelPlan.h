@@ -161,6 +161,10 @@ struct KernelPlan {
   void describeLoops(KernelOperand &operand,
                      llvm::ArrayRef<AffineSum> sums) const;
 
+  /// The dimension that walks all of a tile's: the sum is it alone, and its
+  /// size is no other tile's.
+  std::optional<unsigned> covering(const AffineSum &sum) const;
+
   /// Analyses `op`; an error on it if it is no kernel that the cores can run.
   static mlir::FailureOr<KernelPlan> get(mlir::linalg::LinalgOp op);
 };

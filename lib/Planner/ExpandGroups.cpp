@@ -117,10 +117,19 @@ struct Slot {
   MemRefType type; // of the tile, sizes dynamic
   std::string symbol;
   bool loaded = false, stored = false;
+  bool isView = false; // made with the lines that it is part of
+  unsigned lines = 0;  // place + 1 among the group's, if there are ahead of it
   // The tile in use.
   bool valid = false, fresh = false;
   Index index;
   Value tile;
+};
+
+/// A scratch slot behind lines of the tile before it, and the slots of views.
+struct Lines {
+  unsigned tile, whole, head, before;
+  int64_t count, along;
+  unsigned line; // dimension of the tile
 };
 
 /// One stage with what its job needs.
@@ -133,7 +142,8 @@ struct Stage {
   bool accumulates = false;       // it reads what it writes
   SmallVector<int64_t> indexDims; // domain dimensions of its index arguments
   func::FuncOp kernel;
-  SmallVector<SmallVector<int64_t>> gemm; // dimensions of M, N and K
+  SmallVector<AffineSum> loops; // dimensions of the domain that each walks
+  SmallVector<SmallVector<unsigned>> gemm; // loops of M, N and K
 };
 
 class GroupExpander {
@@ -148,7 +158,8 @@ public:
 
   LogicalResult run() {
     collectSlots();
-    if (failed(checkOutputs()) || failed(collectStages()))
+    if (failed(checkOutputs()) || failed(checkLines()) ||
+        failed(collectStages()))
       return failure();
     do
       if (failed(step()))
@@ -205,6 +216,36 @@ private:
       slot.symbol = group.getName().str();
       slotOf[scratch.getMemref()] = addSlot(std::move(slot));
     }
+    for (auto op : block.getOps<LinesOp>()) {
+      unsigned tile = slotOf.at(op.getTile());
+      auto add = [&](Value view) {
+        Slot slot = slots[tile];
+        slot.isView = true;
+        return slotOf[view] = addSlot(std::move(slot));
+      };
+      unsigned whole = add(op.getWhole()), head = add(op.getHead()),
+               before = add(op.getBefore());
+      lines.push_back({tile, whole, head, before, int64_t(op.getCount()),
+                       int64_t(op.getAlong()), op.getLine()});
+      slots[tile].lines = lines.size();
+    }
+  }
+
+  /// The tiles along the lines come one after the other.
+  LogicalResult checkLines() {
+    for (const Lines &kept : lines) {
+      bool within = false;
+      for (int64_t dim : group.getOrder()) {
+        if (dim == kept.along)
+          within = true;
+        else if (within && counts[dim] > 1 &&
+                 slots[kept.tile].map.isFunctionOfDim(dim))
+          return group.emitOpError("keeps lines along dimension ")
+                 << kept.along << ", but tiles of dimension " << dim
+                 << " lie within";
+      }
+    }
+    return success();
   }
 
   /// A tile of an output is complete before the next begins: every tiled
@@ -258,11 +299,10 @@ private:
           stage.reads.push_back(slot);
         }
       }
-      FailureOr<SmallVector<int64_t>> dims = domainDims(stage);
-      if (failed(dims))
+      if (failed(findLoops(stage)))
         return failure();
       if (op.getEngine() == Engine::RedMulE) {
-        if (failed(checkGemm(stage, *dims)))
+        if (failed(checkGemm(stage)))
           return failure();
       } else {
         SmallVector<int64_t> indexed;
@@ -271,11 +311,15 @@ private:
             indexed.push_back(use.getDim());
         });
         llvm::sort(indexed);
-        for (int64_t loop : indexed)
-          stage.indexDims.push_back((*dims)[loop]);
+        for (int64_t loop : indexed) {
+          if (stage.loops[loop].terms.size() > 1)
+            return op.emitOpError("uses the index of a loop that walks several "
+                                  "dimensions of the domain");
+          stage.indexDims.push_back(stage.loops[loop].terms.front().dim);
+        }
         SmallVector<AffineMap> maps;
         for (AffineMap map : body.getIndexingMapsArray())
-          maps.push_back(packedMap(map, *dims));
+          maps.push_back(packedMap(map, stage));
         stage.kernel =
             kernels.outline(body, distinct, representatives, maps, indexed);
       }
@@ -284,39 +328,59 @@ private:
     return success();
   }
 
-  /// The dimension of the group's domain that each loop of a stage's op walks.
-  FailureOr<SmallVector<int64_t>> domainDims(const Stage &stage) {
+  /// The dimensions of the group's domain that each loop of a stage's op
+  /// walks: one, or those of a nest.
+  LogicalResult findLoops(Stage &stage) {
     linalg::LinalgOp body = stage.body;
-    SmallVector<int64_t> dims(body.getNumLoops(), -1);
-    for (OpOperand &operand : body->getOpOperands()) {
-      auto found = slotOf.find(operand.get());
-      if (found == slotOf.end())
-        continue;
-      AffineMap map = body.getMatchingIndexingMap(&operand);
-      for (unsigned i = 0; i < map.getNumResults(); ++i) {
-        const AffineSum &sum = slots[found->second].window.sums()[i];
-        if (auto dim = dyn_cast<AffineDimExpr>(map.getResult(i));
-            dim && sum.terms.size() == 1)
-          dims[dim.getPosition()] = sum.terms.front().dim;
+    stage.loops.resize(body.getNumLoops());
+    for (bool nests : {false, true})
+      for (OpOperand &operand : body->getOpOperands()) {
+        auto found = slotOf.find(operand.get());
+        if (found == slotOf.end())
+          continue;
+        AffineMap map = body.getMatchingIndexingMap(&operand);
+        for (unsigned i = 0; i < map.getNumResults(); ++i) {
+          AffineSum sum = slots[found->second].window.sums()[i];
+          auto dim = dyn_cast<AffineDimExpr>(map.getResult(i));
+          if (!dim || sum.terms.empty() || (sum.terms.size() > 1) != nests ||
+              !isNest(sum, sizes, tiles))
+            continue;
+          AffineSum &walked = stage.loops[dim.getPosition()];
+          if (!walked.terms.empty())
+            continue;
+          int64_t step = sum.terms.front().coefficient;
+          for (AffineSum::Term term : sum.terms)
+            step = std::min(step, term.coefficient);
+          for (AffineSum::Term &term : sum.terms)
+            term.coefficient /= step;
+          walked.terms = sum.terms;
+        }
       }
-    }
-    for (auto [loop, dim] : llvm::enumerate(dims))
-      if (dim < 0)
+    for (auto [loop, walked] : llvm::enumerate(stage.loops))
+      if (walked.terms.empty())
         return stage.op->emitOpError("loop ") << loop << " walks no operand";
-    return dims;
+    return success();
+  }
+
+  /// The steps of a stage's loop on a tile that goes so far in the domain.
+  static int64_t stepsOf(const AffineSum &loop, ArrayRef<int64_t> extents) {
+    int64_t last = 0;
+    for (AffineSum::Term term : loop.terms)
+      last += term.coefficient * (extents[term.dim] - 1);
+    return last + 1;
   }
 
   /// A stage's map of an operand on the tile as it is packed: where several
   /// loops walk a dimension, those with tiles of one element add nothing, and
   /// what divides all others' coefficients is no part of the tile.
-  AffineMap packedMap(AffineMap map, ArrayRef<int64_t> dims) const {
+  AffineMap packedMap(AffineMap map, const Stage &stage) const {
     SmallVector<AffineSum> sums = sumsOf(map);
     for (AffineSum &sum : sums) {
       if (sum.terms.size() < 2)
         continue;
       int64_t step = 0;
       llvm::erase_if(sum.terms, [&](AffineSum::Term term) {
-        return tiles[dims[term.dim]] == 1;
+        return stepsOf(stage.loops[term.dim], tiles) == 1;
       });
       for (AffineSum::Term term : sum.terms)
         step = std::gcd(step, term.coefficient);
@@ -326,43 +390,37 @@ private:
     return mapOf(sums, map.getNumDims(), map.getContext());
   }
 
-  /// Finds rows, columns and the summed dimensions of a contraction on RedMulE
-  /// and checks that its tiles are the row-major matrices that it wants.
-  LogicalResult checkGemm(Stage &stage, ArrayRef<int64_t> dims) {
+  /// Finds rows, columns and the summed loops of a contraction on RedMulE and
+  /// checks that its tiles are the row-major matrices that it wants.
+  LogicalResult checkGemm(Stage &stage) {
     linalg::LinalgOp body = stage.body;
     if (stage.slots.size() != 3 || body.getNumDpsInputs() != 2 ||
         !td::accumulatesProducts(body))
       return stage.op.emitOpError(
           "RedMulE runs only a contraction of two tiles into a third");
     auto maps = body.getIndexingMapsArray();
-    // Dimensions of the domain in the order in which a tile has them.
+    // Loops in the order in which a tile has them.
     auto order = [&](unsigned operand) {
-      SmallVector<int64_t> result;
+      SmallVector<unsigned> result;
       for (const AffineSum &sum : sumsOf(maps[operand]))
         for (AffineSum::Term term : sum.terms)
-          if (tiles[dims[term.dim]] > 1)
-            result.push_back(dims[term.dim]);
+          if (stepsOf(stage.loops[term.dim], tiles) > 1)
+            result.push_back(term.dim);
       return result;
     };
-    SmallVector<int64_t> x = order(0), w = order(1), z = order(2);
-    auto has = [](ArrayRef<int64_t> list, int64_t dim) {
-      return llvm::is_contained(list, dim);
-    };
-    for (int64_t dim : dims) {
-      if (tiles[dim] == 1)
-        continue;
-      bool inX = has(x, dim), inW = has(w, dim), inZ = has(z, dim);
-      if (inX && inW && inZ)
+    SmallVector<unsigned> x = order(0), w = order(1), z = order(2);
+    for (unsigned loop : z)
+      if (llvm::is_contained(x, loop) && llvm::is_contained(w, loop))
         return stage.op.emitOpError("dimension ")
-               << dim << " is walked by all tiles and must have tiles of 1";
-    }
-    SmallVector<int64_t> rows, summed, columns;
-    for (int64_t dim : z)
-      (has(x, dim) ? rows : columns).push_back(dim);
-    for (int64_t dim : x)
-      if (!has(z, dim))
-        summed.push_back(dim);
-    auto joined = [](SmallVector<int64_t> a, ArrayRef<int64_t> b) {
+               << stage.loops[loop].terms.front().dim
+               << " is walked by all tiles and must have tiles of 1";
+    SmallVector<unsigned> rows, summed, columns;
+    for (unsigned loop : z)
+      (llvm::is_contained(x, loop) ? rows : columns).push_back(loop);
+    for (unsigned loop : x)
+      if (!llvm::is_contained(z, loop))
+        summed.push_back(loop);
+    auto joined = [](SmallVector<unsigned> a, ArrayRef<unsigned> b) {
       llvm::append_range(a, b);
       return a;
     };
@@ -428,7 +486,9 @@ private:
   LogicalResult refresh(Slot &slot) {
     Index offsets, extents;
     window(slot, offsets, extents);
-    if (!slot.buffer) {
+    if (slot.lines) {
+      refreshLines(lines[slot.lines - 1], extents);
+    } else if (!slot.buffer) {
       slot.tile = alloc(slot, extents, Level::L1);
     } else if (levelOf(slot.buffer) == Level::L1) {
       auto type = cast<MemRefType>(slot.buffer.getType());
@@ -465,6 +525,36 @@ private:
     return success();
   }
 
+  /// A new tile of so many elements behind lines of the tile before.
+  void refreshLines(const Lines &kept, ArrayRef<int64_t> extents) {
+    Value before = slots[kept.whole].tile;
+    auto view = [&](unsigned slot, Value array, int64_t from, int64_t count) {
+      Index offsets(extents.size(), 0), part(extents);
+      offsets[kept.line] = from;
+      part[kept.line] = count;
+      slots[slot].tile = ViewOp::create(
+          builder, loc, tileType(slots[slot].type, part, Level::L1), array,
+          offsets, part);
+    };
+    Index all(extents);
+    all[kept.line] += kept.count;
+    Value whole = alloc(slots[kept.whole], all, Level::L1);
+    slots[kept.whole].tile = whole;
+    view(kept.tile, whole, kept.count, extents[kept.line]);
+    view(kept.head, whole, 0, kept.count);
+    if (place[kept.along] == 0)
+      return;
+    int64_t past = cast<MemRefType>(before.getType()).getDimSize(kept.line);
+    view(kept.before, before, past - kept.count, kept.count);
+  }
+
+  /// Whether lines lie ahead of the tile of a slot that is a view.
+  bool hasLinesBefore(unsigned slot) const {
+    return llvm::any_of(lines, [&](const Lines &kept) {
+      return kept.head == slot && place[kept.along] > 0;
+    });
+  }
+
   void store(Slot &slot) {
     if (levelOf(slot.buffer) == Level::L1)
       return;
@@ -498,10 +588,10 @@ private:
       Index starts, extents;
       locate(starts, extents);
       SmallVector<int64_t> jobSizes;
-      for (ArrayRef<int64_t> dims : stage.gemm) {
+      for (ArrayRef<unsigned> loops : stage.gemm) {
         jobSizes.push_back(1);
-        for (int64_t dim : dims)
-          jobSizes.back() *= extents[dim];
+        for (unsigned loop : loops)
+          jobSizes.back() *= stepsOf(stage.loops[loop], extents);
       }
       auto isMatrix = [&](Value tile, unsigned rows, unsigned columns) {
         return cast<MemRefType>(tile.getType()).getShape() ==
@@ -534,7 +624,7 @@ private:
         for (AffineSum::Term term : sum.terms)
           index.push_back(place[term.dim]);
       slot.fresh = false;
-      if (slot.valid && slot.index == index)
+      if (slot.isView || (slot.valid && slot.index == index))
         continue;
       slot.index = index;
       if (failed(refresh(slot)))
@@ -555,6 +645,12 @@ private:
       case Phase::Finish:
         runs = atEdge(stage.writes, /*last=*/true);
         break;
+      case Phase::First:
+      case Phase::Next:
+        runs = atEdge(stage.writes, /*last=*/true) &&
+               hasLinesBefore(stage.writes.front()) ==
+                   (stage.op.getPhase() == Phase::Next);
+        break;
       }
       if (runs && failed(runStage(stage)))
         return failure();
@@ -573,6 +669,7 @@ private:
   ArrayRef<int64_t> sizes, tiles;
   SmallVector<int64_t> counts, place;
   std::vector<Slot> slots;
+  std::vector<Lines> lines;
   DenseMap<Value, unsigned> slotOf;
   std::vector<Stage> stages;
 };

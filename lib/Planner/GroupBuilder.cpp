@@ -81,10 +81,14 @@ public:
     OpBuilder::InsertionGuard guard(builder);
     builder.setInsertionPointToEnd(&op.getBody().front());
     for (const GroupMember &member : group.members)
-      isAnchor(member) || group.rowwise
-          ? emitAnchor(member)
-          : emitBehind(member, isRow(member) ? rowPhase() : behindPhase());
-    BuiltGroup built{op, {}, SmallVector<int64_t>(windows.getArrayRef())};
+      if (isAnchor(member) || group.rowwise)
+        emitAnchor(member);
+      else if (group.pooling && &member == &group.members[group.pooling->from])
+        emitPooling(member);
+      else
+        emitBehind(member, isRow(member) ? rowPhase() : behindPhase());
+    BuiltGroup built{op, group.unit,
+                     SmallVector<int64_t>(windows.getArrayRef())};
     for (const Job &job : jobs)
       for (int64_t dim : job.unit)
         if (!llvm::is_contained(built.unit, dim))
@@ -114,13 +118,66 @@ private:
     return implementations[isSecond(member)];
   }
 
+  /// Whether two dimensions of the group walk a loop of a member: what is to be
+  /// pooled comes in lines for each window.
+  bool isNest(const GroupMember &member, unsigned loop) const {
+    return group.pooling && group.pooling->lineInWindow &&
+           &member < &group.members[group.pooling->from] &&
+           member.dims[loop] == group.pooling->dim;
+  }
+
+  /// The dimensions that walk a loop of a member, outermost first.
+  SmallVector<unsigned, 2> dimsOf(const GroupMember &member,
+                                  unsigned loop) const {
+    SmallVector<unsigned, 2> dims{member.dims[loop]};
+    if (isNest(member, loop))
+      dims.push_back(*group.pooling->lineInWindow);
+    return dims;
+  }
+
+  int64_t stepsOf(const GroupMember &member, unsigned loop) const {
+    int64_t steps = 1;
+    for (unsigned dim : dimsOf(member, loop))
+      steps *= group.sizes[dim];
+    return steps;
+  }
+
   /// The map of loops of a member on dimensions of the group.
   AffineMap groupMap(const GroupMember &member, AffineMap map) {
     SmallVector<AffineSum> sums = tile::sumsOf(map);
-    for (AffineSum &sum : sums)
-      for (AffineSum::Term &term : sum.terms)
-        term.dim = member.dims[term.dim];
+    for (AffineSum &sum : sums) {
+      SmallVector<AffineSum::Term, 2> terms;
+      for (AffineSum::Term term : sum.terms) {
+        int64_t coefficient = term.coefficient;
+        if (isNest(member, term.dim)) {
+          terms.push_back({*group.pooling->lineInWindow, coefficient});
+          coefficient *= group.pooling->stride;
+        }
+        terms.push_back({member.dims[term.dim], coefficient});
+      }
+      sum.terms = terms;
+    }
     return tile::mapOf(sums, rank, context);
+  }
+
+  /// How a packed tile is walked with one dimension in the place of a nest of
+  /// two.
+  SmallVector<AffineSum> withoutNests(AffineMap map) const {
+    SmallVector<AffineSum> sums = tile::sumsOf(map);
+    if (!group.pooling || !group.pooling->lineInWindow)
+      return sums;
+    for (AffineSum &sum : sums) {
+      size_t before = sum.terms.size();
+      llvm::erase_if(sum.terms, [&](AffineSum::Term term) {
+        return term.dim == *group.pooling->lineInWindow;
+      });
+      for (AffineSum::Term &term : sum.terms)
+        if (term.dim == group.pooling->dim && sum.terms.size() < before)
+          term.coefficient = sum.terms.size() == 1
+                                 ? 1
+                                 : term.coefficient / group.pooling->stride;
+    }
+    return sums;
   }
 
   /// How the group's domain walks the array of a tensor that a member indexes
@@ -139,7 +196,7 @@ private:
 
   /// The same tile seen from the loops of a member.
   AffineMap memberMap(const GroupMember &member, AffineMap map) {
-    SmallVector<AffineSum> sums = tile::sumsOf(map);
+    SmallVector<AffineSum> sums = withoutNests(map);
     for (AffineSum &sum : sums)
       for (AffineSum::Term &term : sum.terms)
         term.dim = llvm::find(member.dims, term.dim) - member.dims.begin();
@@ -280,6 +337,22 @@ private:
     return {scratch.getMemref(), map};
   }
 
+  /// A tile that is there for its sizes, those of dimensions of the group.
+  /// Kernels know them if they are few, as in a window, and never tiled.
+  Tile addSizes(ArrayRef<unsigned> dims, Type element) {
+    SmallVector<AffineExpr> results;
+    SmallVector<int64_t> shape;
+    for (unsigned dim : dims) {
+      bool isSmall = group.sizes[dim] <= KernelPlan::fewTaps;
+      if (isSmall)
+        windows.insert(dim);
+      shape.push_back(isSmall ? group.sizes[dim] : ShapedType::kDynamic);
+      results.push_back(getAffineDimExpr(dim, context));
+    }
+    return addScratch(element, AffineMap::get(rank, 0, results, context),
+                      shape);
+  }
+
   OpBuilder scratchBuilder() {
     OpBuilder inner(context);
     Block &block = op.getBody().front();
@@ -312,8 +385,11 @@ private:
         Type element = cast<ShapedType>(result.getType()).getElementType();
         if (const Job &job = jobs[isSecond(member)];
             accelerated && !isMatrix(map, job.m, job.k, job)) {
-          // RedMulE makes the transposed tile; what is stored is moved from it.
+          // RedMulE makes the transposed tile; what is stored, or pooled, is
+          // moved from it.
           finalTiles[result] = tiles.lookup(result);
+          if (group.pooling && result == group.pooling->source)
+            finalTiles[result] = addScratch(element, map);
           tiles[result] =
               addScratch(element, matrixMap(job.m, job.k, map, job));
           continue;
@@ -379,8 +455,8 @@ private:
   void emitMove(tile::Phase phase, Tile from, Tile to, Location location) {
     OpBuilder inside =
         OpBuilder::atBlockEnd(addStage(phase, tile::Engine::Cores, location));
-    SmallVector<AffineSum> target = tile::sumsOf(to.map),
-                           source = tile::sumsOf(from.map);
+    SmallVector<AffineSum> target = withoutNests(to.map),
+                           source = withoutNests(from.map);
     // A transposition has a name.
     SmallVector<int64_t> permutation;
     for (const AffineSum &sum : target)
@@ -519,19 +595,10 @@ private:
     if (SmallVector<unsigned> loops =
             loopsWithoutTile(source.getNumLoops(), maps);
         !loops.empty()) {
-      SmallVector<AffineExpr> results;
-      SmallVector<int64_t> shape;
-      for (unsigned loop : loops) {
-        int64_t dim = member.dims[loop], size = group.sizes[dim];
-        bool isSmall = size <= KernelPlan::fewTaps;
-        if (isSmall)
-          windows.insert(dim);
-        shape.push_back(isSmall ? size : ShapedType::kDynamic);
-        results.push_back(getAffineDimExpr(dim, context));
-      }
-      Tile sizes =
-          addScratch(getElementTypeOrSelf(source->getResult(0).getType()),
-                     AffineMap::get(rank, 0, results, context), shape);
+      Tile sizes = addSizes(
+          llvm::to_vector(llvm::map_range(
+              loops, [&](unsigned loop) { return member.dims[loop]; })),
+          getElementTypeOrSelf(source->getResult(0).getType()));
       ins.push_back(sizes.memref);
       maps.insert(maps.begin() + inputs, memberMap(member, sizes.map));
     }
@@ -553,6 +620,121 @@ private:
     auto copy = linalg::GenericOp::create(inside, location, ins, outs, maps,
                                           source.getIteratorTypesArray());
     clonePayload(generic, copy, constants, ins.size() - inputs);
+  }
+
+  /// The pooling, of whole lines, those from the tile before ahead of them.
+  void emitPooling(const GroupMember &member) {
+    const Pooling &pooling = *group.pooling;
+    Location location = linalg::LinalgOp(member.op).getLoc();
+    Tile made = finalTiles.lookup(pooling.source);
+    if (!made.memref)
+      made = tiles[pooling.source];
+    Value reduced = made.memref;
+    if (pooling.kept) {
+      OpBuilder inner = scratchBuilder();
+      Type type = made.memref.getType();
+      auto lines =
+          tile::LinesOp::create(inner, location, type, type, type, made.memref,
+                                pooling.kept, int64_t(pooling.dim));
+      reduced = lines.getWhole();
+      OpBuilder inside = OpBuilder::atBlockEnd(
+          addStage(tile::Phase::First, tile::Engine::Cores, location));
+      Value padding =
+          arith::ConstantOp::create(inside, location, pooling.padding);
+      linalg::FillOp::create(inside, location, padding, lines.getHead());
+      emitMove(tile::Phase::Next, Tile{lines.getBefore(), made.map},
+               Tile{lines.getHead(), made.map}, location);
+    }
+    emitInit(member);
+    if (pooling.parts.empty())
+      emitWindows(member, reduced, nullptr);
+    for (const Pooling::Part &part : pooling.parts)
+      emitWindows(member, reduced, &part);
+  }
+
+  /// Windows that have the same taps: a part, or all.
+  void emitWindows(const GroupMember &member, Value reduced,
+                   const Pooling::Part *part) {
+    const Pooling &pooling = *group.pooling;
+    linalg::LinalgOp pooled = member.op;
+    auto source = cast<linalg::GenericOp>(pooled.getOperation());
+    Location location = source.getLoc();
+    SmallVector<Value> ins{reduced}, outs;
+    SmallVector<TypedAttr> constants; // per input: what is no tile
+    AffineMap window;
+    for (OpOperand *operand : source.getDpsInputOperands()) {
+      constants.push_back({});
+      if (operand->get() == pooling.input)
+        window = source.getMatchingIndexingMap(operand);
+      else if (isFolded(source, operand))
+        constants.back() = splatOf(operand->get());
+      else
+        constants.back() =
+            builder.getZeroAttr(getElementTypeOrSelf(operand->get().getType()));
+    }
+    unsigned loops = source.getNumLoops();
+    // A sum over results of the part, from its first on, moved by so much.
+    auto moved = [&](AffineMap map, int64_t by) {
+      SmallVector<AffineSum> sums = tile::sumsOf(map);
+      for (AffineSum &sum : sums)
+        for (AffineSum::Term term : sum.terms)
+          if (part && term.dim == pooling.resultLoop)
+            sum.constant += term.coefficient * part->firstResult + by;
+      return tile::mapOf(sums, loops, context);
+    };
+    SmallVector<AffineMap> maps{
+        moved(window, part ? part->firstTap - pooling.ahead : 0)};
+    // The loops of which no tile tells the sizes: those of the windows, and of
+    // what a part has of them.
+    SmallVector<unsigned> taps;
+    source.getReductionDims(taps);
+    auto giveSizes = [&](ArrayRef<unsigned> sized) {
+      SmallVector<unsigned> dims;
+      SmallVector<AffineExpr> walked;
+      for (unsigned loop : sized) {
+        dims.push_back(!part                        ? member.dims[loop]
+                       : loop == pooling.tapLoop    ? part->taps
+                       : loop == pooling.resultLoop ? part->results
+                                                    : member.dims[loop]);
+        walked.push_back(getAffineDimExpr(loop, context));
+      }
+      Tile sizes =
+          addSizes(dims, getElementTypeOrSelf(source->getResult(0).getType()));
+      ins.push_back(sizes.memref);
+      maps.push_back(AffineMap::get(loops, 0, walked, context));
+    };
+    giveSizes(taps);
+    if (part && part->results != member.dims[pooling.resultLoop])
+      giveSizes(pooling.resultLoop);
+    for (OpResult result : source->getResults()) {
+      outs.push_back(tiles[result].memref);
+      maps.push_back(moved(memberMap(member, tiles[result].map), 0));
+    }
+    OpBuilder inside = OpBuilder::atBlockEnd(
+        addStage(tile::Phase::Finish, tile::Engine::Cores, location));
+    auto copy = linalg::GenericOp::create(inside, location, ins, outs, maps,
+                                          source.getIteratorTypesArray());
+    clonePayload(source, copy, constants, ins.size() - 1);
+    if (part)
+      moveIndices(copy, {{pooling.resultLoop, part->firstResult},
+                         {pooling.tapLoop, part->firstTap}});
+  }
+
+  /// Indices of loops start from these.
+  static void moveIndices(linalg::GenericOp op,
+                          ArrayRef<std::pair<unsigned, int64_t>> starts) {
+    SmallVector<linalg::IndexOp> uses;
+    op.walk([&](linalg::IndexOp use) { uses.push_back(use); });
+    for (linalg::IndexOp use : uses)
+      for (auto [loop, start] : starts) {
+        if (use.getDim() != loop || start == 0)
+          continue;
+        OpBuilder b(use->getContext());
+        b.setInsertionPointAfter(use);
+        Value by = arith::ConstantIndexOp::create(b, use.getLoc(), start);
+        auto sum = arith::AddIOp::create(b, use.getLoc(), use, by);
+        use.getResult().replaceAllUsesExcept(sum, sum);
+      }
   }
 
   /// `result` += product of both `inputs`, all of one type.
@@ -625,30 +807,29 @@ private:
         job.unit.insert(dim);
     for (unsigned loop : loops.batch)
       job.unit.insert(member.dims[loop]);
-    AffineMap maps[3];
-    for (unsigned i = 0; i < 3; ++i)
-      maps[i] = groupMap(member, source.getIndexingMapsArray()[i]);
+    SmallVector<AffineMap> maps = source.getIndexingMapsArray();
     bool hasWindows[2] = {};
     for (unsigned i : {0, 1})
       for (const AffineSum &sum : tile::sumsOf(maps[i])) {
-        // Of the dimensions that walk a window the longest is the one that
-        // stays: the taps of a filter come one by one.
+        // Of the loops that walk a window the longest is the one that stays:
+        // the taps of a filter come one by one.
         unsigned longest = 0;
-        for (AffineSum::Term term : sum.terms)
-          if (group.sizes[term.dim] > group.sizes[sum.terms[longest].dim])
-            longest = &term - sum.terms.data();
+        for (auto [index, term] : llvm::enumerate(sum.terms))
+          if (stepsOf(member, term.dim) >
+              stepsOf(member, sum.terms[longest].dim))
+            longest = index;
         if (sum.terms.size() < 2)
           continue;
         hasWindows[i] = true;
         for (auto [index, term] : llvm::enumerate(sum.terms))
           if (index != longest && !implementation.gathered)
-            job.unit.insert(term.dim);
+            job.unit.insert_range(dimsOf(member, term.dim));
       }
     auto add = [&](SmallVector<unsigned> &to, ArrayRef<unsigned> which,
                    AffineMap order) {
-      for (unsigned dim : walkOf(order, job))
+      for (unsigned dim : walkOf(groupMap(member, order), job))
         for (unsigned loop : which)
-          if (member.dims[loop] == dim)
+          if (llvm::is_contained(dimsOf(member, loop), dim))
             to.push_back(dim);
     };
     add(job.m, loops.rows, maps[2]);
@@ -668,8 +849,18 @@ private:
     for (int64_t dim : job.unit)
       if (group.sizes[dim] > 1 && stands.isFunctionOfDim(dim))
         results.push_back(getAffineDimExpr(dim, context));
-    for (unsigned dim : llvm::concat<const unsigned>(rows, columns))
-      results.push_back(getAffineDimExpr(dim, context));
+    const std::optional<Pooling> &pooling = group.pooling;
+    for (unsigned dim : llvm::concat<const unsigned>(rows, columns)) {
+      AffineExpr result = getAffineDimExpr(dim, context);
+      if (pooling && pooling->lineInWindow) {
+        if (dim == pooling->dim)
+          continue; // comes with the lines
+        if (dim == *pooling->lineInWindow)
+          result = getAffineDimExpr(pooling->dim, context) * pooling->stride +
+                   result;
+      }
+      results.push_back(result);
+    }
     return AffineMap::get(rank, 0, results, context);
   }
 
@@ -678,11 +869,13 @@ private:
                 ArrayRef<unsigned> columns, const Job &job) {
     SmallVector<unsigned> dims(rows);
     llvm::append_range(dims, columns);
-    for (const AffineSum &sum : tile::sumsOf(map))
-      if (llvm::count_if(sum.terms, [&](AffineSum::Term term) {
-            return !job.unit.contains(term.dim);
-          }) > 1)
+    for (AffineSum sum : tile::sumsOf(map)) {
+      llvm::erase_if(sum.terms, [&](AffineSum::Term term) {
+        return job.unit.contains(term.dim);
+      });
+      if (!sum.terms.empty() && !tile::isNest(sum, group.sizes, group.sizes))
         return false;
+    }
     return walkOf(map, job) == dims;
   }
 
@@ -718,7 +911,7 @@ private:
           if (map.isFunctionOfDim(loop))
             walked[loop] = true;
       for (unsigned loop : loopsWithoutTile(source.getNumLoops(), maps))
-        if (group.sizes[member.dims[loop]] == 1)
+        if (stepsOf(member, loop) == 1)
           walked[loop] = false;
       SmallVector<AffineExpr> loops;
       SmallVector<utils::IteratorType> iterators;

@@ -2,6 +2,7 @@
 
 #include "dialects/Tile/Windows.h"
 #include "dialects/Train/Train.h"
+#include "lib/Kernels/KernelPlan.h"
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
 #include "mlir/IR/Matchers.h"
@@ -15,7 +16,9 @@ namespace td {
 
 bool OperatorGroup::contains(Operation *op) const {
   return llvm::any_of(
-      members, [&](const GroupMember &member) { return member.op == op; });
+             members,
+             [&](const GroupMember &member) { return member.op == op; }) ||
+         (pooling && llvm::is_contained(pooling->between, op));
 }
 
 Value viewSource(Value value) {
@@ -158,6 +161,25 @@ public:
     }
   }
 
+  /// Joins a pooling, with what follows it element by element, with the
+  /// contraction whose results it reduces.
+  void fusePooling(const KeptApart &apart) {
+    for (Operation &op : block) {
+      auto found = groupOf.find(&op);
+      if (found == groupOf.end() || apart.fromContractions.contains(&op) ||
+          groups[found->second].members.front().op.getOperation() != &op)
+        continue;
+      unsigned own = found->second;
+      if (std::optional<Pooled> pooled = joinPooling(own)) {
+        for (unsigned padding : pooled->paddings) {
+          groups[padding].members.clear();
+          redirect(pooled->into, padding);
+        }
+        replace(pooled->into, own, std::move(pooled->group));
+      }
+    }
+  }
+
   /// Joins groups without contractions where one consumes what the other makes
   /// and both can run on the same tiles: those of dimensions that all members
   /// walk, and that no member needs the whole sum over.
@@ -212,7 +234,7 @@ public:
         Operation *producer = operand.getDefiningOp();
         auto other = producer ? groupOf.find(producer) : groupOf.end();
         if (other == groupOf.end() || other->second == own ||
-            groups[other->second].rowsFrom ||
+            groups[other->second].rowsFrom || groups[other->second].pooling ||
             !isContraction(groups[other->second].members.front().op))
           continue;
         unsigned into = other->second;
@@ -440,6 +462,270 @@ private:
     return merged;
   }
 
+  /// A pooling joined with group `into`; the groups `paddings` wrote what lies
+  /// around that one's results.
+  struct Pooled {
+    unsigned into;
+    SmallVector<unsigned> paddings;
+    OperatorGroup group;
+  };
+
+  std::optional<Pooled> joinPooling(unsigned own) {
+    const OperatorGroup &second = groups[own];
+    linalg::LinalgOp anchor = second.members.front().op;
+    auto reduction = dyn_cast<linalg::GenericOp>(anchor.getOperation());
+    if (!reduction || reduction.getNumReductionLoops() == 0 || second.rowwise ||
+        second.rowsFrom)
+      return std::nullopt;
+    // What it reduces; other operands only give sizes, or are one constant.
+    OpOperand *reduced = nullptr;
+    for (OpOperand &operand : reduction->getOpOperands()) {
+      if (splatOf(operand.get()) ||
+          !reduction.payloadUsesValueFromOperand(&operand))
+        continue;
+      if (reduced || reduction.isDpsInit(&operand))
+        return std::nullopt;
+      reduced = &operand;
+    }
+    for (OpOperand &init : reduction.getDpsInitsMutable())
+      if (!splatOf(init.get()))
+        return std::nullopt;
+    if (!reduced || !isa<RankedTensorType>(reduced->get().getType()))
+      return std::nullopt;
+
+    // Its source is the result of a contraction's chain, maybe amid padding.
+    Pooled pooled;
+    Pooling pooling;
+    pooling.input = reduced->get();
+    SmallVector<Value> stack{pooling.input};
+    while (!stack.empty()) {
+      Value value = stack.pop_back_val();
+      Operation *producer = value.getDefiningOp();
+      if (!producer || (!value.hasOneUse() && !isa<tensor::EmptyOp>(producer)))
+        return std::nullopt;
+      if (auto found = groupOf.find(producer); found != groupOf.end()) {
+        auto constant = dyn_cast<linalg::GenericOp>(producer);
+        TypedAttr padding;
+        if (constant && constant.getNumDpsInputs() == 0 &&
+            groups[found->second].members.size() == 1 &&
+            matchPattern(
+                constant.getRegion().front().getTerminator()->getOperand(0),
+                m_Constant(&padding))) {
+          if (pooling.padding && pooling.padding != padding)
+            return std::nullopt;
+          pooling.padding = padding;
+          pooled.paddings.push_back(found->second);
+          continue;
+        }
+        if (pooling.source)
+          return std::nullopt;
+        pooling.source = value;
+        pooled.into = found->second;
+        continue;
+      }
+      if (auto insert = dyn_cast<tensor::InsertSliceOp>(producer)) {
+        stack.push_back(insert.getSource());
+        stack.push_back(insert.getDest());
+      } else if (auto slice = dyn_cast<tensor::ExtractSliceOp>(producer)) {
+        stack.push_back(slice.getSource());
+      } else if (!isa<tensor::EmptyOp>(producer)) {
+        return std::nullopt;
+      }
+      pooling.between.push_back(producer);
+    }
+    if (!pooling.source || pooled.into == own)
+      return std::nullopt;
+    OperatorGroup &merged = pooled.group;
+    merged = groups[pooled.into];
+    if (!isContraction(merged.members.front().op) || merged.rowsFrom ||
+        merged.pooling ||
+        merged.members.back().op != pooling.source.getDefiningOp())
+      return std::nullopt;
+    for (unsigned next : successors[pooled.into])
+      if (next != own && reaches(next, own))
+        return std::nullopt;
+    // Nothing but the pooling needs what its windows see.
+    for (const GroupMember &member : merged.members)
+      for (Value result : member.op->getResults())
+        for (Operation *user : result.getUsers())
+          if (!merged.contains(user) && result != pooling.source)
+            return std::nullopt;
+    for (const GroupMember &member : second.members)
+      for (Value operand : member.op->getOperands())
+        if (operand != pooling.input)
+          for (Value source : views.sourcesOf(operand))
+            if (Operation *producer = source.getDefiningOp();
+                producer && merged.contains(producer))
+              return std::nullopt;
+
+    // How windows go along each dimension of the source.
+    TensorView seen = views.viewOf(pooling.input),
+               made = views.viewOf(pooling.source);
+    auto isPlain = [](const TensorView &view) {
+      return llvm::all_of(view.strides,
+                          [](int64_t stride) { return stride == 1; });
+    };
+    if (seen.root != made.root || seen.shaped != made.shaped ||
+        !isPlain(seen) || !isPlain(made))
+      return std::nullopt;
+    merged.pooling = pooling;
+    if (!placeWindows(merged, reduction, *reduced, seen, made))
+      return std::nullopt;
+    merged.parts = {groups[pooled.into]};
+    for (unsigned padding : pooled.paddings)
+      merged.parts.push_back(groups[padding]);
+    merged.parts.push_back(second);
+    return pooled;
+  }
+
+  /// Gives every loop of `reduction` a dimension of the group that is to pool
+  /// what it makes; false if windows do not lie so that tiles of the source can
+  /// follow each other.
+  bool placeWindows(OperatorGroup &group, linalg::GenericOp reduction,
+                    OpOperand &reduced, const TensorView &seen,
+                    const TensorView &made) {
+    Pooling &pooling = *group.pooling;
+    constexpr unsigned unknown = ~0u;
+    SmallVector<int64_t> loops = reduction.getStaticLoopRanges();
+    SmallVector<unsigned> dims(loops.size(), unknown);
+    SmallVector<unsigned> walk = walkOf(group, cast<OpResult>(pooling.source));
+    auto shape = cast<RankedTensorType>(pooling.source.getType()).getShape();
+    SmallVector<int64_t> whole, taps;
+    auto addDim = [&](int64_t size) -> unsigned {
+      group.sizes.push_back(size);
+      whole.push_back(group.sizes.size() - 1);
+      return group.sizes.size() - 1;
+    };
+    auto addTaps = [&](int64_t size) {
+      unsigned dim = addDim(size);
+      taps.push_back(dim);
+      return dim;
+    };
+    bool hasLines = false, goesAcross = false;
+    for (auto [i, sum] : llvm::enumerate(
+             tile::sumsOf(reduction.getMatchingIndexingMap(&reduced)))) {
+      // One loop over results, and one over taps maybe.
+      std::optional<tile::AffineSum::Term> result, tap;
+      for (tile::AffineSum::Term term : sum.terms) {
+        bool isTap = reduction.getIteratorTypesArray()[term.dim] ==
+                     utils::IteratorType::reduction;
+        std::optional<tile::AffineSum::Term> &known = isTap ? tap : result;
+        if (known || dims[term.dim] != unknown)
+          return false;
+        known = term;
+      }
+      if (!result || sum.constant != 0)
+        return false;
+      int64_t count = loops[result->dim], width = tap ? loops[tap->dim] : 1,
+              stride = result->coefficient,
+              ahead = made.offsets[i] - seen.offsets[i];
+      if (width == 1 && ahead == 0 && count == shape[i] &&
+          (stride == 1 || count == 1)) {
+        dims[result->dim] = walk[i];
+        if (tap)
+          dims[tap->dim] = addTaps(1);
+        continue;
+      }
+      if (!tap || tap->coefficient != 1 || width < 2 || ahead < 0)
+        return false;
+      dims[tap->dim] = addTaps(width);
+      if (!hasLines) {
+        hasLines = true;
+        pooling.kept = width - stride;
+        if (pooling.kept < 0 || ahead != pooling.kept ||
+            stride * count > shape[i] || (pooling.kept && !pooling.padding))
+          return false;
+        pooling.dim = dims[result->dim] = walk[i];
+        pooling.stride = stride;
+        group.sizes[walk[i]] = count;
+        if (stride > 1)
+          pooling.lineInWindow = addDim(stride);
+        // Lines of the tile before are views of it.
+        for (unsigned outer : ArrayRef(walk).take_front(i))
+          if (pooling.kept)
+            group.unit.push_back(outer);
+        continue;
+      }
+      if (goesAcross)
+        return false;
+      goesAcross = true;
+      whole.push_back(walk[i]);
+      pooling.resultLoop = result->dim;
+      pooling.tapLoop = tap->dim;
+      pooling.ahead = ahead;
+      dims[result->dim] = addDim(count);
+      // Taps of a window within the source.
+      auto tapsOf = [&](int64_t at) {
+        int64_t start = at * stride - ahead;
+        return std::make_pair(std::max<int64_t>(-start, 0),
+                              std::min(width, shape[i] - start));
+      };
+      for (int64_t first = 0, past; first < count; first = past) {
+        auto [begin, end] = tapsOf(first);
+        for (past = first + 1;
+             past < count && tapsOf(past) == std::make_pair(begin, end); ++past)
+          ;
+        if (begin >= end ||
+            (end - begin < width && !mayLeaveOut(group, reduction, reduced)))
+          return false;
+        Pooling::Part part{dims[result->dim], dims[tap->dim], first, begin};
+        if (past - first < count)
+          part.results = addDim(past - first);
+        if (end - begin < width)
+          part.taps = addTaps(end - begin);
+        pooling.parts.push_back(part);
+      }
+    }
+    if (!hasLines || llvm::is_contained(dims, unknown))
+      return false;
+    pooling.from = group.members.size();
+    const OperatorGroup &second = groups[groupOf.at(reduction)];
+    for (GroupMember member : second.members) {
+      for (unsigned &dim : member.dims)
+        dim = dims[dim];
+      group.members.push_back(std::move(member));
+    }
+    llvm::append_range(group.whole, whole);
+    llvm::append_range(group.reductions, taps);
+    return true;
+  }
+
+  /// Whether a window's result is the same without its taps on padding, of
+  /// which it has others.
+  static bool mayLeaveOut(const OperatorGroup &group,
+                          linalg::GenericOp reduction, OpOperand &reduced) {
+    auto padding = dyn_cast_if_present<FloatAttr>(group.pooling->padding);
+    if (!padding)
+      return false;
+    Block &body = reduction.getRegion().front();
+    Value tap = body.getArgument(reduced.getOperandNumber()),
+          sum = body.getArgument(reduction.getNumDpsInputs());
+    Operation *made = body.getTerminator()->getOperand(0).getDefiningOp();
+    if (!made)
+      return false;
+    auto isOf = [&](Value value) {
+      if (auto cut = value.getDefiningOp<arith::MaximumFOp>();
+          cut && cut.getLhs() == tap &&
+          matchPattern(cut.getRhs(), m_Constant()))
+        value = tap;
+      return value == tap;
+    };
+    bool ofSum = made->getNumOperands() == 2 &&
+                 ((made->getOperand(0) == sum && isOf(made->getOperand(1))) ||
+                  (made->getOperand(1) == sum && isOf(made->getOperand(0))));
+    APFloat value = padding.getValue();
+    if (isa<arith::AddFOp>(made))
+      return ofSum && value.isZero() &&
+             llvm::is_contained(made->getOperands(), tap);
+    if (!value.isInfinity() || !value.isNegative())
+      return false;
+    if (isa<arith::MaximumFOp>(made))
+      return ofSum;
+    FailureOr<KernelPlan> plan = KernelPlan::get(reduction);
+    return succeeded(plan) && plan->firstMaximum &&
+           plan->firstMaximum->element == tap;
+  }
+
   /// The dimensions of a group that walk a result of a member.
   static SmallVector<unsigned> walkOf(const OperatorGroup &group,
                                       OpResult result) {
@@ -645,6 +931,7 @@ FailureOr<std::vector<OperatorGroup>> formGroups(func::FuncOp step,
   if (failed(graph.build()))
     return failure();
   graph.fuse(apart);
+  graph.fusePooling(apart);
   graph.fuseRows(rowBytes, apart);
   graph.fuseRowsWithContractions(rowBytes, apart);
   return graph.order();
@@ -660,7 +947,8 @@ std::optional<OperatorGroup> mergeSiblings(const OperatorGroup &first,
   };
   bool isElementwise = second.reductions.empty() && second.sizes.size() == 2;
   if (first.secondChain || second.secondChain || first.rowwise ||
-      second.rowwise || first.rowsFrom || second.rowsFrom || !isMatmul(first) ||
+      second.rowwise || first.rowsFrom || second.rowsFrom || first.pooling ||
+      second.pooling || !isMatmul(first) ||
       !(isMatmul(second) || isElementwise))
     return std::nullopt;
   // Within a tile the second may not wait for a sum of the first.

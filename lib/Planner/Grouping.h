@@ -14,27 +14,53 @@ struct GroupMember {
   llvm::SmallVector<unsigned> dims;
 };
 
+/// A reduction over windows (a pooling) of what a contraction makes, on the
+/// same tiles. Windows go along lines, the slices of one dimension, which are
+/// cut, and across them. A tile of `stride` lines for each window ends with its
+/// last window: lines that this one shares with the next are kept.
+struct Pooling {
+  unsigned from = 0;         // index of the member that reduces windows
+  mlir::Value source, input; // what the contraction's chain makes; what is read
+  llvm::SmallVector<mlir::Operation *> between; // that make one of the other
+  unsigned dim = 0;                     // of the group, that walks the windows
+  std::optional<unsigned> lineInWindow; // one of size `stride`, if that is > 1
+  int64_t stride = 1, kept = 0;         // lines
+  mlir::TypedAttr padding;              // ahead of the first line
+  /// Results across the lines that have the same taps, those outside of the
+  /// source left out: dimensions of the group for these results and their taps.
+  struct Part {
+    unsigned results, taps;
+    int64_t firstResult, firstTap;
+  };
+  llvm::SmallVector<Part> parts; // none: the windows do not go across lines
+  unsigned resultLoop = 0, tapLoop = 0; // of the reduction that these are of
+  int64_t ahead = 0;                    // elements of padding ahead of a line
+};
+
 /// A matmul or another structured op (the anchor, first in `members`) with the
 /// element-wise ops that consume its results on the same iteration domain; or
 /// two such chains that share a tile (see mergeSiblings); or any ops but
 /// contractions whose tiles hold the rows that they sum over as a whole; or a
-/// chain with a contraction and such ops behind it.
+/// chain with a contraction and such ops, or a pooling, behind it.
 struct OperatorGroup {
   llvm::SmallVector<GroupMember> members;
   llvm::SmallVector<int64_t> sizes;      // of the anchor's loops
   llvm::SmallVector<int64_t> reductions; // the anchor's reduction loops
   llvm::SmallVector<int64_t> whole;      // dimensions that must not be tiled
+  llvm::SmallVector<int64_t> unit;       // dimensions with tiles of 1
   bool rowwise = false; // every member runs in every tile, in order
   unsigned secondChain =
       0; // index of the second chain's anchor, if there is one
   /// Index of the first member that works on whole rows of what a contraction
   /// makes, if there is one.
   unsigned rowsFrom = 0;
-  /// The two groups that a contraction and what follows it can also be.
+  std::optional<Pooling> pooling;
+  /// The groups that a contraction and what follows it can also be, that last.
   std::vector<OperatorGroup> parts;
   llvm::SmallVector<unsigned>
       predecessors; // groups that must run before, by place in the order
 
+  /// Whether the op, or view between two of them, is a member.
   bool contains(mlir::Operation *op) const;
 };
 

@@ -2,6 +2,7 @@
 
 #include "lib/Runtime/Layout.h"
 #include "llvm/Support/MathExtras.h"
+#include <numeric>
 
 using namespace mlir;
 
@@ -28,32 +29,36 @@ struct Peak {
   }
 };
 
-Peak peakOf(ArrayRef<PlannedBuffer> buffers, tile::Level level,
-            int64_t margin = 0) {
+/// Bytes that live at a level in each group, and persist there; temporaries
+/// with a margin in percent.
+SmallVector<int64_t> liveBytes(ArrayRef<PlannedBuffer> buffers,
+                               tile::Level level, int64_t margin) {
   int64_t persistent = 0;
   unsigned groups = 0;
   for (const PlannedBuffer &buffer : buffers)
     groups = std::max(groups, buffer.lastGroup + 1);
-  SmallVector<int64_t> change(groups + 1, 0);
+  SmallVector<int64_t> live(groups + 1, 0);
   for (const PlannedBuffer &buffer : buffers) {
     if (buffer.level != level)
       continue;
     if (buffer.role != tile::Role::Temporary) {
       persistent += buffer.bytes();
     } else if (buffer.uses) {
-      change[buffer.firstGroup] += buffer.bytes();
-      change[buffer.lastGroup + 1] -= buffer.bytes();
+      live[buffer.firstGroup] += buffer.bytes();
+      live[buffer.lastGroup + 1] -= buffer.bytes();
     }
   }
-  int64_t live = 0, most = 0;
-  Peak peak;
-  for (auto [group, delta] : llvm::enumerate(change))
-    if ((live += delta) > most) {
-      most = live;
-      peak.group = group;
-    }
-  peak.bytes = persistent + most + most * margin / 100;
-  return peak;
+  std::partial_sum(live.begin(), live.end(), live.begin());
+  for (int64_t &bytes : live)
+    bytes += persistent + bytes * margin / 100;
+  return live;
+}
+
+Peak peakOf(ArrayRef<PlannedBuffer> buffers, tile::Level level,
+            int64_t margin = 0) {
+  SmallVector<int64_t> live = liveBytes(buffers, level, margin);
+  auto most = llvm::max_element(live);
+  return {*most, unsigned(most - live.begin())};
 }
 
 // Live ranges overlap a little more than group by group once jobs overlap.
@@ -123,6 +128,23 @@ LogicalResult placeBuffers(const Target &target, int64_t operators,
                               "parameters or no momentum) would fit";
   }
   return success();
+}
+
+SmallVector<const PlannedBuffer *>
+placeProvisional(const Target &target, int64_t operators,
+                 MutableArrayRef<PlannedBuffer> buffers) {
+  int64_t capacity = capacityOfL2(target, operators);
+  SmallVector<int64_t> live = liveBytes(buffers, tile::Level::L2, margin);
+  SmallVector<const PlannedBuffer *> homeless;
+  for (PlannedBuffer &buffer : buffers) {
+    if (!buffer.isProvisional() ||
+        live[buffer.firstGroup] + buffer.bytes() <= capacity)
+      continue;
+    buffer.level = tile::Level::L3;
+    if (!target.has("memory.l3") || buffer.type.getElementTypeBitWidth() < 32)
+      homeless.push_back(&buffer);
+  }
+  return homeless;
 }
 
 } // namespace td

@@ -19,6 +19,10 @@ struct PlannedBuffer {
   unsigned uses = 0;
 
   int64_t bytes() const;
+  /// Whether only the parts of a group would need it.
+  bool isProvisional() const {
+    return role == tile::Role::Temporary && uses == 0;
+  }
 };
 
 /// Places every buffer in L2 if all fit, with temporaries sharing memory by
@@ -27,6 +31,13 @@ struct PlannedBuffer {
 mlir::LogicalResult placeBuffers(const Target &target, int64_t operators,
                                  mlir::Operation *op,
                                  llvm::MutableArrayRef<PlannedBuffer> buffers);
+
+/// Places the provisional buffers, each on its own: in L2 if there is room
+/// beside what lives there at the time, otherwise in L3. Returns those that
+/// no level has room for.
+llvm::SmallVector<const PlannedBuffer *>
+placeProvisional(const Target &target, int64_t operators,
+                 llvm::MutableArrayRef<PlannedBuffer> buffers);
 
 } // namespace td
 

@@ -29,6 +29,12 @@ struct TileInfo {
   MemRefType array;         // null for scratch
   Type element;
   bool input = false, output = false;
+  // Of a tile behind lines: the dimension that these are slices of, and how
+  // many more, or only, there are.
+  unsigned line = 0;
+  int64_t more = 0, only = 0;
+  unsigned along = 0;  // the dimension of the domain that walks these
+  bool isView = false; // in another tile
   int64_t elementBytes = bytesOf(element);
 };
 
@@ -114,6 +120,19 @@ struct GroupCostModel::Impl {
           {scratch.getMap(), dimsOf(scratch.getMap()), MemRefType(),
            cast<MemRefType>(scratch.getMemref().getType()).getElementType()});
     }
+    for (auto lines : block.getOps<tile::LinesOp>()) {
+      TileInfo &own = tiles[tileOf.at(lines.getTile())];
+      own.isView = true;
+      TileInfo whole = own, part = own;
+      whole.isView = false;
+      whole.line = part.line = lines.getLine();
+      whole.more = part.only = lines.getCount();
+      whole.along = lines.getAlong();
+      tileOf[lines.getWhole()] = tiles.size();
+      tileOf[lines.getHead()] = tileOf[lines.getBefore()] = tiles.size() + 1;
+      tiles.push_back(whole);
+      tiles.push_back(part);
+    }
     for (auto stage : block.getOps<tile::StageOp>()) {
       StageInfo info{stage.getPhase(), stage.getEngine(),
                      cast<linalg::LinalgOp>(stage.getBody().front().back())};
@@ -143,7 +162,10 @@ struct GroupCostModel::Impl {
   /// The packed tile's shape under tile sizes that are set by `setTiles`.
   SmallVector<int64_t> shapeOf(const TileInfo &tile,
                                ArrayRef<int64_t> extent) const {
-    return SmallVector<int64_t>(windows[&tile - tiles.data()].shape(extent));
+    SmallVector<int64_t> shape(windows[&tile - tiles.data()].shape(extent));
+    if (tile.more || tile.only)
+      shape[tile.line] = tile.only ? tile.only : shape[tile.line] + tile.more;
+    return shape;
   }
 
   void setTiles(ArrayRef<int64_t> tileSizes) {
@@ -159,8 +181,11 @@ struct GroupCostModel::Impl {
         windows.emplace_back(tile.map, tileSizes);
       else
         windows[index].setTiles(tileSizes);
-      tileBytes.push_back(llvm::alignTo(
-          bytesOfShape(tile, shapeOf(tile, tileSizes)), tileAlignment));
+      tileBytes.push_back(
+          tile.isView
+              ? 0
+              : llvm::alignTo(bytesOfShape(tile, shapeOf(tile, tileSizes)),
+                              tileAlignment));
     }
   }
 
@@ -262,7 +287,7 @@ struct GroupCostModel::Impl {
     llvm::interleaveComma(sizes, stream);
     for (const TileInfo &tile : tiles)
       stream << "|" << tile.map << tile.array << tile.element << tile.input
-             << tile.output;
+             << tile.output << tile.more << tile.only;
     for (StageInfo stage : stages) {
       stream << "|" << stringifyPhase(stage.phase)
              << stringifyEngine(stage.engine) << stage.op->getName();
@@ -337,6 +362,9 @@ struct GroupCostModel::Impl {
   StageTotal stageTotal(StageInfo &stage, ArrayRef<int64_t> tileSizes) {
     StageTotal total;
     total.walked.assign(sizes.size(), stage.phase == tile::Phase::Main);
+    // As if there were lines ahead of every tile.
+    if (stage.phase == tile::Phase::First)
+      return total;
     if (stage.phase == tile::Phase::Prepare)
       for (unsigned dim : stage.dims)
         total.walked[dim] = true;
@@ -378,6 +406,9 @@ struct GroupCostModel::Impl {
       if (!tile.array && tripsAll == 1)
         copies = 1;
       cost.minBytes += bytes;
+      // Its last lines are needed until the next tile is complete.
+      if (tile.more && tileSizes[tile.along] < sizes[tile.along])
+        cost.minBytes += bytes;
       cost.l1Bytes += bytes * copies;
       if (tripsAll > 1 && isLoadedOnce(tile, tileSizes))
         onceBytes += bytes;
@@ -523,18 +554,22 @@ SmallVector<int64_t> candidateSizes(int64_t size, bool exhaustive) {
 
 /// Loop orders worth trying: reductions innermost, every order of the parallel
 /// dimensions that can be tiled, or, if these are many, any of them innermost
-/// or outermost.
+/// or outermost. Tiles that keep lines of the one before follow it.
 SmallVector<SmallVector<int64_t>>
 loopOrders(ArrayRef<int64_t> sizes, ArrayRef<SmallVector<int64_t>> candidates,
-           ArrayRef<int64_t> reductions) {
+           ArrayRef<int64_t> reductions, std::optional<int64_t> along) {
   SmallVector<int64_t> first, parallel;
   for (int64_t dim = 0; dim < (int64_t)sizes.size(); ++dim)
     if (!llvm::is_contained(reductions, dim))
-      (sizes[dim] == candidates[dim].back() ? first : parallel).push_back(dim);
+      if (dim != along)
+        (sizes[dim] == candidates[dim].back() ? first : parallel)
+            .push_back(dim);
   SmallVector<SmallVector<int64_t>> orders;
   auto add = [&](ArrayRef<int64_t> middle) {
     SmallVector<int64_t> order(first);
     llvm::append_range(order, middle);
+    if (along)
+      order.push_back(*along);
     llvm::append_range(order, reductions);
     if (!llvm::is_contained(orders, order))
       orders.push_back(order);
@@ -582,8 +617,11 @@ const TileSearch::Result &TileSearch::search(tile::GroupOp group,
                          : llvm::is_contained(unit, (int64_t)dim)
                              ? SmallVector<int64_t>{1}
                              : candidateSizes(size, exhaustive));
+  std::optional<int64_t> along;
+  for (auto lines : group.getBody().getOps<tile::LinesOp>())
+    along = lines.getAlong();
   SmallVector<SmallVector<int64_t>> orders =
-      loopOrders(sizes, candidates, group.getReductions());
+      loopOrders(sizes, candidates, group.getReductions(), along);
 
   constexpr int64_t unknown = std::numeric_limits<int64_t>::max();
   result.smallest = unknown;

@@ -40,9 +40,6 @@ FASTER = 25
 LIMIT = 100_000_000
 
 
-ODD = "17-31-1-13"
-
-
 def odd_mlp() -> tuple[Any, Any]:
     """An MLP of prime sizes and its example inputs."""
     import torch
@@ -53,6 +50,22 @@ def odd_mlp() -> tuple[Any, Any]:
     for before, after in pairwise(sizes):
         layers += [torch.nn.Linear(before, after), torch.nn.Tanh()]
     return torch.nn.Sequential(*layers[:-1]).eval(), (torch.zeros(5, sizes[0]),)
+
+
+def small_cnn() -> tuple[Any, Any]:
+    """Convolutions with poolings that share their tiles, and its example inputs."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(1)
+    layers: list[Any] = []
+    for before, after in pairwise((3, 32, 64, 64)):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(1024, 10)).eval(), (torch.zeros(1, 3, 32, 32),)
+
+
+ODD, CNN = "17-31-1-13", "cnn"
+MODULES = {ODD: odd_mlp, CNN: small_cnn}
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,10 @@ CASES = {
             for target, precision in (("pulp-redmule", "fp32"), MIXED)
             for recipe in STRATEGIES
         ),
+        *(
+            Case(CNN, target, recipe="linear-probe", loss="cross-entropy", steps=8)
+            for target in ("pulp-redmule", "pulp")
+        ),
     )
 }
 
@@ -101,9 +118,9 @@ def compiled(case: Case) -> traindeeploy.Program:
         "target": case.target,
         "precision": case.precision,
     }
-    if case.model != ODD:
+    if case.model not in MODULES:
         return traindeeploy.compile(case.model, batch_size=case.batch, **options)
-    module, inputs = odd_mlp()
+    module, inputs = MODULES[case.model]()
     return traindeeploy.compile(module, inputs, **options)
 
 

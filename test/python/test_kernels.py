@@ -339,6 +339,19 @@ def pooling(name: str, stride: int, combine: str, window: tuple[int, int], cut: 
     return replace(kernel, stated={1: window})
 
 
+def pooling_of_a_part(stride: int, window: tuple[int, int]) -> Kernel:
+    """Sums of the windows from the second column on, as many columns as the third operand has elements."""
+    maps = [
+        f"(n,h,w,c,y,x)->(n,h*{stride}+y,w*{stride}+x+{stride},c)",
+        "(n,h,w,c,y,x)->(y,x)",
+        "(n,h,w,c,y,x)->(w)",
+        "(n,h,w,c,y,x)->(n,h,w+1,c)",
+    ]
+    body = block("%r = arith.addf %a3, %a0 : f32", "linalg.yield %r : f32")
+    kernel = generic(f"part_{stride}_{window[0]}_{window[1]}", maps, "pppprr", 1, body)
+    return replace(kernel, stated={1: window})
+
+
 ARGMAX_POOLING = generic(
     "argmax_pooling",
     [
@@ -507,6 +520,11 @@ def window_calls() -> list[tuple[Call, list[np.ndarray]]]:
                     clean = larger(clean, taps(x, h, w, a, b, s))
             sums, maxima = pooling("sum", s, "addf", (ky, kx)), pooling("max", s, "maximumf", (ky, kx))
             calls.append((Call(sums, [x, shape, start]), [x, shape, total]))
+            if w > 1:
+                columns = np.zeros(w - 1, F32)
+                rest = np.concatenate([start[:, :, :1], total[:, :, 1:]], 2)
+                part = pooling_of_a_part(s, (ky, kx))
+                calls.append((Call(part, [x, shape, columns, start]), [x, shape, columns, rest]))
             above = pooling("above", s, "maximumf", (ky, kx), cut=True)
             for tile, most in [(x, clean), (bad, extreme)]:
                 calls.append((Call(maxima, [tile, shape, low]), [tile, shape, most]))

@@ -21,7 +21,8 @@ from random_models import Sample, sample  # noqa: E402
 from small_target import small_memory  # noqa: E402
 
 LR = 0.05
-F = torch.nn.functional
+nn = torch.nn
+F = nn.functional
 
 
 def reference(item: Sample, names: list[str]) -> tuple[dict[str, np.ndarray], list[float]]:
@@ -79,12 +80,9 @@ def test_random_model(kind: str, seed: int) -> None:
     assert deviation(sample(seed, kind)) <= 1
 
 
-@pytest.mark.parametrize(("base", "kibibytes"), [("pulp-redmule", 40), ("pulp", 64)])
-@pytest.mark.parametrize("seed", [1, 4])
-def test_rows_on_the_tiles_of_products(
-    base: str, kibibytes: int, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Norms, softmaxes and sums share the tiles of the products before them where that fits."""
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fuses whatever fits."""
     run = driver._Lowering.run
 
     def fuse_always(lowering: Any, border: str, options: str = "") -> None:
@@ -93,6 +91,13 @@ def test_rows_on_the_tiles_of_products(
         run(lowering, border, options)
 
     monkeypatch.setattr(driver._Lowering, "run", fuse_always)
+
+
+@pytest.mark.usefixtures("fused")
+@pytest.mark.parametrize(("base", "kibibytes"), [("pulp-redmule", 40), ("pulp", 64)])
+@pytest.mark.parametrize("seed", [1, 4])
+def test_rows_on_the_tiles_of_products(base: str, kibibytes: int, seed: int, tmp_path: Path) -> None:
+    """Norms, softmaxes and sums share the tiles of the products before them where that fits."""
     item = sample(seed, "transformer")
     item.options["target"] = str(small_memory(tmp_path, base, "l1", kibibytes))
     program, result = trained(item)
@@ -101,16 +106,61 @@ def test_rows_on_the_tiles_of_products(
     assert agreement(item, program, result) <= 1
 
 
-def layers(*modules: torch.nn.Module, shape: tuple[int, ...]) -> Sample:
-    """These layers and a linear one, batch 1."""
+def layers(*modules: torch.nn.Module, shape: tuple[int, ...], batch: int = 1) -> Sample:
+    """These layers and a linear one."""
     torch.manual_seed(0)
     body = torch.nn.Sequential(*modules, torch.nn.Flatten())
     with torch.no_grad():
         features = body(torch.zeros(1, *shape)).shape[1]
     model = torch.nn.Sequential(*body, torch.nn.Linear(features, 3)).eval()
     model.shape = shape
-    data = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
-    return Sample(model, data, np.array([1]), {"loss": "cross-entropy", "momentum": 0.0}, 1, 1)
+    data = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
+    labels = np.arange(1, batch + 1) % 3
+    return Sample(model, data, labels, {"loss": "cross-entropy", "momentum": 0.0}, batch, 1)
+
+
+POOLINGS = {
+    "overlapping": [nn.Conv2d(3, 11, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1)],
+    "side by side": [nn.Conv2d(3, 8, 5, stride=2, bias=False), nn.MaxPool2d(2), nn.Tanh()],
+    "left over": [nn.Conv2d(3, 8, 1, stride=2), nn.AvgPool2d(3)],
+    "means with padding": [nn.Conv2d(3, 8, 3, dilation=2), nn.AvgPool2d(3, 2, 1)],
+    "wide windows": [nn.Conv2d(3, 6, 3), nn.MaxPool2d((4, 5), (3, 2), (1, 2))],
+    "every pixel": [nn.Conv2d(3, 7, 3), nn.ReLU(), nn.MaxPool2d((2, 3), 1, (1, 1))],
+    "all pixels": [nn.Conv2d(3, 9, 3, padding=1), nn.GELU(), nn.AdaptiveAvgPool2d(1)],
+    "depthwise": [nn.Conv2d(3, 3, 3, groups=3), nn.MaxPool2d(2)],
+}
+
+
+@pytest.mark.usefixtures("fused")
+@pytest.mark.parametrize(
+    ("base", "kibibytes"),
+    [("pulp-redmule", 24), ("pulp", 28), ("pulp-redmule-fp16", 28)],
+)
+@pytest.mark.parametrize("name", POOLINGS)
+def test_pooling_on_the_tiles_of_a_convolution(base: str, kibibytes: int, name: str, tmp_path: Path) -> None:
+    """Lines that windows share are kept from tile to tile, and padding is where there is none."""
+    item = layers(*copy.deepcopy(POOLINGS[name]), shape=(3, 26, 29), batch=2)
+    item.options["target"] = str(small_memory(tmp_path, base, "l1", kibibytes))
+    for recipe in ("full", "linear-probe"):
+        item.options["recipe"] = recipe
+        program, result = trained(item)
+        names = [layer["name"] for layer in result.report["layers"]]
+        apart = name == "every pixel"
+        assert apart != any("(Conv2d)" in layer and "Pool2d)" in layer for layer in names), names
+        assert agreement(item, program, result) <= 1
+
+
+def test_pooling_keeps_a_large_array_out_of_l3(tmp_path: Path) -> None:
+    """What a convolution makes for a pooling alone needs no room, however large it is."""
+    conv = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.AdaptiveAvgPool2d(2)]
+    item = layers(*conv, shape=(3, 48, 48))
+    item.options |= {
+        "recipe": "linear-probe",
+        "target": str(small_memory(tmp_path, "pulp-redmule", "l2", 330)),
+    }
+    program, result = trained(item)
+    assert result.report["transfers"]["l3_to_l2"] == 0
+    assert agreement(item, program, result) <= 1
 
 
 def test_a_product_of_one_term_behind_a_sum() -> None:
