@@ -647,7 +647,8 @@ private:
       if (!group.parts.empty() && !merged.contains(index) &&
           arePartsCheaper(group, planned)) {
         for (const GroupMember &member : group.parts.back().members)
-          apart.fromContractions.insert(member.op);
+          (group.pooling ? apart.poolings : apart.fromContractions)
+              .insert(member.op);
         if (planned.op)
           planned.op.erase();
         continue;

@@ -166,7 +166,7 @@ public:
   void fusePooling(const KeptApart &apart) {
     for (Operation &op : block) {
       auto found = groupOf.find(&op);
-      if (found == groupOf.end() || apart.fromContractions.contains(&op) ||
+      if (found == groupOf.end() || apart.poolings.contains(&op) ||
           groups[found->second].members.front().op.getOperation() != &op)
         continue;
       unsigned own = found->second;

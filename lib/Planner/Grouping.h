@@ -64,11 +64,13 @@ struct OperatorGroup {
   bool contains(mlir::Operation *op) const;
 };
 
-/// Operators that are not to be fused row by row, and those that are not to be
-/// fused with a contraction.
+/// Operators that are not to be fused row by row, those that are not to be
+/// fused with a contraction, and poolings that are not to share its tiles.
 struct KeptApart {
-  llvm::DenseSet<mlir::Operation *> fromRows, fromContractions;
-  size_t size() const { return fromRows.size() + fromContractions.size(); }
+  llvm::DenseSet<mlir::Operation *> fromRows, fromContractions, poolings;
+  size_t size() const {
+    return fromRows.size() + fromContractions.size() + poolings.size();
+  }
 };
 
 /// Groups every linalg op of `step` and returns the groups in an execution
