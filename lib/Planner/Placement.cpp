@@ -95,7 +95,7 @@ LogicalResult placeBuffers(const Target &target, int64_t operators,
     // L3 is reached in whole words; a tile of halfs may begin and end within
     // one.
     if (buffer.role != tile::Role::Output &&
-        buffer.role != tile::Role::Constant &&
+        buffer.role != tile::Role::Constant && !buffer.isProvisional() &&
         buffer.type.getElementTypeBitWidth() >= 32)
       order.push_back(&buffer);
   llvm::stable_sort(order, [](const PlannedBuffer *a, const PlannedBuffer *b) {
@@ -103,15 +103,19 @@ LogicalResult placeBuffers(const Target &target, int64_t operators,
            std::make_pair(b->uses, -b->bytes());
   });
   // Small buffers win little: the largest go first, then the rest. What is not
-  // there when memory is fullest stays.
+  // there when memory is fullest stays, and is asked again when it is fullest
+  // elsewhere.
   for (int64_t least : {capacity / 16, int64_t(0)})
-    for (PlannedBuffer *buffer : order) {
-      if (fits(staging))
-        break;
-      if (buffer->level == tile::Level::L2 && buffer->bytes() > least &&
-          peakOf(buffers, tile::Level::L2, margin).includes(*buffer))
-        buffer->level = tile::Level::L3;
-    }
+    for (bool moved = true; std::exchange(moved, false);)
+      for (PlannedBuffer *buffer : order) {
+        if (fits(staging))
+          break;
+        if (buffer->level == tile::Level::L2 && buffer->bytes() > least &&
+            peakOf(buffers, tile::Level::L2, margin).includes(*buffer)) {
+          buffer->level = tile::Level::L3;
+          moved = true;
+        }
+      }
   int64_t needed = peakOf(buffers, tile::Level::L3).bytes,
           available = target.integer("memory.l3", "size");
   if (needed > available) {

@@ -201,6 +201,11 @@ def test_every_l2_size_is_right_or_diagnosed(tmp_path: Path) -> None:
     assert 0 < runs[400][1] < runs[270][1]
 
 
+def test_l2_is_full_in_several_places() -> None:
+    """Once what is there where it is fullest has gone to L3, it is fullest elsewhere."""
+    assert deviation(sample(5038, "convolutional")) <= 1
+
+
 if __name__ == "__main__":
     first, count = (int(argument) for argument in sys.argv[1:])
     for seed in range(first, first + count):
