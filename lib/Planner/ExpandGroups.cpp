@@ -69,16 +69,10 @@ public:
     if (auto generic = dyn_cast<linalg::GenericOp>(copy.getOperation()))
       generic.setIndexingMapsAttr(builder.getAffineMapArrayAttr(maps));
     // A tile's own indices start at zero: shift them to the domain's.
-    SmallVector<linalg::IndexOp> uses;
-    copy->walk([&](linalg::IndexOp use) { uses.push_back(use); });
-    for (linalg::IndexOp use : uses) {
-      const int64_t *place = llvm::find(indexed, (int64_t)use.getDim());
-      builder.setInsertionPointAfter(use);
-      auto sum = arith::AddIOp::create(
-          builder, use.getLoc(), use,
-          body->getArgument(operands.size() + (place - indexed.begin())));
-      use.getResult().replaceAllUsesExcept(sum, sum);
-    }
+    td::startIndices(copy, [&](OpBuilder &, unsigned loop) -> Value {
+      const int64_t *place = llvm::find(indexed, (int64_t)loop);
+      return body->getArgument(operands.size() + (place - indexed.begin()));
+    });
     builder.setInsertionPointToEnd(body);
     func::ReturnOp::create(builder, loc);
 

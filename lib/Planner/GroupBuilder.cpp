@@ -214,6 +214,14 @@ private:
            (op.isDpsInit(operand) || isa<linalg::GenericOp>(op.getOperation()));
   }
 
+  /// What a payload reads in the place of an input that needs no tile.
+  static TypedAttr constantFor(linalg::LinalgOp op, OpOperand *input) {
+    if (!isRead(op, input))
+      return Builder(op.getContext())
+          .getZeroAttr(getElementTypeOrSelf(input->get().getType()));
+    return isFolded(op, input) ? splatOf(input->get()) : TypedAttr();
+  }
+
   /// Whether the elements of an input matter: it may be there to give a loop
   /// its size.
   static bool isRead(linalg::LinalgOp op, OpOperand *operand) {
@@ -571,11 +579,8 @@ private:
     for (OpOperand *operand : source.getDpsInputOperands()) {
       Type element = getElementTypeOrSelf(operand->get().getType());
       isWider |= product && element != productElement;
-      bool read = isRead(source, operand), folded = isFolded(source, operand);
-      constants.push_back(!read    ? inside.getZeroAttr(element)
-                          : folded ? splatOf(operand->get())
-                                   : TypedAttr());
-      if (!read || folded)
+      constants.push_back(constantFor(source, operand));
+      if (constants.back())
         continue;
       Tile operandTile = tileOf(operand->get(), member,
                                 source.getMatchingIndexingMap(operand));
@@ -663,14 +668,9 @@ private:
     SmallVector<TypedAttr> constants; // per input: what is no tile
     AffineMap window;
     for (OpOperand *operand : source.getDpsInputOperands()) {
-      constants.push_back({});
-      if (operand->get() == pooling.input)
+      constants.push_back(constantFor(source, operand));
+      if (!constants.back()) // what is pooled is all that it reads
         window = source.getMatchingIndexingMap(operand);
-      else if (isFolded(source, operand))
-        constants.back() = splatOf(operand->get());
-      else
-        constants.back() =
-            builder.getZeroAttr(getElementTypeOrSelf(operand->get().getType()));
     }
     unsigned loops = source.getNumLoops();
     // A sum over results of the part, from its first on, moved by so much.
@@ -715,26 +715,14 @@ private:
     auto copy = linalg::GenericOp::create(inside, location, ins, outs, maps,
                                           source.getIteratorTypesArray());
     clonePayload(source, copy, constants, ins.size() - 1);
-    if (part)
-      moveIndices(copy, {{pooling.resultLoop, part->firstResult},
-                         {pooling.tapLoop, part->firstTap}});
-  }
-
-  /// Indices of loops start from these.
-  static void moveIndices(linalg::GenericOp op,
-                          ArrayRef<std::pair<unsigned, int64_t>> starts) {
-    SmallVector<linalg::IndexOp> uses;
-    op.walk([&](linalg::IndexOp use) { uses.push_back(use); });
-    for (linalg::IndexOp use : uses)
-      for (auto [loop, start] : starts) {
-        if (use.getDim() != loop || start == 0)
-          continue;
-        OpBuilder b(use->getContext());
-        b.setInsertionPointAfter(use);
-        Value by = arith::ConstantIndexOp::create(b, use.getLoc(), start);
-        auto sum = arith::AddIOp::create(b, use.getLoc(), use, by);
-        use.getResult().replaceAllUsesExcept(sum, sum);
-      }
+    startIndices(copy, [&](OpBuilder &b, unsigned loop) -> Value {
+      int64_t start = !part                        ? 0
+                      : loop == pooling.resultLoop ? part->firstResult
+                      : loop == pooling.tapLoop    ? part->firstTap
+                                                   : 0;
+      return start ? arith::ConstantIndexOp::create(b, location, start)
+                   : Value();
+    });
   }
 
   /// `result` += product of both `inputs`, all of one type.

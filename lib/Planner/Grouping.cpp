@@ -68,6 +68,21 @@ bool isContraction(linalg::LinalgOp op) {
   return false;
 }
 
+void startIndices(linalg::LinalgOp op,
+                  llvm::function_ref<Value(OpBuilder &, unsigned loop)> start) {
+  SmallVector<linalg::IndexOp> uses;
+  op->walk([&](linalg::IndexOp use) { uses.push_back(use); });
+  for (linalg::IndexOp use : uses) {
+    OpBuilder builder(use->getContext());
+    builder.setInsertionPointAfter(use);
+    Value first = start(builder, use.getDim());
+    if (!first)
+      continue;
+    auto sum = arith::AddIOp::create(builder, use.getLoc(), use, first);
+    use.getResult().replaceAllUsesExcept(sum, sum);
+  }
+}
+
 TypedAttr splatOf(Value value) {
   value = viewSource(value);
   while (auto slice = value.getDefiningOp<tensor::ExtractSliceOp>())

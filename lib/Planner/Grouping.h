@@ -100,6 +100,12 @@ bool accumulatesProducts(mlir::linalg::LinalgOp op);
 /// of which is used for many results.
 bool isContraction(mlir::linalg::LinalgOp op);
 
+/// Makes the op's `linalg.index` of each loop count from what `start` makes
+/// behind it, if that is anything.
+void startIndices(
+    mlir::linalg::LinalgOp op,
+    llvm::function_ref<mlir::Value(mlir::OpBuilder &, unsigned loop)> start);
+
 /// What `tensor.collapse_shape` and `expand_shape` start from.
 mlir::Value viewSource(mlir::Value value);
 
