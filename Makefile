@@ -27,7 +27,7 @@ demo: $(STAMPS)/package $(STAMPS)/torch
 test: $(STAMPS)/package $(STAMPS)/torch $(STAMPS)/test
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/run_tests.py
 
-test-gvsoc: $(STAMPS)/package $(STAMPS)/torch $(STAMPS)/gvsoc
+test-gvsoc: $(STAMPS)/package $(STAMPS)/torch $(STAMPS)/test $(STAMPS)/gvsoc
 	@$(BIN)/python test/gvsoc/agreement.py
 
 bench: $(STAMPS)/package

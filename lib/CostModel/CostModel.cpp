@@ -23,7 +23,8 @@ CostModel::CostModel(const Target &target) {
   readByte = number("hyperram", "read_cycles_per_byte");
   writeByte = number("hyperram", "write_cycles_per_byte");
   hyperTransfer = number("hyperram", "transfer_cycles");
-  hyperLine = number("hyperram", "line_cycles");
+  readLine = number("hyperram", "read_line_cycles");
+  writeLine = number("hyperram", "write_line_cycles");
   rows = number("redmule", "rows");
   columns = number("redmule", "columns");
   pipeline = number("redmule", "pipeline");
@@ -57,7 +58,8 @@ int64_t CostModel::dmaCycles(int64_t commands, int64_t lines, int64_t lineBytes,
 int64_t CostModel::hyperCycles(int64_t commands, int64_t lines,
                                int64_t lineBytes, bool toL3) const {
   double perByte = toL3 ? writeByte : readByte;
-  return commands * hyperTransfer + (lines - commands) * hyperLine +
+  int64_t perLine = toL3 ? writeLine : readLine;
+  return commands * hyperTransfer + (lines - commands) * perLine +
          static_cast<int64_t>(std::ceil(perByte * lines * lineBytes));
 }
 

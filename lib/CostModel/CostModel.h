@@ -68,7 +68,7 @@ private:
   int64_t dmaBytes, dmaStart, burstBytes, burstLatency;
   int64_t issue, command;
   double readByte, writeByte;
-  int64_t hyperTransfer, hyperLine;
+  int64_t hyperTransfer, readLine, writeLine;
   int64_t rows, columns, pipeline, portBytes, tileCycles, jobCycles;
   Cluster cluster;
 };

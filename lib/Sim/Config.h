@@ -80,7 +80,8 @@ struct Config {
   // HyperRAM.
   double hyperReadPerByte = 0, hyperWritePerByte = 0; // cycles
   uint32_t hyperTransfer = 0;                         // cycles a transfer
-  uint32_t hyperLine = 0; // cycles for each further line of a 2D transfer
+  // Cycles for each further line of a 2D transfer.
+  uint32_t hyperReadLine = 0, hyperWriteLine = 0;
 
   // RedMulE: L rows, H columns, P pipeline registers.
   uint32_t redmuleRows = 0, redmuleColumns = 0, redmulePipeline = 0;

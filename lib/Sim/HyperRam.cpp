@@ -113,25 +113,34 @@ void Machine::hyperTrigger(Core &core, unsigned index, bool toL3,
   }
   channel.busy = true;
   channel.toL3 = toL3;
-  hyperQueue.push_back(index);
-  if (hyperQueue.size() == 1)
+  channel.triggered = time;
+  if (times[hyperActor] == Never)
     hyperStartNext(time);
 }
 
 uint64_t Machine::hyperDuration(const HyperChannel &channel) const {
   HyperLines lines(channel.registers, channel.toL3);
   uint64_t rate = channel.toL3 ? hyperWriteRate : hyperReadRate;
+  uint64_t line = channel.toL3 ? config.hyperWriteLine : config.hyperReadLine;
   return config.hyperTransfer + ((lines.size * rate) >> 16) +
-         uint64_t(lines.count() - 1) * config.hyperLine;
+         uint64_t(lines.count() - 1) * line;
 }
 
+/// The bus works for one channel at a time, for those that wait in turn.
 void Machine::hyperStartNext(uint64_t time) {
-  hyperStarted = time;
-  times[hyperActor] = time + hyperDuration(hyper[hyperQueue.front()]);
+  for (size_t i = 0; i < hyper.size(); ++i) {
+    hyperServed = (hyperServed + 1) % hyper.size();
+    if (hyper[hyperServed].busy) {
+      hyperStarted = time;
+      times[hyperActor] = time + hyperDuration(hyper[hyperServed]);
+      return;
+    }
+  }
+  times[hyperActor] = Never;
 }
 
 void Machine::runHyper() {
-  HyperChannel &channel = hyper[hyperQueue.front()];
+  HyperChannel &channel = hyper[hyperServed];
   HyperLines lines(channel.registers, channel.toL3);
   const uint32_t *r = channel.registers;
   uint32_t l2Address = r[(channel.toL3 ? TxAddress : RxAddress) / 4];
@@ -144,14 +153,10 @@ void Machine::runHyper() {
     uint8_t *b = far + size_t(i) * lines.l3Stride;
     std::memcpy(channel.toL3 ? b : a, channel.toL3 ? a : b, bytes);
   }
-  logJob(hyperJobs, HyperJob{hyperStarted, now, lines.size, channel.toL3,
-                             l2Address, l3Address});
+  logJob(hyperJobs, HyperJob{channel.triggered, hyperStarted, now, lines.size,
+                             channel.toL3, l2Address, l3Address});
   channel.busy = false;
-  hyperQueue.erase(hyperQueue.begin());
-  if (hyperQueue.empty())
-    times[hyperActor] = Never;
-  else
-    hyperStartNext(now);
+  hyperStartNext(now);
 }
 
 } // namespace tdsim

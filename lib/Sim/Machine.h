@@ -212,7 +212,7 @@ struct DmaJob {
   uint32_t bytes, toL1, l1, l2;
 };
 struct HyperJob {
-  uint64_t start, end;
+  uint64_t trigger, start, end;
   uint32_t bytes, toL3, l2, l3;
 };
 struct RedmuleJob {
@@ -415,6 +415,7 @@ private:
   struct HyperChannel {
     uint32_t registers[16] = {};
     bool busy = false, toL3 = false;
+    uint64_t triggered = 0;
   };
   void hyperRegister(Core &core, uint32_t offset, bool write, uint32_t &value,
                      uint64_t time);
@@ -505,7 +506,7 @@ private:
   std::array<HyperChannel, 8> hyper{};
   std::array<uint32_t, 10> hyperCommon{};
   uint32_t udmaClockGate = 0;
-  std::vector<unsigned> hyperQueue;
+  unsigned hyperServed = 0; // the channel whose turn it is, or was
   uint64_t hyperStarted = 0;
   // In 1/65536 cycle: a run computes with no floating point but the program's.
   uint64_t hyperReadRate = 0, hyperWriteRate = 0;

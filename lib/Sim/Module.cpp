@@ -74,7 +74,8 @@ std::map<std::string, std::function<void(nb::handle)>> setters(Config &c) {
   FIELD("hyper_read_per_byte", hyperReadPerByte);
   FIELD("hyper_write_per_byte", hyperWritePerByte);
   FIELD("hyper_transfer", hyperTransfer);
-  FIELD("hyper_line", hyperLine);
+  FIELD("hyper_read_line", hyperReadLine);
+  FIELD("hyper_write_line", hyperWriteLine);
   FIELD("redmule_rows", redmuleRows);
   FIELD("redmule_columns", redmuleColumns);
   FIELD("redmule_pipeline", redmulePipeline);

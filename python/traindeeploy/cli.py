@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -17,6 +19,7 @@ from typing import Any, NoReturn
 from . import __version__
 from .errors import TrainDeeployError, UsageError
 from .interrupts import interrupts_held
+from .output import reason
 from .precision import PRECISIONS
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
@@ -308,24 +311,39 @@ def _compiled(options: argparse.Namespace, progress: _Progress) -> Any:
 def _loaded(options: argparse.Namespace) -> dict[str, Any]:
     """The files of a run. They are read first: what is wrong with them is said before long work."""
     with interrupts_held():
-        from .data import load_npz
+        from .data import check_numbers, load_npz
 
+    check_numbers(options.steps, options.lr, options.start_sample or 0)
     if options.simulator == "gvsoc":
         with interrupts_held():
             from .gvsoc import Gvsoc
 
         Gvsoc(options.gvsoc)
-    for path in (options.timeline, options.save_onnx):
-        if path is None:
-            continue
-        folder = path.absolute().parent
-        later = options.output or options.program
-        if not folder.is_dir() and folder != later.absolute():
-            raise TrainDeeployError(f"cannot write {path}: there is no folder {folder}")
+    _check_outputs(options)
     return {
         "data": load_npz(options.data, "data"),
         "init": None if options.init is None else load_npz(options.init, "--init"),
     }
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """An error if --timeline or --save-onnx could not be written; they may be in the output folder."""
+    from .output import check_file, is_ours
+
+    folder = Path(os.path.abspath(options.output or options.program))
+    paths = [path for path in (options.timeline, options.save_onnx) if path is not None]
+    places = [Path(os.path.realpath(path)) for path in paths]
+    if len(set(places)) < len(places):
+        raise TrainDeeployError(f"--timeline and --save-onnx both name {paths[0]}")
+    for path, place in zip(paths, places, strict=True):
+        if place == Path(os.path.realpath(folder)):
+            raise TrainDeeployError(f"cannot write {path}: it is the output folder")
+        if place.parent != Path(os.path.realpath(folder)):
+            check_file(path)
+        elif is_ours(place.name):
+            raise TrainDeeployError(f"cannot write {path}: it is a file of the output folder itself")
+        elif place.is_dir():
+            raise TrainDeeployError(f"cannot write {path}: it is a folder")
 
 
 def _result(program: Any, files: dict[str, Any], options: argparse.Namespace, progress: _Progress) -> Any:
@@ -404,10 +422,11 @@ def _graph(options: argparse.Namespace, progress: _Progress) -> None:
 
 
 def _link(options: argparse.Namespace, progress: _Progress) -> None:
-    from .output import explained, write_file
+    from .output import check_file, explained, write_file
     from .target import load_target
     from .toolchain import Elf, build_elf
 
+    check_file(options.output)
     target = load_target(options.target)
     with explained(f"cannot read {options.llvm_ir}"):
         text = options.llvm_ir.read_text(errors="replace")
@@ -437,10 +456,11 @@ def _run(options: argparse.Namespace, progress: _Progress) -> None:
 
 def _report(options: argparse.Namespace, progress: _Progress) -> None:
     with interrupts_held():
-        from .output import write_file
+        from .output import check_file, write_file
         from .report_page import page
 
     path = options.output or options.folders[0] / "report.html"
+    check_file(path)
     write_file(path, page(options.folders))
     print(path)
 
@@ -466,15 +486,28 @@ def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
     raise _Terminated
 
 
+def _forget_output() -> None:
+    """Sends what is still to be printed nowhere: it cannot be."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
     debug = os.environ.get("TRAINDEEPLOY_DEBUG", "") not in ("", "0")
     progress = _Progress()
     signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names need not be text
     try:
-        options = _parser().parse_args(arguments)
-        options.action(options, progress)
-        sys.stdout.flush()
+        options = None
+        with suppress(SystemExit):  # after --help and --version
+            options = _parser().parse_args(arguments)
+        if options is not None:
+            options.action(options, progress)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return 0
     except UsageError as error:
         print(f"traindeeploy: error: {error}", file=sys.stderr)
@@ -485,7 +518,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_TERMINATED if isinstance(interrupt, _Terminated) else EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away; what was asked for is done.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 0
     except Exception as error:
         progress.clear()
@@ -495,6 +528,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             message = str(error)
         elif isinstance(error, MemoryError):
             message = "out of memory"
+        elif isinstance(error, OSError) and error.filename is None:
+            # Files are opened where their names are said; this is what was printed.
+            _forget_output()
+            message = f"cannot write to standard output: {reason(error)}"
         else:
             detail = re.sub(r"\s+", " ", str(error)).strip()
             message = (

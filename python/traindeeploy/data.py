@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,26 @@ class Field:
     """What its whole numbers are, in messages."""
 
 
+MOST_STEPS = 2**32 - 1
+"""Steps of a run: the feed counts them by a word."""
+_MOST_SAMPLES = 2**63 - 1
+
+
+def check_numbers(steps: int, lr: float, first: int = 0, batch: int = 1) -> None:
+    """Refuses numbers of a run that nothing can hold.
+
+    first: the sample that it begins with; batch: samples a step.
+    """
+    if not 1 <= steps <= MOST_STEPS:
+        raise TrainDeeployError(f"{steps} steps: a run takes 1 to {MOST_STEPS}")
+    if not abs(lr) <= float(np.finfo(np.float32).max):
+        raise TrainDeeployError(f"learning rate {lr} is not a finite number of float32")
+    if first + steps * batch > _MOST_SAMPLES:
+        raise TrainDeeployError(
+            f"a run of {steps * batch} samples from sample {first} on goes beyond sample {_MOST_SAMPLES}"
+        )
+
+
 class Arrays(dict[str, Array]):
     """Arrays by name, and where they come from."""
 
@@ -46,19 +66,36 @@ class Arrays(dict[str, Array]):
 def load_npz(path: Path, what: str) -> Arrays:
     """The arrays of the .npz file `path`; errors speak of it as `what` ("data", "--init")."""
     try:
-        opened = np.load(path, allow_pickle=False)
-        if not isinstance(opened, np.lib.npyio.NpzFile):
-            raise TrainDeeployError(f"{what} file {path} is not an .npz archive of named arrays")
-        with opened as archive:
-            arrays = Arrays((name, archive[name]) for name in archive.files)
-            arrays.source = str(path)
-            return arrays
+        with path.open("rb") as file:
+            arrays = read_npz(file, f"{what} file {path}")
     except FileNotFoundError:
         raise TrainDeeployError(f"{what} file {path} does not exist") from None
     except OSError as error:
         raise TrainDeeployError(f"{what} file {path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise TrainDeeployError(f"{what} file {path} is not a readable .npz archive: {error}") from None
+    arrays.source = str(path)
+    return arrays
+
+
+def read_npz(file: BinaryIO, name: str) -> Arrays:
+    """The arrays of an open .npz file; errors speak of it by `name`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            opened = np.load(file, allow_pickle=False)
+            if not isinstance(opened, np.lib.npyio.NpzFile):
+                raise TrainDeeployError(f"{name} is not an .npz archive of named arrays")
+            with opened as archive:
+                arrays = Arrays((key, archive[key]) for key in archive.files)
+    except (TrainDeeployError, OSError):
+        raise
+    except MemoryError:
+        raise TrainDeeployError(f"{name} holds arrays that memory has no room for") from None
+    except Exception as error:  # zipfile, zlib and numpy have many for a damaged file
+        raise TrainDeeployError(f"{name} is not a readable .npz archive: {error}") from None
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise TrainDeeployError(f"{name} holds '{key}', which is no array")
+    return arrays
 
 
 def _converted(array: Array, field: Field, name: str, source: str) -> Array:

@@ -11,22 +11,23 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
-from itertools import islice
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from .data import COUNTER, DataSet, Field, load_npz
+from .data import COUNTER, DataSet, Field, check_numbers, load_npz, read_npz
 from .errors import TrainDeeployError
 from .interrupts import interrupts_held, let_interrupts_arrive
 from .losses import TARGETS as LOSS_TARGETS
 from .losses import Loss
-from .output import MANIFEST, explained, output_folder
+from .output import MANIFEST, explained, output_folder, read_summed, reason, write_summed
 from .plan_table import Operator, plan_table
 from .precision import Precision
 from .report import build_report, lower_bound, summary
+from .schema import check_json
 from .timeline import Slice, last_step, slices, trace
 
 if TYPE_CHECKING:
@@ -36,6 +37,74 @@ if TYPE_CHECKING:
 
 FORMAT = 5
 """Version of what Program.write writes; Program.load refuses others."""
+
+
+class Traffic(TypedDict):
+    """Bytes of parameters that a step moves."""
+
+    loaded: int
+    stored: int
+
+
+class Memory(TypedDict):
+    """Bytes that a program takes (ir_facts.memory)."""
+
+    peak: dict[str, int]
+    state: int
+    dynamic_peak: int
+
+
+class Input(TypedDict):
+    """An argument of the step."""
+
+    name: str
+    shape: list[int]
+    type: str
+    rows: NotRequired[int]
+
+
+class Numbers(TypedDict):
+    """The precision of products."""
+
+    name: str
+    loss_scale: float
+
+
+class PlannedOperator(TypedDict):
+    """An operator of the plan, see plan_table.Operator."""
+
+    name: str
+    operator: str
+    engine: str
+    domain: list[int]
+    tile: list[int]
+    predicted: dict[str, int]
+    transfers: dict[str, int]
+
+
+class Manifest(TypedDict):
+    """program.json: what the host knows of a compiled program."""
+
+    format: int
+    model: str
+    target: dict[str, Any]
+    batch: int
+    loss: str
+    loss_options: dict[str, Any]
+    optimizer: dict[str, Any]
+    precision: Numbers
+    inputs: list[Input]
+    output: list[int]
+    parameters: dict[str, bool]
+    states: dict[str, str]
+    adapters: list[dict[str, Any]]
+    running: list[str]
+    layouts: dict[str, list[int]]
+    flop: int
+    parameter_traffic: Traffic
+    memory: Memory
+    operators: list[PlannedOperator]
+
 
 STATE_PREFIX = "optimizer/"
 SAMPLES_KEY = STATE_PREFIX + "samples"
@@ -441,7 +510,7 @@ class Result:
         """Writes params.npz, report.json and timeline.json into an existing folder."""
         with explained(f"cannot write into {folder}"):
             # Some names could be those of savez's own arguments, so no keywords.
-            _save_npz(folder / "params.npz", {**self.params, **self.state})
+            (folder / "params.npz").write_bytes(_npz({**self.params, **self.state}))
             (folder / "report.json").write_text(_json(self.report))
             (folder / "timeline.json").write_text(self.trace(last=True))
 
@@ -504,40 +573,44 @@ class Program:
 
     def write(self, folder: Path, *, dump_ir: bool = False) -> None:
         """Writes what `load` reads, and ir/ if asked, into an existing folder."""
-        with explained(f"cannot write into {folder}"):
-            (folder / "program.elf").write_bytes(self.elf)
-            (folder / MANIFEST).write_text(_json(self.manifest))
-            _save_npz(folder / "initial.npz", self.initial)
-            if self.onnx is not None:
-                (folder / "model.onnx").write_bytes(self.onnx)
-            if dump_ir:
-                (folder / "ir").mkdir()
-                for number, (border, text) in enumerate(self.ir.items()):
-                    suffix = "ll" if border == "program" else "mlir"
-                    (folder / "ir" / f"{number}-{border}.{suffix}").write_text(text)
+        files = {
+            "program.elf": self.elf,
+            MANIFEST: _json(self.manifest).encode(),
+            "initial.npz": _npz(self.initial),
+        }
+        if self.onnx is not None:
+            files["model.onnx"] = self.onnx
+        if dump_ir:
+            for number, (border, text) in enumerate(self.ir.items()):
+                suffix = "ll" if border == "program" else "mlir"
+                files[f"ir/{number}-{border}.{suffix}"] = text.encode()
+        write_summed(folder, files)
 
     @classmethod
     def load(cls, folder: str | Path) -> Program:
         """A program that `save` or the command line wrote.
 
-        Raises TrainDeeployError when the folder holds none, or one of another version.
+        Raises TrainDeeployError when the folder holds none, one of another version, or one of which a
+        file is not as it was written.
         """
         folder = Path(folder)
-        source = folder / "model.onnx"
         try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-            elf = (folder / "program.elf").read_bytes()
-            model = source.read_bytes() if source.exists() else None
+            manifest = json.loads((folder / MANIFEST).read_bytes())
         except OSError as error:
-            raise TrainDeeployError(f"{folder} holds no compiled program: {error.strerror}") from None
-        except ValueError:
+            raise TrainDeeployError(f"{folder} holds no compiled program: {reason(error)}") from None
+        except (ValueError, RecursionError):
             raise TrainDeeployError(f"{folder / MANIFEST} is damaged; compile again") from None
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise TrainDeeployError(f"{folder} was written by another version of traindeeploy; compile again")
-        texts = {}
-        for path in sorted((folder / "ir").glob("[0-9]-*")):
-            texts[path.stem.split("-", 1)[1]] = path.read_text()
-        return cls(elf, manifest, load_npz(folder / "initial.npz", "program"), texts, model)
+        files = read_summed(folder, ("program.elf", MANIFEST, "initial.npz"))
+        check_json(manifest, Manifest, str(folder / MANIFEST))
+        initial = read_npz(BytesIO(files["initial.npz"]), f"program file {folder / 'initial.npz'}")
+        texts = {
+            Path(name).stem.split("-", 1)[1]: content.decode()
+            for name, content in sorted(files.items())
+            if name.startswith("ir/")
+        }
+        return cls(files["program.elf"], manifest, initial, texts, files.get("model.onnx"))
 
     def model_parameters(self, params: str | Path | Mapping[str, Array] | None = None) -> dict[str, Array]:
         """The model's own parameters that training changed; LoRA's adapters are merged into their weights.
@@ -656,10 +729,7 @@ class Program:
             from .program import execute
             from .toolchain import Elf
 
-        if steps < 1:
-            raise TrainDeeployError(f"{steps} steps: at least 1 is needed")
-        if not abs(lr) <= np.finfo(np.float32).max:
-            raise TrainDeeployError(f"learning rate {lr} is not a finite number of float32")
+        check_numbers(steps, lr)
         if isinstance(data, str | Path):
             data = load_npz(Path(data), "data")
         if isinstance(init, str | Path):
@@ -668,6 +738,7 @@ class Program:
         if start_sample is not None:
             samples = start_sample
         batch = self.manifest["batch"]
+        check_numbers(steps, lr, samples, batch)
         dataset = DataSet(data, self.fields, notice=notice)
         losses: list[float] = []
         advice = "a smaller learning rate may help"
@@ -682,7 +753,7 @@ class Program:
 
         def feeds() -> Iterator[dict[str, Array]]:
             rate = np.asarray(lr, np.float32)
-            for step, arrays in enumerate(islice(dataset.batches(batch, samples, shuffle), steps)):
+            for step, arrays in enumerate(dataset.batches(batch, samples, shuffle)):
                 # Dropout goes on where another run has stopped, as the samples do.
                 counter = np.asarray((samples + step * batch) % 2**31, np.int32)
                 yield {**arrays, "lr": rate, COUNTER: counter}
@@ -697,6 +768,7 @@ class Program:
             self.target,
             stored,
             feeds(),
+            steps=steps,
             simulator=simulator,
             gvsoc=gvsoc,
             finished=finished,
@@ -737,11 +809,13 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
-def _save_npz(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Writes an .npz file: the same bytes for the same content, and any name allowed."""
+def _npz(arrays: Mapping[str, Array]) -> bytes:
+    """The bytes of an .npz file: the same ones for the same content, and any name allowed."""
     import zipfile
 
-    with zipfile.ZipFile(path, "w") as archive:
+    content = BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
         for name, array in arrays.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+    return content.getvalue()

@@ -22,7 +22,7 @@ import time
 import tty
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,19 +30,33 @@ from typing import Any
 import numpy as np
 
 from .errors import TrainDeeployError
-from .output import explained
-from .sim import DMA_JOB, HYPERRAM_JOB, MARKER, REDMULE_JOB
+from .measurements import STEP_BEGIN, STEP_END
+from .output import explained, temporary_folder
+from .pipes import Sink
+from .sim import DMA_JOB, HYPERRAM_JOB, MARKER, REDMULE_JOB, StepLogs
 from .target import Target
+from .toolchain import how_ended
 
 PATH_VARIABLE = "TRAINDEEPLOY_GVSOC"
 PYTHON_VARIABLE = "TRAINDEEPLOY_GVSOC_PYTHON"
-COMMITS = {"": "209c147c", "core": "f3784bc9", "pulp": "748a706d", "gvrun": "7d26e6fc"}
+COMMITS = {
+    "": "209c147c",
+    "core": "f3784bc9",
+    "pulp": "748a706d",
+    "gvrun": "7d26e6fc",
+    "gvtest": "39785acc",
+    "pulpos": "8cd918a4",
+}
 """Commits that this was written for and tested with, by folder of GVSoC's tree."""
 
 _COMPONENTS = ("redmule", "probe")
 _OWN = ("pulp", "gvsoc", "gapylib", "gvrun")
 """Modules that are GVSoC's own."""
 _HEADERS = Path("core/engine/include")
+_LIBRARY, _ENGINE = "lib/libpulpvp.so", "core/engine"
+"""What is built of which sources: if these are newer, the build is of others."""
+_GENERATORS = ("pulp", "core/models")
+"""Folders of GVSoC's Python, of which `install/generators` has copies."""
 _HELP = "docs/gvsoc.md says how to get one"
 _DEBUG = ("-DVP_TRACE_ACTIVE=1", "-DCONFIG_GVSOC_EVENT_ACTIVE=1", "-DVP_MEMCHECK_ACTIVE=1")
 
@@ -51,9 +65,22 @@ _SILENCE = 120.0
 _PREPARATION = 120.0
 """Seconds that GVSoC may take to describe the machine, and a compiler to compile a component."""
 
-# Layouts of the logs of the HyperRAM's probes (probe.cpp); times of bursts are picoseconds.
-_TIMED_JOB = np.dtype([*HYPERRAM_JOB.descr, ("time", "<u8"), ("period", "<u8")])
-_BURST = np.dtype([("start", "<u8"), ("end", "<u8"), ("bytes", "<u4"), ("padding", "<u4")])
+# Entries of the log (lib/Sim/gvsoc/log.h); `time`, `period` and the times of bursts are picoseconds.
+_ENTRY = np.dtype([("kind", "<u8"), ("payload", "V48")])
+_TIMED_JOB = np.dtype(
+    [
+        *(("trigger", "<u8"), ("time", "<u8"), ("period", "<u8")),
+        *(("bytes", "<u4"), ("to_l3", "<u4"), ("l2", "<u4"), ("l3", "<u4")),
+    ]
+)
+_BURST = np.dtype(
+    [
+        *(("start", "<u8"), ("end", "<u8")),
+        *(("bytes", "<u4"), ("write", "<u4"), ("address", "<u4"), ("padding", "<u4")),
+    ]
+)
+_LAYOUTS = (MARKER, DMA_JOB, REDMULE_JOB, _TIMED_JOB, _BURST)
+"""Of the payload, by kind."""
 _COMMAND_BYTES = 6  # that begin each burst on the HyperRAM's bus
 
 
@@ -65,15 +92,11 @@ def target_folder() -> Path:
 
 @dataclass(frozen=True)
 class GvsocResult:
-    """A run that ended by the program's own exit. The logs are those of `sim.RunResult`."""
+    """A run that ended by the program's own exit."""
 
     exit_code: int
     host_seconds: float
     """How long the simulation itself took, with GVSoC's start."""
-    dma: np.ndarray = field(repr=False)
-    hyperram: np.ndarray = field(repr=False)
-    redmule: np.ndarray = field(repr=False)
-    markers: np.ndarray = field(repr=False)
 
 
 class Gvsoc:
@@ -109,19 +132,57 @@ class Gvsoc:
                     f"the GVSoC at {self.root} is another one: {part or 'gvsoc'} is at"
                     f" {found[:8] or 'no known commit'}, {commit} is needed; check that out and build again"
                 )
+        for part in COMMITS:
+            edited = self._git(part, "diff", "--name-only", "--diff-filter=M", "--ignore-submodules", "HEAD")
+            if edited:
+                first = Path(part) / edited.splitlines()[0]
+                raise TrainDeeployError(
+                    f"the sources of the GVSoC at {self.root} were edited: {first}; undo that and build again"
+                )
+        if stale := self._stale():
+            raise TrainDeeployError(
+                f"the GVSoC at {self.root} was built from other sources than are there: {stale};"
+                " build and install it again"
+            )
 
-    def _commit(self, part: str) -> str:
-        """The commit of a part of the tree; empty when it is none of git."""
+    def _git(self, part: str, *arguments: str) -> str:
+        """What git says of a part of the tree; empty when it is none of git."""
         folder = self.root / part
         if not (folder / ".git").exists():
             return ""
         try:
             done = subprocess.run(
-                ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True
+                ["git", "-C", str(folder), *arguments],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"},
             )
         except OSError:
             raise TrainDeeployError("git is needed to check GVSoC's commits, and was not found") from None
+        if "dubious ownership" in done.stderr:
+            raise TrainDeeployError(
+                f"the GVSoC at {self.root} belongs to another user, so git does not tell its commits;"
+                f" `git config --global --add safe.directory '{self.root}/*'` (and one without /*) lets it"
+            )
         return done.stdout.strip() if done.returncode == 0 else ""
+
+    def _commit(self, part: str) -> str:
+        """The commit of a part of the tree; empty when it is none of git."""
+        return self._git(part, "rev-parse", "HEAD")
+
+    def _stale(self) -> str:
+        """A source that is not the one that was built, or nothing."""
+        library = self.install / _LIBRARY
+        built = library.stat().st_mtime if library.exists() else 0.0
+        for path in (self.root / _ENGINE).rglob("*.[ch]pp"):
+            if path.stat().st_mtime > built:
+                return f"{path.relative_to(self.root)} is newer than {library.relative_to(self.root)}"
+        for folder in _GENERATORS:
+            for path in (self.root / folder).rglob("*.py"):
+                copy = self.install / "generators" / path.relative_to(self.root / folder)
+                if copy.exists() and copy.read_bytes() != path.read_bytes():
+                    return f"{path.relative_to(self.root)} is another than {copy.relative_to(self.root)}"
+        return ""
 
     @cached_property
     def commits(self) -> dict[str, str]:
@@ -145,8 +206,8 @@ class Gvsoc:
         flags = ["-std=c++20", "-O3", "-fPIC", "-shared", "-fno-strict-aliasing", "-ffp-contract=off"]
         flags += ["-D__GVSOC__", *(_DEBUG if debug else ())]
         key = hashlib.sha256(json.dumps([str(self.root), compiler, flags, self.commits]).encode())
-        for name in _COMPONENTS:
-            key.update((target_folder() / f"{name}.cpp").read_bytes())
+        for name in ("log.h", *(f"{name}.cpp" for name in _COMPONENTS)):
+            key.update((target_folder() / name).read_bytes())
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = cache / "traindeeploy" / "gvsoc" / key.hexdigest()[:16]
         package = folder / ("debug/traindeeploy" if debug else "traindeeploy")
@@ -227,18 +288,20 @@ class Gvsoc:
         *,
         stdout: Callable[[str], object],
         max_cycles: int,
+        on_step: Callable[[StepLogs], object] | None = None,
     ) -> GvsocResult:
-        """Runs a program until it exits; see `sim.Simulator.run`.
+        """Runs a program until it exits; see `sim.Simulator.run`. `on_step` is called in another thread.
 
         Raises TrainDeeployError when GVSoC cannot run it, crashes, hangs, or comes to `max_cycles`.
         """
-        with tempfile.TemporaryDirectory(prefix="traindeeploy-gvsoc-", ignore_cleanup_errors=True) as name:
-            folder = Path(name)
-            self._prepare(target, elf, folder, max_cycles)
+        with temporary_folder("GVSoC") as folder:
+            with explained("cannot write temporary files for GVSoC"):
+                self._prepare(target, elf, folder, max_cycles)
+                log = Sink(folder / "log", _Log(on_step).take)
             begin = time.perf_counter()
-            code = self._launch(folder / "gvsoc_config.json", workdir, stdout)
-            seconds = time.perf_counter() - begin
-            return _result(folder, code, seconds)
+            with log:
+                code = self._launch(folder / "gvsoc_config.json", workdir, stdout)
+            return GvsocResult(code, time.perf_counter() - begin)
 
     def _launch(self, config: Path, workdir: Path, stdout: Callable[[str], object]) -> int:
         """Runs the simulator itself. Whatever ends this, no process is left."""
@@ -316,48 +379,91 @@ def _watch(process: subprocess.Popen[bytes], terminal: int, stdout: Callable[[st
             raise TrainDeeployError(
                 f"this GVSoC lacks component {lacking.group(1)}: build it with the targets of docs/gvsoc.md"
             )
-        how = signal.Signals(-code).name
-        raise TrainDeeployError(f"GVSoC crashed after cycle {cycles:,} ({how}): {text[-300:]}".rstrip(": "))
+        raise TrainDeeployError(
+            f"GVSoC crashed after cycle {cycles:,} ({how_ended(code)}): {text[-300:]}".rstrip(": ")
+        )
     return code
 
 
-def _result(folder: Path, code: int, seconds: float) -> GvsocResult:
-    """The logs that the components have written."""
+class _Log:
+    """Takes the log as it comes, and hands it on a step at a time."""
 
-    def read(name: str, layout: np.dtype[Any]) -> np.ndarray:
-        path = folder / f"{name}.log"
-        return np.frombuffer(path.read_bytes() if path.exists() else b"", layout)
+    def __init__(self, on_step: Callable[[StepLogs], object] | None):
+        self.on_step = on_step
+        self._bytes = bytearray()
+        self._entries: list[np.ndarray] = []
 
-    with explained("cannot read GVSoC's logs"):
-        return GvsocResult(
-            exit_code=code,
-            host_seconds=seconds,
-            dma=read("dma", DMA_JOB),
-            hyperram=_transfers(read("hyperram", _TIMED_JOB), read("bus", _BURST)),
-            redmule=read("redmule", REDMULE_JOB),
-            markers=read("marks", MARKER),
-        )
+    def take(self, data: bytes) -> None:
+        """Takes the next bytes of the log."""
+        if self.on_step is None:
+            return
+        self._bytes += data
+        whole = len(self._bytes) // _ENTRY.itemsize * _ENTRY.itemsize
+        entries = np.frombuffer(bytes(self._bytes[:whole]), _ENTRY)
+        del self._bytes[:whole]
+        marks = np.flatnonzero(entries["kind"] == _LAYOUTS.index(MARKER))
+        done = 0
+        for end in marks[_payload(entries[marks], MARKER)["kind"] == STEP_END]:
+            self._entries.append(entries[done : end + 1])
+            self.on_step(_step(np.concatenate(self._entries)))
+            self._entries = []
+            done = end + 1
+        self._entries.append(entries[done:])
+
+
+def _payload(entries: np.ndarray, layout: np.dtype[Any]) -> np.ndarray:
+    """The payload of entries of one kind."""
+    rows = np.frombuffer(entries["payload"].tobytes(), np.uint8).reshape(
+        len(entries), _ENTRY["payload"].itemsize
+    )
+    return np.frombuffer(rows[:, : layout.itemsize].tobytes(), layout)
+
+
+def _step(entries: np.ndarray) -> StepLogs:
+    """The logs of a step, from the entries up to its end."""
+    markers, dma, redmule, jobs, bursts = (
+        _payload(entries[entries["kind"] == kind], layout) for kind, layout in enumerate(_LAYOUTS)
+    )
+    begin = markers["cycle"][markers["kind"] == STEP_BEGIN][-1]
+    return StepLogs(
+        dma=dma[dma["start"] >= begin],
+        hyperram=_transfers(jobs[jobs["trigger"] >= begin], bursts),
+        redmule=redmule[redmule["trigger"] >= begin],
+        markers=markers[markers["cycle"] >= begin],
+    )
 
 
 def _transfers(jobs: np.ndarray, bursts: np.ndarray) -> np.ndarray:
-    """Jobs with the times at which the bus worked for them: it takes them one after the other.
+    """Jobs with the times at which the bus worked for them.
 
-    jobs: _TIMED_JOB, at the cycles at which they were programmed; bursts: _BURST. Returns HYPERRAM_JOB.
+    It takes a job after the other, those of several channels in turn, so what a burst belongs to is told by
+    where it begins in L3 and its direction. The host's own transfers, outside of steps, are on the bus, too.
+
+    jobs: _TIMED_JOB, in the order of programming; bursts: _BURST. Returns HYPERRAM_JOB in the same order.
     """
-    bursts = bursts[bursts["bytes"] > _COMMAND_BYTES]
-    payload = bursts["bytes"].astype(np.int64) - _COMMAND_BYTES
     timed = np.zeros(jobs.size, HYPERRAM_JOB)
-    for name in HYPERRAM_JOB.names or ():
+    for name in ("trigger", "bytes", "to_l3", "l2", "l3"):
         timed[name] = jobs[name]
-    following = 0
-    ended = 0
-    for job, programmed in zip(timed, jobs, strict=True):
-        # The host's own transfers, outside of the steps, are on the bus, too, but not among the jobs.
-        first = max(following, int(np.searchsorted(bursts["start"], programmed["time"])))
-        moved = np.cumsum(payload[first : first + int(job["bytes"]) + 1])
-        following = min(first + int(np.searchsorted(moved, job["bytes"])) + 1, bursts.size)
-        job["start"] = max(int(job["start"]), ended)
-        if following > first:
-            after = int(bursts["end"][following - 1]) - int(programmed["time"])
-            job["end"] = ended = int(programmed["start"]) + after // int(programmed["period"])
+    timed["start"] = timed["end"] = timed["trigger"]
+    waiting = list(range(jobs.size))
+    current, left, ended = -1, 0, 0
+    for burst in bursts:
+        if not left:
+            starts = (
+                i
+                for i in waiting
+                if jobs["l3"][i] == burst["address"]
+                and jobs["to_l3"][i] == burst["write"]
+                and jobs["time"][i] <= burst["start"]
+            )
+            current = next(starts, -1)
+            if current < 0:
+                continue
+            waiting.remove(current)
+            left = int(jobs["bytes"][current])
+            timed["start"][current] = max(int(jobs["trigger"][current]), ended)
+        left = max(0, left - (int(burst["bytes"]) - _COMMAND_BYTES))
+        after = int(burst["end"]) - int(jobs["time"][current])
+        ended = int(jobs["trigger"][current]) + after // int(jobs["period"][current])
+        timed["end"][current] = ended
     return timed

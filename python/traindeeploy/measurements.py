@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,28 +64,11 @@ def engines(result: Any) -> dict[str, int]:
     }
 
 
-def steps_of(result: Any) -> Iterator[StepLogs]:
-    """The logs of a run, a step at a time."""
-    from .sim import StepLogs
-
-    for begin, end in marked(result.markers, STEP_BEGIN, STEP_END):
-
-        def within(rows: Any, key: str, begin: int = begin, end: int = end) -> Any:
-            return rows[(rows[key] >= begin) & (rows[key] <= end)]
-
-        yield StepLogs(
-            dma=within(result.dma, "start"),
-            hyperram=within(result.hyperram, "start"),
-            redmule=within(result.redmule, "trigger"),
-            markers=within(result.markers, "cycle"),
-        )
-
-
 def commands(manifest: Mapping[str, Any], logs: Any) -> dict[str, tuple[Any, list[int]]]:
     """Per engine, the jobs of a step in their order, and the index of the operator of each one.
 
-    Engines: `dma_load`, `dma_store`, `redmule`, `hyperram`. Each works its commands off in the order of
-    the table, so the n-th one of a step belongs to the operator that the manifest says. The copies of
+    Engines: `dma_load`, `dma_store`, `redmule`, `hyperram`. The n-th one of a step that was started belongs
+    to the operator that the manifest says; HyperRAM serves its channels in turn. The copies of
     the table itself, to the runtime's part of L1, belong to none. An engine
     whose log is not whole has no jobs.
     """
@@ -94,7 +77,7 @@ def commands(manifest: Mapping[str, Any], logs: Any) -> dict[str, tuple[Any, lis
         "dma_load": np.sort(dma[dma["to_l1"] == 1], order="start", kind="stable"),
         "dma_store": np.sort(dma[dma["to_l1"] == 0], order="start", kind="stable"),
         "redmule": logs.redmule,
-        "hyperram": np.sort(logs.hyperram, order="start", kind="stable"),
+        "hyperram": np.sort(logs.hyperram, order="trigger", kind="stable"),
     }
     result = {}
     for name, rows in found.items():

@@ -1,26 +1,29 @@
 """Runs a compiled program on a simulator: writes its feed, reads its results.
 
-docs/runtime.md has the formats of the two files that the program opens by semihosting.
+docs/runtime.md has the formats of the two files that the program opens by semihosting. They are pipes.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import TrainDeeployError
 from .interrupts import interrupts_held
-from .measurements import Accounting, steps_of
-from .output import explained
+from .measurements import Accounting
+from .output import explained, temporary_folder
+from .pipes import Sink, Source
 from .target import Target
 from .toolchain import Elf
 
@@ -50,9 +53,9 @@ class Outcome:
 
     values: dict[str, Array]
     """Parameters and optimizer states after the last step, by symbol."""
-    outputs: list[dict[str, Array]]
+    outputs: Sequence[dict[str, Array]]
     """Per step, the program's outputs by symbol (the loss is the first one)."""
-    cycles: list[int]
+    cycles: Sequence[int]
     """Cycles of each step: from the sample in L2 to the last update written."""
     engines: dict[str, int]
     """Busy cycles of `cores`, `dma`, `redmule`, `hyperram`; `dma_hidden`: of the DMA's, those beside work."""
@@ -109,6 +112,7 @@ def execute(
     values: Mapping[str, Array],
     feeds: Iterable[Mapping[str, Array]],
     *,
+    steps: int | None = None,
     simulator: str = "tdsim",
     gvsoc: str | Path | None = None,
     finished: Callable[[int, float], None] | None = None,
@@ -116,10 +120,11 @@ def execute(
     check: bool | None = None,
     keep_logs: int = 1,
 ) -> Outcome:
-    """Runs a program for as many steps as `feeds` has.
+    """Runs a program for some steps. Feed and results stream: a run may be of any length.
 
     values: arrays of all parameters and optimizer states, by symbol.
-    feeds: per step, the arrays of its inputs by name.
+    feeds: per step, the arrays of its inputs by name; they are asked for as the program comes to them.
+    steps: how many, at most data.MOST_STEPS; without it, as many as the list `feeds` has.
     simulator: "tdsim" or "gvsoc".
     gvsoc: GVSoC's folder; without it, the environment names it (docs/gvsoc.md).
     finished: called after each step with its index and its loss; what it raises ends the run.
@@ -146,25 +151,31 @@ def execute(
         check = os.environ.get("TRAINDEEPLOY_CHECK", "") not in ("", "0")
     program = Elf(elf)
     manifest = program.manifest
-    with explained("cannot write temporary files for the simulator"):
-        temporary = tempfile.TemporaryDirectory(prefix="traindeeploy-", ignore_cleanup_errors=True)
-    with temporary as name:
-        folder = Path(name)
+    if steps is None:
+        feeds = list(feeds)
+        steps = len(feeds)
+    console = _Console(finished)
+    accounting = Accounting(manifest, keep_logs)
+    results = _Results(manifest, steps)
+    pieces = _feed(manifest, values, feeds, steps)
+    # What does not fit is most likely to be seen before the simulator starts.
+    begin = b"".join(islice(pieces, 1 + len(_buffers(manifest, "parameter", "state", "input"))))
+    with temporary_folder("the simulator") as folder, ExitStack() as pipes:
         with explained("cannot write temporary files for the simulator"):
             (folder / "program.elf").write_bytes(elf)
-            with (folder / "feed.bin").open("wb") as file:
-                steps = _write_feed(file, manifest, values, feeds)
-        console = _Console(finished)
-        accounting = Accounting(manifest, keep_logs)
+            pipes.enter_context(Source(folder / "feed.bin", chain((begin,), pieces)))
+            pipes.enter_context(Sink(folder / "result.bin", results.take))
         result: Any
         if installed:
             predicted = sum(operator["predicted"][0] for operator in manifest["operators"])
-            limit = max_cycles or _STUCK_FACTOR * steps * predicted + _STUCK_CYCLES
             result = installed.run(
-                target, folder / "program.elf", folder, stdout=console.take, max_cycles=limit
+                target,
+                folder / "program.elf",
+                folder,
+                stdout=console.take,
+                max_cycles=max_cycles or _STUCK_FACTOR * steps * predicted + _STUCK_CYCLES,
+                on_step=accounting.add,
             )
-            for logs in steps_of(result):
-                accounting.add(logs)
         else:
             result = Simulator(target).run(
                 folder / "program.elf",
@@ -175,37 +186,28 @@ def execute(
                 on_step=accounting.add,
                 kernels=[program.symbols[name] for name in manifest["kernels"] if name in program.symbols],
             )
-        if result.exit_code == _EXIT_LOSS:
-            raise TrainDeeployError(f"the loss is not finite at step {console.steps} of {steps}")
-        if result.exit_code:
-            reason = _EXITS.get(result.exit_code, f"it exited with code {result.exit_code}")
-            raise TrainDeeployError(
-                f"the program stopped: {reason}: {' '.join(console.messages)}".rstrip(": ")
-            )
-        with explained("cannot read the results of the simulator"):
-            data = (folder / "result.bin").read_bytes()
-    return _read_results(data, manifest, steps, accounting)
+    if result.exit_code == _EXIT_LOSS:
+        raise TrainDeeployError(f"the loss is not finite at step {console.steps} of {steps}")
+    if result.exit_code:
+        reason = _EXITS.get(result.exit_code, f"it exited with code {result.exit_code}")
+        raise TrainDeeployError(f"the program stopped: {reason}: {' '.join(console.messages)}".rstrip(": "))
+    return results.outcome(accounting)
 
 
-def _write_feed(
-    file: BinaryIO,
+def _feed(
     manifest: Mapping[str, Any],
     values: Mapping[str, Array],
     feeds: Iterable[Mapping[str, Array]],
-) -> int:
-    """Writes the feed and returns its number of steps."""
-    file.write(struct.pack("<4sI", _FEED_MAGIC, 0))
+    steps: int,
+) -> Iterator[bytes]:
+    """The feed, an array at a time."""
+    yield struct.pack("<4sI", _FEED_MAGIC, steps)
     for buffer in _buffers(manifest, "parameter", "state"):
-        file.write(buffer.encode(values, "value of"))
+        yield buffer.encode(values, "value of")
     inputs = _buffers(manifest, "input")
-    steps = 0
-    for arrays in feeds:
+    for arrays in islice(feeds, steps):
         for buffer in inputs:
-            file.write(buffer.encode(arrays, "input"))
-        steps += 1
-    file.seek(0)
-    file.write(struct.pack("<4sI", _FEED_MAGIC, steps))
-    return steps
+            yield buffer.encode(arrays, "input")
 
 
 class _Console:
@@ -234,35 +236,95 @@ class _Console:
                 self._ended = False
 
 
-def _read_results(data: bytes, manifest: Mapping[str, Any], steps: int, accounting: Accounting) -> Outcome:
-    """Parses the result file."""
-    if data[:4] != _RESULT_MAGIC:
-        raise TrainDeeployError("the results of the program are damaged")
-    at = 4
+class _Records(Sequence[dict[str, Array]]):
+    """Arrays of steps, kept as the bytes that the program wrote and read when they are asked for."""
 
-    def take(count: int) -> bytes:
-        nonlocal at
-        if at + count > len(data):
+    def __init__(self, buffers: Sequence[_Buffer]):
+        self.buffers = buffers
+        self.size = sum(buffer.padded_bytes for buffer in buffers)
+        self.data = bytearray()
+        self.steps = 0
+
+    def append(self, data: bytes) -> None:
+        """Takes the bytes of the next step."""
+        self.data += data
+        self.steps += 1
+
+    def __len__(self) -> int:
+        return self.steps
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Array]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Array]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Array] | list[dict[str, Array]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self.steps))]
+        if not -self.steps <= index < self.steps:
+            raise IndexError(index)
+        begin = index % self.steps * self.size
+        return _decode(self.buffers, bytes(self.data[begin : begin + self.size]))
+
+
+def _decode(buffers: Iterable[_Buffer], data: bytes) -> dict[str, Array]:
+    """Arrays that lie one after the other."""
+    arrays, at = {}, 0
+    for buffer in buffers:
+        arrays[buffer.name] = buffer.decode(data[at : at + buffer.padded_bytes])
+        at += buffer.padded_bytes
+    return arrays
+
+
+class _Results:
+    """Takes the result file as it comes."""
+
+    def __init__(self, manifest: Mapping[str, Any], steps: int):
+        self.steps = steps
+        self.values = _buffers(manifest, "parameter", "state")
+        self.outputs = _Records(_buffers(manifest, "output"))
+        self.cycles = array("Q")
+        self.counters = np.zeros((len(manifest["operators"]), _COUNTERS), np.int64)
+        self._pending = bytearray()
+        self._started = False
+
+    def take(self, data: bytes) -> None:
+        """Takes the next bytes of the file."""
+        self._pending += data
+        if not self._started and len(self._pending) >= len(_RESULT_MAGIC):
+            if self._taken(len(_RESULT_MAGIC)) != _RESULT_MAGIC:
+                raise TrainDeeployError("the results of the program are damaged")
+            self._started = True
+        step = 4 + self.outputs.size + 4 * self.counters.size
+        while self._started and len(self.cycles) < self.steps and len(self._pending) >= step:
+            (cycles,) = struct.unpack("<I", self._taken(4))
+            self.cycles.append(cycles)
+            self.outputs.append(self._taken(self.outputs.size))
+            counted = np.frombuffer(self._taken(4 * self.counters.size), "<u4")
+            self.counters += counted.reshape(self.counters.shape)
+
+    def _taken(self, count: int) -> bytes:
+        data = bytes(self._pending[:count])
+        del self._pending[:count]
+        return data
+
+    def outcome(self, accounting: Accounting) -> Outcome:
+        """What the file says, once it is whole."""
+        last = sum(buffer.padded_bytes for buffer in self.values)
+        if len(self.cycles) < self.steps or len(self._pending) < last:
             raise TrainDeeployError("the results of the program are incomplete")
-        at += count
-        return data[at - count : at]
-
-    operators = len(manifest["operators"])
-    counters = np.zeros((operators, _COUNTERS), np.int64)
-    cycles: list[int] = []
-    outputs: list[dict[str, Array]] = []
-    for _ in range(steps):
-        (count,) = struct.unpack("<I", take(4))
-        cycles.append(count)
-        outputs.append({b.name: b.decode(take(b.padded_bytes)) for b in _buffers(manifest, "output")})
-        counters += np.frombuffer(take(4 * operators * _COUNTERS), "<u4").reshape(operators, _COUNTERS)
-    values = {b.name: b.decode(take(b.padded_bytes)) for b in _buffers(manifest, "parameter", "state")}
-    measured = [
-        {
-            "total": int(counters[i, 0]),
-            "cores": int(counters[i, 1]),
-            **{name: int(busy[i]) for name, busy in accounting.operators.items()},
-        }
-        for i in range(operators)
-    ]
-    return Outcome(values, outputs, cycles, dict(accounting.engines), measured, list(accounting.last))
+        measured = [
+            {
+                "total": int(counters[0]),
+                "cores": int(counters[1]),
+                **{name: int(busy[i]) for name, busy in accounting.operators.items()},
+            }
+            for i, counters in enumerate(self.counters)
+        ]
+        return Outcome(
+            _decode(self.values, bytes(self._pending)),
+            self.outputs,
+            self.cycles,
+            dict(accounting.engines),
+            measured,
+            list(accounting.last),
+        )

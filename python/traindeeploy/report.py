@@ -5,12 +5,66 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .plan_table import Operator, table
 
 if TYPE_CHECKING:
     from .target import Target
+
+
+class Level(TypedDict):
+    """A memory, bytes."""
+
+    peak: int
+    capacity: int
+
+
+class Memories(TypedDict):
+    """Bytes."""
+
+    l1: Level
+    l2: Level
+    l3: Level
+    parameters: int
+    trained_parameters: int
+    optimizer_state: int
+    dynamic_peak: int
+
+
+class Layer(TypedDict):
+    """An operator of the plan."""
+
+    name: str
+    operator: str
+    engine: str
+    tile: list[int]
+    transfers: dict[str, int]
+    predicted: dict[str, int]
+    measured: dict[str, float]
+
+
+class Report(TypedDict):
+    """report.json, as docs/report.md explains it."""
+
+    target: str
+    simulator: str
+    clock_hz: int
+    model: str
+    batch: int
+    steps: int
+    loss: list[float]
+    cycles: float
+    cycles_per_step: list[int]
+    predicted_cycles: int
+    lower_bound_cycles: int
+    updates_per_second: float
+    flop: int
+    flop_per_cycle: float
+    memory: Memories
+    transfers: dict[str, int]
+    engines: dict[str, float]
+    layers: list[Layer]
 
 
 def build_report(

@@ -12,6 +12,8 @@ from .driver import Program
 from .errors import TrainDeeployError
 from .memory_map import ALWAYS, LEVELS, Array, arrays, stream
 from .output import explained
+from .report import Report
+from .schema import check_json
 from .timeline import DMA_IN, DMA_OUT, REDMULE, STEPS, TABLE, UDMA, Slice, core_track, read_trace
 from .toolchain import Elf
 
@@ -29,7 +31,7 @@ def page(folders: Sequence[Path]) -> str:
     names = _names(folders)
     runs = [_run(folder, name) for folder, name in zip(folders, names, strict=True)]
     # Nothing in the data may end the script element that it is in.
-    text = json.dumps({"runs": runs}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = f'{{"runs":[{",".join(runs)}]}}'
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return _TEMPLATE.read_text(encoding="utf-8").replace(_PLACE, text)
@@ -49,17 +51,18 @@ def _read(folder: Path, name: str) -> str:
         return (folder / name).read_text(encoding="utf-8")
 
 
-def _run(folder: Path, name: str) -> dict[str, Any]:
-    """What the page shows of a run."""
+def _run(folder: Path, name: str) -> str:
+    """What the page shows of a run, as JSON."""
     program = Program.load(folder)
     manifest = Elf(program.elf).manifest
     try:
         report = json.loads(_read(folder, "report.json"))
+        check_json(report, Report, str(folder / "report.json"))
         items = read_trace(_read(folder, "timeline.json"))
         losses = report["loss"]
         stride = -(-len(losses) // _MOST_POINTS)
         picked = sorted({*range(0, len(losses), stride), len(losses) - 1})
-        return {
+        shown = {
             "name": name,
             "report": {key: value for key, value in report.items() if key not in ("loss", "cycles_per_step")},
             "peak_flop": program.target.peak_flop_per_cycle,
@@ -68,9 +71,10 @@ def _run(folder: Path, name: str) -> dict[str, Any]:
             "timeline": _timeline(items),
             "memory": _memory(program, manifest, items),
         }
+        return json.dumps(shown, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except UnicodeDecodeError:
         raise TrainDeeployError(f"{folder} holds a file that is damaged; run it again") from None
-    except (ValueError, KeyError, TypeError, IndexError):
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
         raise TrainDeeployError(
             f"report.json or timeline.json in {folder} is damaged or of another version; run it again"
         ) from None
@@ -98,6 +102,8 @@ def _times(manifest: Mapping[str, Any], items: Sequence[Slice]) -> tuple[str, li
         if item.track in tracks and item.name != TABLE:
             by_kind.setdefault(tracks[item.track], []).append(item)
     begins, ends = [cycles] * (len(kinds) + 1), [cycles] * (len(kinds) + 1)
+    # The channels of L3 are served in turn, not in the order in which jobs were started.
+    by_kind.get("H", []).sort(key=lambda item: item.begin - int(item.details["waited"]))
     count = {kind: len(rows) for kind, rows in by_kind.items()}
     for position in range(len(kinds) - 1, -1, -1):
         kind = kinds[position]

@@ -33,6 +33,7 @@ DMA_JOB = np.dtype(
 )
 HYPERRAM_JOB = np.dtype(
     [
+        ("trigger", "<u8"),
         ("start", "<u8"),
         ("end", "<u8"),
         ("bytes", "<u4"),

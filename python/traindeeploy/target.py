@@ -67,7 +67,12 @@ _INTEGERS: dict[str, dict[str, tuple[int, int]]] = {
         "meets_cores_percent": (0, 200),
         "cores_meet_percent": (0, 200),
     },
-    "hyperram": {"transfer_cycles": (0, 10000), "start_cycles": (0, 10000), "line_cycles": (0, 10000)},
+    "hyperram": {
+        "transfer_cycles": (0, 10000),
+        "start_cycles": (0, 10000),
+        "read_line_cycles": (0, 10000),
+        "write_line_cycles": (0, 10000),
+    },
     "redmule": {
         "rows": (1, 64),
         "columns": (1, 64),
@@ -227,7 +232,8 @@ class Target:
             "hyper_read_per_byte": float(d["hyperram"]["read_cycles_per_byte"]),
             "hyper_write_per_byte": float(d["hyperram"]["write_cycles_per_byte"]),
             "hyper_transfer": d["hyperram"]["start_cycles"],
-            "hyper_line": d["hyperram"]["line_cycles"],
+            "hyper_read_line": d["hyperram"]["read_line_cycles"],
+            "hyper_write_line": d["hyperram"]["write_line_cycles"],
             "redmule_rows": redmule["rows"] if redmule else 0,
             "redmule_columns": redmule["columns"] if redmule else 0,
             "redmule_pipeline": redmule["pipeline"] if redmule else 0,
@@ -256,7 +262,9 @@ def load_target(name_or_path: str | Path) -> Target:
         description = tomllib.loads(path.read_text())
     except OSError as error:
         raise TrainDeeployError(f"cannot read target {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise TrainDeeployError(f"target {path} is nested too deeply") from None
+    except ValueError as error:
         raise TrainDeeployError(f"target {path} is not TOML: {error}") from None
     name = description.get("name")
     if not isinstance(name, str) or not name:
@@ -290,8 +298,8 @@ def _check(name: str, description: Mapping[str, Any]) -> None:
         if key not in ("name", "clock_hz"):
             raise fail(f"unknown key {key}")
     clock = description.get("clock_hz")
-    if not isinstance(clock, int) or isinstance(clock, bool) or clock < 100:
-        raise fail("clock_hz must be an integer of at least 100")
+    if not isinstance(clock, int) or isinstance(clock, bool) or not 100 <= clock <= 1 << 40:
+        raise fail(f"clock_hz must be an integer from 100 to {1 << 40}")
     for section in sections:
         if section not in _INTEGERS:
             raise fail(f"unknown section {section}")

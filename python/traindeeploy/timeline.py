@@ -92,7 +92,8 @@ def slices(manifest: Mapping[str, Any], steps: Sequence[Any], first: int = 1) ->
         for job, operator in zip(*jobs["hyperram"], strict=True):
             near, far, size = hex(job["l2"]), hex(job["l3"]), int(job["bytes"])
             way = "to L3" if job["to_l3"] else "from L3"
-            add(UDMA, operator, job["start"], job["end"], way=way, bytes=size, l2=near, l3=far)
+            waited = int(job["start"] - job["trigger"])
+            add(UDMA, operator, job["start"], job["end"], way=way, bytes=size, l2=near, l3=far, waited=waited)
     # A transfer starts while bursts of the one before are on their way: its slice begins at the end of that.
     for track in (DMA_IN, DMA_OUT):
         ended = 0

@@ -13,7 +13,6 @@ import shutil
 import signal
 import struct
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import TrainDeeployError
-from .output import explained
+from .output import explained, temporary_folder
 from .target import Target
 
 _ARCHITECTURE = ("--target=riscv32-unknown-elf", "-march=rv32imc_zicsr_zfinx_zhinx", "-mabi=ilp32")
@@ -120,7 +119,7 @@ class _Tools:
         for what, process in self.running:
             _, text = process.communicate()
             if process.returncode and failure is None:
-                failure = f"{what} failed: {_first_error(text) or f'exit code {process.returncode}'}"
+                failure = f"{what} failed: {_first_error(text) or how_ended(process.returncode)}"
         self.running = []
         if failure:
             raise TrainDeeployError(failure)
@@ -131,6 +130,19 @@ class _Tools:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def how_ended(code: int) -> str:
+    """How a process ended, from its return code."""
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
+    causes = {
+        "SIGBUS": "a full disk can be why",
+        "SIGKILL": "too little memory can be why",
+        "SIGXFSZ": "a limit on the size of files is why",
+    }
+    return f"killed by {name}" + (f" ({causes[name]})" if name in causes else "")
 
 
 def _first_error(text: str) -> str:
@@ -148,10 +160,8 @@ def build_elf(llvm_ir: str, target: Target) -> bytes:
     Raises ProgramTooLarge when code and tables reach into the plan's part of L2, and TrainDeeployError when
     a core's stack is too small, when the compiler fails, or is not installed.
     """
-    with explained("cannot write temporary files for the cross compiler"):
-        temporary = tempfile.TemporaryDirectory(prefix="traindeeploy-", ignore_cleanup_errors=True)
-    with temporary as name, explained("cannot write temporary files for the cross compiler"):
-        folder = Path(name)
+    user = "the cross compiler"
+    with temporary_folder(user) as folder, explained(f"cannot write temporary files for {user}"):
         (folder / "module.ll").write_text(llvm_ir)
         (folder / "target.h").write_text(target_header(target))
         for source in runtime_folder().iterdir():
@@ -185,6 +195,7 @@ def _compile_and_link(tools: _Tools, target: Target) -> None:
         "linking",
         "ld.lld",
         *("-m", "elf32lriscv", "-T", "link.ld", "--build-id=none", "--gc-sections", "-o", "program.elf"),
+        "--no-mmap-output-file",  # on a full disk, a signal would end it without a word
         *(f"--defsym={name}={value:#x}" for name, value in symbols.items()),
         *(Path(source).stem + ".o" for source in _RUNTIME_SOURCES),
         "module.o",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +17,26 @@ import numpy as np
 import pytest
 
 import traindeeploy
+from traindeeploy.driver import Program
+from traindeeploy.output import read_summed, write_summed
+from traindeeploy.toolchain import how_ended
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 OPTIONS = ["--steps", 1, "--loss", "mse", "--lr", 0.01, "-o", "out"]
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compiled program."""
+    folder = tmp_path_factory.mktemp("compiled") / "program"
+    traindeeploy.compile("deep-ae", loss="mse").save(folder)
+    return folder
+
+
+@pytest.fixture
+def small_program(compiled: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be changed."""
+    return Path(shutil.copytree(compiled, tmp_path / "program"))
 
 
 @pytest.fixture
@@ -96,6 +115,67 @@ def test_one_array_without_a_name(cli: Command, tmp_path: Path) -> None:
 def test_a_rate_that_float32_does_not_have(cli: Command, tmp_path: Path, data: Path) -> None:
     says = "learning rate 1e+60 is not a finite number of float32"
     fails(cli, tmp_path, "train", "deep-ae", "--data", data, *OPTIONS, "--lr", "1e60", says=says)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--lr", "1e39", "learning rate 1e+39 is not a finite number of float32"),
+        ("--start-sample", 2**63 - 1, f"goes beyond sample {2**63 - 1}"),
+        ("--steps", 2**63 - 1, "a run takes 1 to 4294967295"),
+        ("--batch-size", 2**63 - 1, "samples has 36893488147419103228 bytes of inputs"),
+        ("--batch-size", 2**20, "the training step needs"),
+    ],
+)
+def test_numbers_beyond_reason(
+    cli: Command, tmp_path: Path, data: Path, option: str, value: object, says: str
+) -> None:
+    arguments = ["train", "deep-ae", "--data", data, *OPTIONS, option, value]
+    assert len(fails(cli, tmp_path, *arguments, says=says).splitlines()) == 1
+    assert cli(*arguments).stderr.count("\n") == 1
+
+
+def test_a_batch_beyond_reason_of_a_module(tmp_path: Path) -> None:
+    import torch
+
+    with pytest.raises(traindeeploy.TrainDeeployError, match="samples has 34359738368 bytes of inputs"):
+        traindeeploy.compile(torch.nn.Linear(16, 2), (torch.zeros(2, 16),), loss="mse", batch_size=2**29)
+
+
+def test_a_run_without_end_takes_no_disk(cli: Command, tmp_path: Path, data: Path) -> None:
+    """All samples of so many steps would take 10 TB."""
+
+    def no_large_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
+
+    arguments = ["train", "deep-ae", "--data", data, *OPTIONS, "--steps", 2**32 - 1, "--max-cycles", 10**7]
+    fails(cli, tmp_path, *arguments, says="cycle limit of 10000000 reached", preexec_fn=no_large_files)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--timeline", "."], "cannot write .: it is a folder"),
+        (["--save-onnx", "."], "cannot write .: it is a folder"),
+        (["--timeline", "out"], "it is the output folder"),
+        (["--timeline", "absent/t.json"], "there is no folder"),
+        (["--timeline", "out/params.npz"], "it is a file of the output folder itself"),
+        (["--timeline", "same", "--save-onnx", "./same"], "both name same"),
+    ],
+)
+def test_files_that_cannot_be_written_are_said_before_the_work(
+    cli: Command, tmp_path: Path, options: list[str], says: str
+) -> None:
+    """The data, which are read next, are not there."""
+    fails(cli, tmp_path, "train", "deep-ae", "--data", "absent.npz", *OPTIONS, *options, says=says)
+
+
+def test_standard_output_that_is_full() -> None:
+    command = [sys.executable, "-m", "traindeeploy", "inspect", "deep-ae"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "traindeeploy: error: cannot write to standard output: the disk is full\n"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no archive", b"PK\x03\x04 broken"])
@@ -181,6 +261,44 @@ def test_a_loss_that_is_not_a_number(cli: Command, tmp_path: Path) -> None:
 def test_a_program_that_is_none(cli: Command, tmp_path: Path, data: Path) -> None:
     (tmp_path / "empty").mkdir()
     fails(cli, tmp_path, "run", "empty", "--data", data, "--steps", 1, "--lr", 1, says="no compiled program")
+
+
+@pytest.mark.parametrize("name", ["program.elf", "program.json", "initial.npz", "model.onnx", "SHA256SUMS"])
+def test_a_program_of_which_a_file_was_changed(
+    cli: Command, tmp_path: Path, data: Path, small_program: Path, name: str
+) -> None:
+    """The message has the file."""
+    content = bytearray((small_program / name).read_bytes())
+    content[len(content) * 2 // 3] ^= 4
+    (small_program / name).write_bytes(content)
+    says = {"SHA256SUMS": "damaged or was edited"}.get(
+        name, f"{name} is damaged or was edited; compile again"
+    )
+    fails(cli, tmp_path, "run", small_program, "--data", data, "--steps", 1, "--lr", 1, says=says)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("operators", None, "program.json: operators is damaged or was edited: None is not list"),
+        ("batch", 1.5, "program.json: batch is damaged or was edited: 1.5 is not int"),
+        ("memory", {}, "program.json: memory is damaged or was edited: it has no peak"),
+    ],
+)
+def test_a_program_that_was_edited_with_its_sums(
+    small_program: Path, key: str, value: object, says: str
+) -> None:
+    files = read_summed(small_program, ())
+    manifest = {**json.loads(files["program.json"]), key: value}
+    write_summed(small_program, {**files, "program.json": json.dumps(manifest).encode()})
+    with pytest.raises(traindeeploy.TrainDeeployError, match=says):
+        Program.load(small_program)
+
+
+def test_how_a_tool_has_ended() -> None:
+    assert how_ended(3) == "exit code 3"
+    assert how_ended(-signal.SIGBUS) == "killed by SIGBUS (a full disk can be why)"
+    assert how_ended(-signal.SIGSEGV) == "killed by SIGSEGV"
 
 
 @pytest.mark.parametrize("output", ["file", "file/out", "mine", "/proc/traindeeploy/out"])

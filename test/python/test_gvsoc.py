@@ -17,6 +17,7 @@ import traindeeploy
 from traindeeploy import gvsoc
 from traindeeploy.errors import TrainDeeployError
 from traindeeploy.gvsoc import Gvsoc
+from traindeeploy.sim import StepLogs
 from traindeeploy.target import load_target
 
 HEAD = """#!/usr/bin/env python3
@@ -44,7 +45,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "gvsoc tree"
     script(root / "install/bin/gapy", GAPY)
     script(root / "install/bin/gvsoc_launcher", HEAD)
-    for needed in ("install/generators/pulp/chips/pulp_open/cluster.py", "core/engine/include/vp/vp.hpp"):
+    needs = ("core/engine/include/vp/vp.hpp", "install/generators/pulp/chips/pulp_open/cluster.py")
+    for needed in (*needs, "install/lib/libpulpvp.so"):
         (root / needed).parent.mkdir(parents=True, exist_ok=True)
         (root / needed).touch()
     script(tmp_path / "cxx", HEAD + "open(sys.argv[sys.argv.index('-o') + 1], 'w')\n")
@@ -97,6 +99,39 @@ def test_other_commit(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
     with pytest.raises(TrainDeeployError, match=r"gvsoc is at [0-9a-f]{8}, 209c147c is needed"):
+        Gvsoc(tree)
+
+
+def test_edited_sources(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = ["git", "-C", str(tree), "-c", "user.name=a", "-c", "user.email=a@b"]
+    source = tree / "core/engine/include/vp/vp.hpp"
+    for command in (["init", "-q"], ["add", "core"], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *command], check=True)
+    Gvsoc(tree)
+    source.write_text("int edited;\n")
+    with pytest.raises(TrainDeeployError, match=r"were edited: core/engine/include/vp/vp\.hpp; undo that"):
+        Gvsoc(tree)
+
+
+def test_stale_build(tree: Path) -> None:
+    source = tree / "pulp/pulp/chips/pulp_open/cluster.py"
+    source.parent.mkdir(parents=True)
+    source.touch()
+    Gvsoc(tree)
+    source.write_text("x = 1\n")
+    with pytest.raises(TrainDeeployError, match=r"pulp/pulp/chips/pulp_open/cluster\.py is another than"):
+        Gvsoc(tree)
+    source.unlink()
+    os.utime(tree / "install/lib/libpulpvp.so", (0, 0))
+    with pytest.raises(TrainDeeployError, match=r"vp\.hpp is newer than install/lib/libpulpvp\.so"):
+        Gvsoc(tree)
+
+
+def test_tree_of_another_user(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree / ".git").mkdir()
+    script(tmp_path / "bin/git", HEAD + "sys.exit('fatal: detected dubious ownership in repository at x')\n")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    with pytest.raises(TrainDeeployError, match=r"belongs to another user.*safe\.directory '.*/\*'"):
         Gvsoc(tree)
 
 
@@ -169,7 +204,7 @@ os.kill(os.getpid(), signal.SIGABRT)
 """
     script(tree / "install/bin/gvsoc_launcher", HEAD + text)
     with pytest.raises(
-        TrainDeeployError, match=r"crashed after cycle 4,096 \(SIGABRT\): L1 refused RedMulE$"
+        TrainDeeployError, match=r"crashed after cycle 4,096 \(killed by SIGABRT\): L1 refused RedMulE$"
     ):
         run(tree, tmp_path)
 
@@ -254,25 +289,66 @@ def test_command_says_what_is_missing_first(
 
 
 def test_transfers_of_the_hyperram_get_the_time_of_the_bus() -> None:
-    """A cycle has 100 ps; before the jobs the bus has seen a transfer of the host."""
-    jobs = np.zeros(3, gvsoc._TIMED_JOB)
-    jobs["start"] = [1000, 1010, 2000]
-    jobs["bytes"] = [512, 256, 100]
-    jobs["time"], jobs["period"] = jobs["start"] * 100 + 7, 100
+    """A cycle has 100 ps; before the jobs the bus has seen a transfer of the host.
+
+    The third job was programmed while the first one ran, and its channel was served before the second's.
+    """
+    jobs = np.zeros(4, gvsoc._TIMED_JOB)
+    jobs["trigger"] = [1000, 1010, 1020, 2000]
+    jobs["bytes"] = [512, 256, 64, 100]
+    jobs["l3"] = [4096, 0, 0, 4096]
+    jobs["to_l3"] = [0, 0, 1, 0]
+    jobs["time"], jobs["period"] = jobs["trigger"] * 100 + 7, 100
     bursts = np.array(
         [
-            (5_000, 90_000, 4096 + 6, 0),
-            (101_000, 127_000, 256 + 6, 0),
-            (127_100, 127_200, 6, 0),
-            (127_300, 153_007, 256 + 6, 0),
-            (153_100, 180_007, 256 + 6, 0),
-            (201_000, 212_007, 100 + 6, 0),
+            (5_000, 90_000, 4096 + 6, 0, 4096, 0),
+            (101_000, 127_000, 256 + 6, 0, 4096, 0),
+            (127_300, 153_007, 256 + 6, 0, 4352, 0),
+            (153_100, 160_007, 64 + 6, 1, 0, 0),
+            (160_100, 187_007, 256 + 6, 0, 0, 0),
+            (201_000, 212_007, 100 + 6, 0, 4096, 0),
         ],
         gvsoc._BURST,
     )
     timed = gvsoc._transfers(jobs, bursts)
-    assert timed["start"].tolist() == [1000, 1530, 2000]
-    assert timed["end"].tolist() == [1530, 1800, 2120]
+    assert timed["trigger"].tolist() == [1000, 1010, 1020, 2000]
+    assert timed["start"].tolist() == [1000, 1600, 1530, 2000]
+    assert timed["end"].tolist() == [1530, 1870, 1600, 2120]
+
+
+def test_the_log_comes_a_step_at_a_time_in_pieces_of_any_size() -> None:
+    def entry(layout: np.dtype, **values: int) -> bytes:
+        row = np.zeros(1, layout)
+        for name, value in values.items():
+            row[name] = value
+        kind = np.asarray(gvsoc._LAYOUTS.index(layout), "<u8")
+        return (kind.tobytes() + row.tobytes()).ljust(gvsoc._ENTRY.itemsize, b"\0")
+
+    mark, dma = gvsoc.MARKER, gvsoc.DMA_JOB
+    log = b"".join(
+        [
+            entry(dma, start=5, end=9),
+            entry(mark, cycle=10, kind=1),
+            entry(dma, start=12, end=15),
+            entry(gvsoc.REDMULE_JOB, trigger=13, end=17, m=2, format=32),
+            entry(gvsoc._TIMED_JOB, trigger=14, time=1400, period=100, bytes=8, l3=64),
+            entry(gvsoc._BURST, start=1500, end=2900, bytes=14, address=64),
+            entry(mark, cycle=30, kind=2),
+            entry(dma, start=35, end=39),
+            entry(mark, cycle=40, kind=1),
+            entry(mark, cycle=50, kind=2),
+            entry(mark, cycle=60, kind=1),
+        ]
+    )
+    for size in (1, 7, 56, 100, len(log)):
+        steps: list[StepLogs] = []
+        taker = gvsoc._Log(steps.append)
+        for at in range(0, len(log), size):
+            taker.take(log[at : at + size])
+        assert [step.markers["cycle"].tolist() for step in steps] == [[10, 30], [40, 50]]
+        assert [step.dma["start"].tolist() for step in steps] == [[12], []]
+        assert steps[0].redmule[["trigger", "end", "m", "format"]].tolist() == [(13, 17, 2, 32)]
+        assert steps[0].hyperram[["trigger", "start", "end", "l3"]].tolist() == [(14, 14, 29, 64)]
 
 
 needs_gvsoc = pytest.mark.skipif(

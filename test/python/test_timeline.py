@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ import torch
 
 import traindeeploy
 from traindeeploy.driver import Program, Result
-from traindeeploy.measurements import Accounting, steps_of
+from traindeeploy.measurements import Accounting
 from traindeeploy.memory_map import ALWAYS, arrays, stream
 from traindeeploy.sim import DMA_JOB, HYPERRAM_JOB, MARKER, REDMULE_JOB, StepLogs
 from traindeeploy.timeline import STEPS, TABLE, last_step, read_trace, slices
@@ -94,8 +93,8 @@ def test_traces_are_what_perfetto_reads(trained: tuple[Program, Result]) -> None
     assert [item.name for item in last_step(result.timeline) if item.track == STEPS] == ["step 3"]
 
 
-def test_logs_of_a_whole_run_are_those_of_its_steps() -> None:
-    """A simulator that does not say when a step ends gives the same."""
+def test_accounting_of_steps() -> None:
+    """Logs count to their operators in the order of the table, and a log that is not whole as nothing."""
 
     def log(dtype: np.dtype, rows: list[dict[str, int]]) -> np.ndarray:
         array = np.zeros(len(rows), dtype)
@@ -104,35 +103,42 @@ def test_logs_of_a_whole_run_are_those_of_its_steps() -> None:
                 array[i][key] = value
         return array
 
-    kinds = [(100, 1), (120, 3), (150, 4), (200, 2), (300, 1), (310, 3), (330, 4), (400, 2)]
-    whole = SimpleNamespace(
-        markers=log(MARKER, [{"cycle": cycle, "kind": kind} for cycle, kind in kinds]),
-        dma=log(
-            DMA_JOB,
-            [
-                {"start": 50, "end": 60, "l1": 5000, "to_l1": 1},
-                {"start": 105, "end": 110, "l1": 10, "to_l1": 1},
-                {"start": 110, "end": 130, "l1": 5000, "to_l1": 1},
-                {"start": 310, "end": 340, "l1": 5000, "to_l1": 1},
-            ],
+    def marks(*kinds: tuple[int, int]) -> np.ndarray:
+        return log(MARKER, [{"cycle": cycle, "kind": kind} for cycle, kind in kinds])
+
+    none = {"hyperram": log(HYPERRAM_JOB, []), "redmule": log(REDMULE_JOB, [])}
+    gemm = log(REDMULE_JOB, [{"trigger": 140, "start": 150, "end": 190, "m": 2, "n": 3, "k": 4}])
+    moved = [
+        {"start": 105, "end": 110, "l1": 10, "to_l1": 1},
+        {"start": 110, "end": 130, "l1": 5000, "to_l1": 1},
+        {"start": 310, "end": 340, "l1": 5000, "to_l1": 1},
+    ]
+    # The second channel of L3 was started later, and served first.
+    far = [
+        {"trigger": 112, "start": 150, "end": 180, "bytes": 30},
+        {"trigger": 114, "start": 115, "end": 150, "bytes": 35},
+    ]
+    steps = [
+        StepLogs(
+            markers=marks((100, 1), (120, 3), (150, 4), (200, 2)),
+            dma=log(DMA_JOB, moved[:2]),
+            **{**none, "redmule": gemm, "hyperram": log(HYPERRAM_JOB, far[::-1])},
         ),
-        hyperram=log(HYPERRAM_JOB, []),
-        redmule=log(REDMULE_JOB, [{"trigger": 140, "start": 150, "end": 190, "m": 2, "n": 3, "k": 4}]),
-    )
+        StepLogs(markers=marks((300, 1), (310, 3), (330, 4), (400, 2)), dma=log(DMA_JOB, moved[2:]), **none),
+    ]
     manifest = {
         "l1_begin": 1000,
         "operators": [{"name": "a"}, {"name": "b"}],
         "stream": [0, "L.", 1, "CG."],
-        "jobs": {"dma_load": [0, 1], "dma_store": [], "redmule": [1, 1], "hyperram": []},
+        "jobs": {"dma_load": [0, 1], "dma_store": [], "redmule": [1, 1], "hyperram": [0, 1, 1, 1]},
     }
-    steps = list(steps_of(whole))
-    assert [len(step.dma) for step in steps] == [2, 1]
     accounting = Accounting(manifest, keep=5)
     for step in steps:
         accounting.add(step)
     assert accounting.operators["dma"].tolist() == [20 + 30, 0]
-    # The second step's log of RedMulE is not whole: it counts as nothing.
+    # The second step's logs of RedMulE and L3 are not whole: they count as nothing.
     assert accounting.operators["redmule"].tolist() == [0, 50]
+    assert accounting.operators["hyperram"].tolist() == [30, 35]
     assert accounting.engines["cores"] == 30 + 20
     items = slices(manifest, accounting.last, first=4)
     assert [(item.track, item.name, item.begin, item.end) for item in items] == [
@@ -144,6 +150,8 @@ def test_logs_of_a_whole_run_are_those_of_its_steps() -> None:
         ("DMA in", TABLE, 5, 10),
         ("DMA in", "a", 10, 30),
         ("DMA in", "a", 210, 240),
+        ("uDMA", "b", 15, 50),
+        ("uDMA", "a", 50, 80),
     ]
     assert slices(manifest, []) == []
 

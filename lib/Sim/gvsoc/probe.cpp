@@ -1,21 +1,19 @@
 //===- probe.cpp - Logs of the engines' work, as a component of GVSoC -----===//
 //
 // Sits between two components of GVSoC, passes on what comes and writes down
-// what the embedded simulator logs, too, in the same layouts
-// (traindeeploy.sim). It takes no simulated time. The property `kind` says what
-// is observed:
+// what the embedded simulator logs, too (log.h). It takes no simulated time.
+// The property `kind` says what is observed:
 //
 //   marks     core 0's event unit: writes to a software event that nobody waits
-//             for (lib/Runtime/device.h), as MARKER; this one also says on
+//             for (lib/Runtime/device.h); this one also says on
 //             standard error how far time is, and ends the run at `max_cycles`
-//   dma       core 0's DMA channel and the DMA's ports to L1, as DMA_JOB
-//   redmule   RedMulE's registers and its event, as REDMULE_JOB
-//   hyperram  starts of uDMA transfers, as HYPERRAM_JOB that ends when it
-//             starts, with the time and the clock's period in picoseconds
-//   bus       the HyperRAM's bus: begin, end (picoseconds, it has no clock of
-//             the cluster's) and bytes of each burst
+//   dma       core 0's DMA channel and the DMA's ports to L1
+//   redmule   RedMulE's registers and its event
+//   hyperram  starts of uDMA transfers
+//   bus       the HyperRAM's bus: bursts
 //
 //===----------------------------------------------------------------------===//
+#include "log.h"
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -32,29 +30,8 @@ namespace {
 
 constexpr unsigned DmaPorts = 4; // of MCHAN to L1
 constexpr uint32_t MarkRegister = 0x11C;
+constexpr uint32_t CommandBytes = 6;   // that begin a burst on the bus
 constexpr int64_t Heartbeat = 1 << 18; // cycles
-
-struct Marker {
-  uint64_t cycle;
-  uint32_t core, kind, value, padding;
-};
-struct DmaJob {
-  uint64_t start, end;
-  uint32_t bytes, toL1, l1, l2;
-};
-struct HyperJob {
-  uint64_t start, end;
-  uint32_t bytes, toL3, l2, l3;
-  uint64_t time, period;
-};
-struct RedmuleJob {
-  uint64_t trigger, start, end;
-  uint32_t m, n, k, format;
-};
-struct Burst {
-  uint64_t start, end;
-  uint32_t bytes, padding;
-};
 
 class Probe : public vp::Component {
 public:
@@ -65,11 +42,7 @@ public:
       event_enqueue(heart, std::min(Heartbeat, int64_t(maxCycles)));
   }
 
-  void stop() override {
-    if (log)
-      std::fclose(log);
-    log = nullptr;
-  }
+  void stop() override { log.close(); }
 
 private:
   enum class Kind { Marks, Dma, Redmule, HyperRam, Bus };
@@ -83,15 +56,12 @@ private:
   static void beat(vp::Block *block, vp::ClockEvent *event);
   void write(uint32_t address, uint32_t value);
   void dmaWord(uint32_t value);
-  template <typename Entry> void put(const Entry &entry) {
-    std::fwrite(&entry, sizeof entry, 1, log);
-  }
   uint64_t now() { return uint64_t(clock.get_cycles()); }
   uint64_t picoseconds() { return uint64_t(time.get_time()); }
 
   vp::Trace trace;
   Kind kind;
-  FILE *log = nullptr;
+  Log log;
   uint32_t base;
   uint64_t maxCycles = 0;
   vp::ClockEvent *heart = nullptr;
@@ -113,7 +83,7 @@ private:
   bool running = false;
   uint32_t channel[16] = {};
   Burst burst{};
-  bool selected = false;
+  uint64_t commandWord = 0;
 };
 
 Probe::Probe(vp::ComponentConf &conf) : vp::Component(conf) {
@@ -154,8 +124,7 @@ Probe::Probe(vp::ComponentConf &conf) : vp::Component(conf) {
     new_master_port("done_out", &doneOut);
   }
   std::string path = get_js_config()->get_child_str("log");
-  log = std::fopen(path.c_str(), "wb");
-  if (!log)
+  if (!log.open(path))
     trace.fatal("cannot write %s\n", path.c_str());
 }
 
@@ -188,7 +157,7 @@ void Probe::write(uint32_t address, uint32_t value) {
   switch (kind) {
   case Kind::Marks:
     if (address == MarkRegister)
-      put(Marker{now(), 0, value >> 24, value & 0xFFFFFF, 0});
+      log.put(Marker{now(), 0, value >> 24, value & 0xFFFFFF, 0});
     return;
   case Kind::Dma:
     if (address == 0)
@@ -216,9 +185,9 @@ void Probe::write(uint32_t address, uint32_t value) {
     channel[index] = value;
     bool transmit = index == 5;
     if ((transmit || index == 2) && (value & 0x10))
-      put(HyperJob{now(), now(), channel[transmit ? 4 : 1], transmit,
-                   channel[transmit ? 3 : 0], channel[7], picoseconds(),
-                   uint64_t(clock.get_period())});
+      log.put(HyperJob{now(), picoseconds(), uint64_t(clock.get_period()),
+                       channel[transmit ? 4 : 1], transmit,
+                       channel[transmit ? 3 : 0], channel[7]});
     return;
   }
   case Kind::Bus:
@@ -253,7 +222,7 @@ vp::IoReqStatus Probe::port(vp::Block *block, vp::IoReq *request, int index) {
   self->moved[toL1] = 0;
   job.start = std::max(job.start, self->ended[toL1]);
   job.end = self->ended[toL1] = self->now() + request->get_latency() + 1;
-  self->put(job);
+  self->log.put(job);
   return status;
 }
 
@@ -263,7 +232,7 @@ void Probe::finished(vp::Block *block, bool value) {
     self->running = false;
     self->job.end = self->now();
     self->job.format = 16;
-    self->put(self->job);
+    self->log.put(self->job);
   }
   self->doneOut.sync(value);
 }
@@ -271,7 +240,8 @@ void Probe::finished(vp::Block *block, bool value) {
 void Probe::command(vp::Block *block, int data) {
   auto *self = static_cast<Probe *>(block);
   self->burst.end = self->picoseconds();
-  ++self->burst.bytes;
+  if (self->burst.bytes++ < CommandBytes)
+    self->commandWord = self->commandWord << 8 | uint8_t(data);
   self->busOut.sync_cycle(data);
 }
 
@@ -281,9 +251,16 @@ void Probe::answer(vp::Block *block, int data) {
 
 void Probe::select(vp::Block *block, int chip, int active) {
   auto *self = static_cast<Probe *>(block);
-  if (self->burst.bytes)
-    self->put(self->burst);
-  self->burst = {self->picoseconds(), self->picoseconds(), 0, 0};
+  if (self->burst.bytes > CommandBytes) {
+    // HyperBus: bit 47 is set in a read; 3 bits of the address are the lowest,
+    // the others begin at bit 16.
+    uint64_t word = self->commandWord;
+    self->burst.write = !(word >> 47 & 1);
+    self->burst.address = uint32_t((word >> 16 & 0x1FFFFFFF) << 3 | (word & 7));
+    self->log.put(self->burst);
+  }
+  self->burst = {self->picoseconds(), self->picoseconds(), 0, 0, 0, 0};
+  self->commandWord = 0;
   self->busOut.cs_sync(chip, active);
 }
 

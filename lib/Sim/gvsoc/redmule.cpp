@@ -11,6 +11,7 @@
 // numbers come from the target description, as properties.
 //
 //===----------------------------------------------------------------------===//
+#include "log.h"
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -50,21 +51,11 @@ FOR_EACH_HOST void accumulate(float *sum, float a, const float *w,
     sum[i] = __builtin_fmaf(a, w[i], sum[i]);
 }
 
-/// An entry of the log: the layout of traindeeploy.sim.REDMULE_JOB.
-struct Job {
-  uint64_t trigger, start, end;
-  uint32_t m, n, k, format;
-};
-
 class Redmule : public vp::Component {
 public:
   explicit Redmule(vp::ComponentConf &conf);
 
-  void stop() override {
-    if (log)
-      std::fclose(log);
-    log = nullptr;
-  }
+  void stop() override { log.close(); }
 
 private:
   enum class Phase { Preload, Compute, Store, FirstEvent, SecondEvent };
@@ -95,7 +86,7 @@ private:
   vp::WireMaster<bool> done;
   std::vector<vp::IoMaster> banks;
   vp::ClockEvent *event;
-  FILE *log = nullptr;
+  Log log;
 
   uint32_t rows, columns, pipeline, portBytes, tileCycles, arithmeticCode;
   uint32_t l1Base, l1Size;
@@ -132,8 +123,7 @@ Redmule::Redmule(vp::ComponentConf &conf) : vp::Component(conf) {
   new_master_port("done", &done);
   event = event_new(&Redmule::step);
   std::string path = get_js_config()->get_child_str("log");
-  log = std::fopen(path.c_str(), "wb");
-  if (!log)
+  if (!log.open(path))
     trace.fatal("cannot write %s\n", path.c_str());
   xBlock.resize(rows * portElements());
   wBlock.resize(portElements() * tile());
@@ -306,14 +296,9 @@ void Redmule::step(vp::Block *block, vp::ClockEvent *) {
     // As the public model does for FP16, completion fires in two cycles.
     self->phase = Phase::SecondEvent;
     self->busy = false;
-    Job job{uint64_t(self->triggered),
-            uint64_t(self->started),
-            uint64_t(self->cycles()),
-            self->m,
-            self->n,
-            self->k,
-            8 * Bytes};
-    std::fwrite(&job, sizeof job, 1, self->log);
+    self->log.put(RedmuleJob{uint64_t(self->triggered), uint64_t(self->started),
+                             uint64_t(self->cycles()), self->m, self->n,
+                             self->k, 8 * Bytes});
     self->event_enqueue(self->event, 1);
     self->done.sync(true);
     return;

@@ -24,9 +24,9 @@ HOST_HART_ID = 0x3E0  # of PULP-open's host core
 STOCK = "pulp/chips/pulp_open"
 
 
-def log_path(name):
-    """Where a component writes its log: beside the description."""
-    return str(Path(os.environ[TARGET_VARIABLE]).with_name(f"{name}.log"))
+def log_path():
+    """The pipe that all components write their logs to: beside the description."""
+    return str(Path(os.environ[TARGET_VARIABLE]).with_name("log"))
 
 
 class Redmule(st.Component):
@@ -43,7 +43,7 @@ class Redmule(st.Component):
                 "l1_base": l1["base"],
                 "l1_size": l1["size"],
                 "banks": l1["banks"],
-                "log": log_path("redmule"),
+                "log": log_path(),
             }
         )
 
@@ -54,7 +54,7 @@ class Probe(st.Component):
     def __init__(self, parent, name, kind, **properties):
         super().__init__(parent, name)
         self.set_component("traindeeploy.probe")
-        self.add_properties({"kind": kind, "log": log_path(kind), **properties})
+        self.add_properties({"kind": kind, "log": log_path(), **properties})
 
 
 class Cluster(PulpOpenCluster):

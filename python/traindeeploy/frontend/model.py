@@ -21,6 +21,26 @@ class BatchSizeError(ModelError):
     """A batch size that the model's graph does not allow."""
 
 
+ADDRESSED_BYTES = 2**32
+"""Bytes that an address of the machine reaches."""
+
+
+def check_batch_size(batch_size: int | None, sample_bytes: int = 4) -> None:
+    """Refuses a batch that no machine has room for, before anything of its size is made.
+
+    sample_bytes: of the inputs for a sample, at least one element.
+    """
+    if batch_size is None:
+        return
+    if batch_size < 1:
+        raise ModelError(f"the batch size must be at least 1, not {batch_size}")
+    if batch_size * sample_bytes > ADDRESSED_BYTES:
+        raise ModelError(
+            f"a batch of {batch_size} samples has {batch_size * sample_bytes} bytes of inputs,"
+            f" and an address of the machine reaches {ADDRESSED_BYTES}"
+        )
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """An input or the output of a model; axis 0 is the batch when the model has one.

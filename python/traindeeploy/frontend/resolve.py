@@ -12,7 +12,7 @@ from typing import Any
 from traindeeploy.interrupts import interrupts_held
 from traindeeploy.models import BUILT_IN
 
-from .model import EVALUATION, ImportedModel, Mode, ModelError
+from .model import EVALUATION, ImportedModel, Mode, ModelError, check_batch_size
 
 
 def import_model(
@@ -29,8 +29,7 @@ def import_model(
     mode: what the model does as in training: dropout, statistics of batch norm.
     Errors: ModelError and its kinds, in one line.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ModelError(f"the batch size must be at least 1, not {batch_size}")
+    check_batch_size(batch_size)
     if isinstance(model, ImportedModel):
         if batch_size not in (None, model.batch_size):
             raise ModelError(
@@ -51,8 +50,7 @@ def import_model(
 
 def load_model(spec: str, batch_size: int | None = None, mode: Mode = EVALUATION) -> ImportedModel:
     """Import MODEL of the command line: `file.onnx`, `package.module:callable`, or a built-in name."""
-    if batch_size is not None and batch_size < 1:
-        raise ModelError(f"the batch size must be at least 1, not {batch_size}")
+    check_batch_size(batch_size)
     if spec in BUILT_IN:
         with interrupts_held():
             from .onnx_route import import_onnx

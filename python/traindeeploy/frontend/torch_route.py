@@ -33,6 +33,7 @@ from .model import (
     Mode,
     ModelError,
     UnsupportedOperator,
+    check_batch_size,
 )
 from .table import TABLE, supported_operators
 
@@ -78,6 +79,8 @@ def import_torch(
         raise BatchSizeError(
             "the example inputs have no common size of axis 0, so the batch size cannot be changed"
         )
+    bytes_of_all = sum(tensor.element_size() * tensor.numel() for tensor in (*args, *kwargs.values()))
+    check_batch_size(batch_size, bytes_of_all // max(old, 1))
     reference = _export(model, args, kwargs, name, mode)
     rows = torch.arange(batch_size) % old
     resized = [tensor[rows] for tensor in args]
