@@ -113,7 +113,7 @@ def test_runs_of_the_same_name_and_long_losses(folders: list[Path], tmp_path: Pa
         (lambda f: (f / "timeline.json").unlink(), "holds no timeline.json: `traindeeploy run"),
         (lambda f: (f / "program.json").unlink(), "holds no compiled program"),
         (lambda f: (f / "report.json").write_text("{"), "is damaged or of another version; run it again"),
-        (lambda f: (f / "report.json").write_text("[1]"), "is damaged or of another version; run it again"),
+        (lambda f: (f / "report.json").write_text("[1]"), "is damaged or was edited: [1] is not Report"),
         (lambda f: (f / "timeline.json").write_bytes(b"\xff\xfe"), "a file that is damaged; run it again"),
         (
             lambda f: (f / "timeline.json").write_text('{"traceEvents": []}'),
