@@ -1,9 +1,10 @@
-"""The command traindeeploy: train, compile, run, report, inspect, graph, link."""
+"""The command traindeeploy: train, compile, run, report, inspect, graph, link, completion."""
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import math
 import os
 import re
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from . import __version__
 from .errors import TrainDeeployError, UsageError
@@ -239,6 +240,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_options(inspect)
     _add_recipe_options(inspect)
     inspect.set_defaults(action=_inspect)
+
+    completion = commands.add_parser(
+        "completion", help="print a script by which a shell completes this command: eval it, or save it"
+    )
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    completion.set_defaults(action=_completion)
+    for command in commands.choices.values():
+        command.add_argument("--json", action="store_true", help="print JSON instead of text")
     return parser
 
 
@@ -375,7 +384,14 @@ def _write_files(program: Any, result: Any, options: argparse.Namespace) -> None
         program.save_onnx(options.save_onnx)
 
 
-def _train(options: argparse.Namespace, progress: _Progress) -> None:
+class Shown(NamedTuple):
+    """What a command prints: text for people, or with --json the same as data."""
+
+    text: str
+    data: dict[str, Any]
+
+
+def _train(options: argparse.Namespace, progress: _Progress) -> Shown:
     from .output import output_folder
 
     files = _loaded(options)
@@ -385,21 +401,19 @@ def _train(options: argparse.Namespace, progress: _Progress) -> None:
         program.write(folder, dump_ir=options.dump_ir)
         result.write(folder)
     _write_files(program, result, options)
-    progress.clear()
-    print(result.summary())
+    return Shown(result.summary(), result.report)
 
 
-def _compile(options: argparse.Namespace, progress: _Progress) -> None:
+def _compile(options: argparse.Namespace, progress: _Progress) -> Shown:
     from .output import output_folder
 
     with output_folder(options.output) as folder:
         program = _compiled(options, progress)
         program.write(folder, dump_ir=options.dump_ir)
-    progress.clear()
-    print(program.plan_table())
+    return Shown(program.plan_table(), program.plan())
 
 
-def _graph(options: argparse.Namespace, progress: _Progress) -> None:
+def _graph(options: argparse.Namespace, progress: _Progress) -> Shown:
     with interrupts_held():
         from .driver import training_graph
 
@@ -417,11 +431,10 @@ def _graph(options: argparse.Namespace, progress: _Progress) -> None:
         **_recipe(options),
         batch_size=options.batch_size,
     )
-    progress.clear()
-    print(text, end="")
+    return Shown(text.rstrip("\n"), {"graph": text})
 
 
-def _link(options: argparse.Namespace, progress: _Progress) -> None:
+def _link(options: argparse.Namespace, progress: _Progress) -> Shown:
     from .output import check_file, explained, write_file
     from .target import load_target
     from .toolchain import Elf, build_elf
@@ -436,9 +449,10 @@ def _link(options: argparse.Namespace, progress: _Progress) -> None:
     if compiled_for != target.name:
         raise TrainDeeployError(f"{options.llvm_ir} was compiled for {compiled_for}, not for {target.name}")
     write_file(options.output, elf)
+    return Shown("", {"program": str(options.output), "bytes": len(elf)})
 
 
-def _run(options: argparse.Namespace, progress: _Progress) -> None:
+def _run(options: argparse.Namespace, progress: _Progress) -> Shown:
     with interrupts_held():
         from .driver import Program
     from .output import output_folder
@@ -450,11 +464,10 @@ def _run(options: argparse.Namespace, progress: _Progress) -> None:
         program.write(folder, dump_ir=bool(program.ir))
         result.write(folder)
     _write_files(program, result, options)
-    progress.clear()
-    print(result.summary())
+    return Shown(result.summary(), result.report)
 
 
-def _report(options: argparse.Namespace, progress: _Progress) -> None:
+def _report(options: argparse.Namespace, progress: _Progress) -> Shown:
     with interrupts_held():
         from .output import check_file, write_file
         from .report_page import page
@@ -462,20 +475,22 @@ def _report(options: argparse.Namespace, progress: _Progress) -> None:
     path = options.output or options.folders[0] / "report.html"
     check_file(path)
     write_file(path, page(options.folders))
-    print(path)
+    return Shown(str(path), {"page": str(path)})
 
 
-def _inspect(options: argparse.Namespace, progress: _Progress) -> None:
+def _inspect(options: argparse.Namespace, progress: _Progress) -> Shown:
     with interrupts_held():
-        from .driver import inspect
+        from .driver import inspection, inspection_table
 
-    text = inspect(
-        options.model,
-        batch_size=options.batch_size,
-        **_recipe(options),
-    )
-    progress.clear()
-    print(text)
+    found = inspection(options.model, batch_size=options.batch_size, **_recipe(options))
+    return Shown(inspection_table(found), found)
+
+
+def _completion(options: argparse.Namespace, progress: _Progress) -> Shown:
+    import shtab
+
+    script = shtab.complete(_parser(), options.shell)
+    return Shown(script, {"script": script})
 
 
 class _Terminated(BaseException):
@@ -505,7 +520,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with suppress(SystemExit):  # after --help and --version
             options = _parser().parse_args(arguments)
         if options is not None:
-            options.action(options, progress)
+            shown = options.action(options, progress)
+            progress.clear()
+            if options.json:
+                print(json.dumps(shown.data, indent=2, sort_keys=True))
+            elif shown.text:
+                print(shown.text)
         if sys.stdout is not None:
             sys.stdout.flush()
         return 0

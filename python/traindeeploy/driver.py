@@ -24,9 +24,9 @@ from .interrupts import interrupts_held, let_interrupts_arrive
 from .losses import TARGETS as LOSS_TARGETS
 from .losses import Loss
 from .output import MANIFEST, explained, output_folder, read_summed, reason, write_summed
-from .plan_table import Operator, plan_table
+from .plan_table import Operator, plan_table, table
 from .precision import Precision
-from .report import build_report, lower_bound, summary
+from .report import build_report, lower_bound, summary, transfers
 from .schema import check_json
 from .timeline import Slice, last_step, slices, trace
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .recipes import LoraOptions
     from .target import Target
 
-FORMAT = 5
+FORMAT = 6
 """Version of what Program.write writes; Program.load refuses others."""
 
 
@@ -454,7 +454,7 @@ def compile(
     return Program(elf, manifest, dict(imported.parameters), lowering.texts, imported.onnx)
 
 
-def inspect(
+def inspection(
     model: Any,
     *,
     batch_size: int | None = None,
@@ -462,26 +462,41 @@ def inspect(
     trainable: Sequence[str] | None = None,
     trainable_file: str | Path | None = None,
     lora: LoraOptions | None = None,
-) -> str:
-    """A table of a model's parameters that marks what a recipe trains, after its inputs and output."""
+) -> dict[str, Any]:
+    """A model's inputs, output and parameters, with what a recipe trains of them, ready for JSON."""
     with interrupts_held():
         from .frontend import import_model
-        from .plan_table import table
         from .recipes import apply_recipe
 
     imported = import_model(model, None, batch_size)
     imported, names = apply_recipe(imported, recipe, trainable, trainable_file, lora)
     chosen = set(names)
-    specs = [("input", spec) for spec in imported.inputs] + [("output", imported.output)]
-    rows = [[kind, spec.name, "x".join(map(str, spec.shape)), "", ""] for kind, spec in specs]
-    for name, value in imported.parameters.items():
-        mark = "trained" if name in chosen else "frozen"
-        rows.append(["parameter", name, "x".join(map(str, value.shape)) or "1", f"{value.nbytes:,}", mark])
-    trained = sum(imported.parameters[name].nbytes for name in chosen)
-    total = sum(value.nbytes for value in imported.parameters.values())
+    return {
+        "inputs": [{"name": spec.name, "shape": list(spec.shape)} for spec in imported.inputs],
+        "output": {"name": imported.output.name, "shape": list(imported.output.shape)},
+        "parameters": [
+            {"name": name, "shape": list(value.shape), "bytes": value.nbytes, "trained": name in chosen}
+            for name, value in imported.parameters.items()
+        ],
+        "notes": list(imported.notes),
+    }
+
+
+def inspection_table(found: Mapping[str, Any]) -> str:
+    """What `inspection` found, as a table."""
+    specs = [*(("input", spec) for spec in found["inputs"]), ("output", found["output"])]
+    rows = [[kind, spec["name"], "x".join(map(str, spec["shape"])), "", ""] for kind, spec in specs]
+    total = trained = 0
+    for item in found["parameters"]:
+        mark = "trained" if item["trained"] else "frozen"
+        shape = "x".join(map(str, item["shape"])) or "1"
+        rows.append(["parameter", item["name"], shape, f"{item['bytes']:,}", mark])
+        total += item["bytes"]
+        trained += item["bytes"] if item["trained"] else 0
     rows.append(["", "total", "", f"{total:,}", ""])
-    rows.append(["", "trained", "", f"{trained:,}", f"{100 * trained / total:.1f}%"])
-    return "\n".join([table(["", "name", "shape", "bytes", "recipe"], rows, "lllrr"), *imported.notes])
+    share = f"{100 * trained / total:.1f}%" if total else ""
+    rows.append(["", "trained", "", f"{trained:,}", share])
+    return "\n".join([table(["", "name", "shape", "bytes", "recipe"], rows, "lllrr"), *found["notes"]])
 
 
 @dataclass
@@ -560,6 +575,17 @@ class Program:
     def plan_table(self) -> str:
         """The plan as a table: operator, engine, tile, bytes moved, predicted cycles."""
         return plan_table(self.operators, self.lower_bound())
+
+    def plan(self) -> dict[str, Any]:
+        """The plan as data: its operators, the predicted cycles of a step, bytes that it takes and moves."""
+        return {
+            "operators": self.manifest["operators"],
+            "predicted_cycles": sum(operator.predicted["total"] for operator in self.operators),
+            "lower_bound_cycles": self.lower_bound(),
+            "flop": self.manifest["flop"],
+            "memory": self.manifest["memory"],
+            "transfers": transfers(self.operators),
+        }
 
     def lower_bound(self) -> int:
         """Cycles that no plan for this target can beat."""

@@ -152,6 +152,39 @@ def test_inspect_lists_what_a_recipe_trains(cli: Command, mlp: list[object]) -> 
     assert marks == {"0.weight": "frozen", "0.bias": "frozen", "2.weight": "trained", "2.bias": "trained"}
 
 
+def test_every_command_prints_json(cli: Command, tmp_path: Path, mlp: list[object]) -> None:
+    def printed(*arguments: object) -> dict[str, object]:
+        done = cli(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert isinstance(found, dict)
+        return found
+
+    plan = printed("compile", *mlp, "-o", "out", "--dump-ir")
+    assert isinstance(plan["operators"], list) and plan["predicted_cycles"] == sum(
+        operator["predicted"]["total"] for operator in plan["operators"]
+    )
+    report = printed("run", "out", *RUN, "--steps", 2)
+    assert report == json.loads((tmp_path / "out" / "report.json").read_text())
+    assert printed("train", *mlp, *RUN, "--steps", 2, "-o", "trained") == report
+    assert printed("report", "out", "-o", "page.html") == {"page": "page.html"}
+    assert "func.func @step" in str(printed("graph", *mlp)["graph"])
+    linked = printed("link", "out/ir/6-program.ll", "-o", "linked.elf")
+    assert linked == {"program": "linked.elf", "bytes": (tmp_path / "linked.elf").stat().st_size}
+    found = printed("inspect", "models:mlp", "--recipe", "last:1")
+    assert found["inputs"] == [{"name": "input", "shape": [2, 7]}]
+    assert found["parameters"][3] == {"name": "2.bias", "shape": [3], "bytes": 12, "trained": True}  # type: ignore[index]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion(cli: Command, tmp_path: Path, shell: str) -> None:
+    done = cli("completion", shell)
+    assert done.returncode == 0 and "--label-smoothing" in done.stdout
+    if shell == "bash":
+        (tmp_path / "completion.sh").write_text(done.stdout)
+        subprocess.run(["bash", "-n", "completion.sh"], cwd=tmp_path, check=True)
+
+
 def test_the_compiler_and_simulator_never_import_torch(tmp_path: Path) -> None:
     script = (
         "import sys; sys.modules['torch'] = None\n"
