@@ -141,8 +141,8 @@ def test_command_line(cli, folders: list[Path], tmp_path: Path) -> None:
     assert len(data_of((tmp_path / "both.html").read_text(encoding="utf-8"))) == 2
     for arguments, message in (
         (["nowhere"], "nowhere holds no compiled program"),
-        (["run", "-o", "no/such.html"], "cannot write no/such.html: No such file or directory"),
-        (["run", "-o", "run"], "cannot write run: Is a directory"),
+        (["run", "-o", "no/such.html"], "cannot write no/such.html: there is no folder"),
+        (["run", "-o", "run"], "cannot write run: it is a folder"),
     ):
         done = cli("report", *arguments)
         assert done.returncode == 1 and done.stdout == ""
