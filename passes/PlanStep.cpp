@@ -7,6 +7,7 @@
 #include "lib/Planner/Placement.h"
 #include "lib/Planner/Recompute.h"
 #include "lib/Planner/TileSearch.h"
+#include "lib/Planner/VerifyGroup.h"
 #include "lib/Runtime/Layout.h"
 #include "passes/Passes.h"
 
@@ -432,6 +433,8 @@ private:
         others.insert(candidate.op);
     for (Operation *other : others)
       other->erase();
+    isRight &= succeeded(verifyGroup(
+        chosen.op, group, [&](Value tensor) { return bufferOf(tensor); }));
     return chosen;
   }
 
@@ -667,7 +670,7 @@ private:
       planned.op.setPredicted({choice.cost.total, choice.cost.dma,
                                choice.cost.cores, choice.cost.redmule});
     }
-    return success();
+    return success(isRight);
   }
 
   /// Bytes of L2 for temporaries: beside what persists, and code and job
@@ -727,6 +730,7 @@ private:
   std::map<SmallVector<const TileSearch::Result *>, size_t> chosenPlaces;
   std::map<std::string, bool> partsAreCheaper;
   unsigned temporaries = 0;
+  bool isRight = true; // every group that was chosen does what it stands for
 };
 
 struct PlanStep : td::impl::PlanStepBase<PlanStep> {

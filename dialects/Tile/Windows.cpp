@@ -84,13 +84,20 @@ AffineMap mapOf(ArrayRef<AffineSum> sums, unsigned dims, MLIRContext *context) {
   return AffineMap::get(dims, 0, results, context);
 }
 
+SmallVector<AffineSum::Term, 2> outermostFirst(const AffineSum &sum) {
+  SmallVector<AffineSum::Term, 2> terms(sum.terms);
+  llvm::stable_sort(terms, [](AffineSum::Term a, AffineSum::Term b) {
+    return a.coefficient > b.coefficient;
+  });
+  return terms;
+}
+
 bool isNest(const AffineSum &sum, ArrayRef<int64_t> sizes,
             ArrayRef<int64_t> tiles) {
   if (sum.terms.size() != 2)
     return sum.terms.size() == 1;
-  AffineSum::Term outer = sum.terms[0], inner = sum.terms[1];
-  if (outer.coefficient < inner.coefficient)
-    std::swap(outer, inner);
+  SmallVector<AffineSum::Term, 2> terms = outermostFirst(sum);
+  AffineSum::Term outer = terms[0], inner = terms[1];
   return outer.coefficient == inner.coefficient * sizes[inner.dim] &&
          (tiles[outer.dim] == 1 || tiles[inner.dim] == sizes[inner.dim]);
 }

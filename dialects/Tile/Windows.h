@@ -34,6 +34,11 @@ llvm::SmallVector<AffineSum> sumsOf(mlir::AffineMap map);
 mlir::AffineMap mapOf(llvm::ArrayRef<AffineSum> sums, unsigned dims,
                       mlir::MLIRContext *context);
 
+/// A sum's terms, the one with the largest coefficient first: the order in
+/// which elements of a nest follow each other, which that of the dimensions'
+/// numbers need not be.
+llvm::SmallVector<AffineSum::Term, 2> outermostFirst(const AffineSum &sum);
+
 /// Whether one dimension walks the sum, or two do as one would: `n*i + j`, j
 /// of size n and not tiled where i has tiles of several elements.
 bool isNest(const AffineSum &sum, llvm::ArrayRef<int64_t> sizes,

@@ -137,7 +137,6 @@ struct Stage {
   SmallVector<int64_t> indexDims; // domain dimensions of its index arguments
   func::FuncOp kernel;
   SmallVector<AffineSum> loops; // dimensions of the domain that each walks
-  SmallVector<SmallVector<unsigned>> gemm; // loops of M, N and K
 };
 
 class GroupExpander {
@@ -293,7 +292,7 @@ private:
           stage.reads.push_back(slot);
         }
       }
-      if (failed(findLoops(stage)))
+      if (failed(findLoops(stage)) || failed(checkPlaces(stage)))
         return failure();
       if (op.getEngine() == Engine::RedMulE) {
         if (failed(checkGemm(stage)))
@@ -384,46 +383,121 @@ private:
     return mapOf(sums, map.getNumDims(), map.getContext());
   }
 
-  /// Finds rows, columns and the summed loops of a contraction on RedMulE and
-  /// checks that its tiles are the row-major matrices that it wants.
-  LogicalResult checkGemm(Stage &stage) {
+  /// Whether all tiles of a stage are addressed at the same points of the
+  /// domain: an element that its loops reach lies where the tile's own map puts
+  /// it. Of lines behind others, and of what reads whole rows behind a sum, the
+  /// tile is another one.
+  LogicalResult checkPlaces(Stage &stage) {
+    if (stage.op.getPhase() == Phase::Finish)
+      return success();
     linalg::LinalgOp body = stage.body;
-    if (stage.slots.size() != 3 || body.getNumDpsInputs() != 2 ||
-        !td::accumulatesProducts(body))
-      return stage.op.emitOpError(
-          "RedMulE runs only a contraction of two tiles into a third");
-    auto maps = body.getIndexingMapsArray();
-    // Loops in the order in which a tile has them.
-    auto order = [&](unsigned operand) {
-      SmallVector<unsigned> result;
-      for (const AffineSum &sum : sumsOf(maps[operand]))
+    for (OpOperand &operand : body->getOpOperands()) {
+      auto found = slotOf.find(operand.get());
+      if (found == slotOf.end())
+        continue;
+      const Slot &slot = slots[found->second];
+      if (slot.isView || slot.lines)
+        continue;
+      SmallVector<AffineSum> sums =
+          sumsOf(packedMap(body.getMatchingIndexingMap(&operand), stage));
+      for (auto [i, sum] : llvm::enumerate(sums)) {
+        SmallVector<int64_t> steps(tiles.size(), 0);
         for (AffineSum::Term term : sum.terms)
-          if (stepsOf(stage.loops[term.dim], tiles) > 1)
-            result.push_back(term.dim);
-      return result;
-    };
-    SmallVector<unsigned> x = order(0), w = order(1), z = order(2);
-    for (unsigned loop : z)
-      if (llvm::is_contained(x, loop) && llvm::is_contained(w, loop))
-        return stage.op.emitOpError("dimension ")
-               << stage.loops[loop].terms.front().dim
-               << " is walked by all tiles and must have tiles of 1";
-    SmallVector<unsigned> rows, summed, columns;
-    for (unsigned loop : z)
-      (llvm::is_contained(x, loop) ? rows : columns).push_back(loop);
-    for (unsigned loop : x)
-      if (!llvm::is_contained(z, loop))
-        summed.push_back(loop);
-    auto joined = [](SmallVector<unsigned> a, ArrayRef<unsigned> b) {
-      llvm::append_range(a, b);
-      return a;
-    };
-    if (x != joined(rows, summed) || w != joined(summed, columns) ||
-        z != joined(rows, columns))
-      return stage.op.emitOpError(
-          "RedMulE runs only on plain row-major operands");
-    stage.gemm = {rows, summed, columns};
+          for (AffineSum::Term walked : stage.loops[term.dim].terms)
+            steps[walked.dim] += term.coefficient * walked.coefficient;
+        for (AffineSum::Term term : slot.window.sums()[i].terms)
+          steps[term.dim] -= term.coefficient / slot.window.steps()[i];
+        for (auto [dim, step] : llvm::enumerate(steps))
+          if (step != 0 && tiles[dim] > 1)
+            return stage.op->emitOpError("addresses dimension ")
+                   << i << " of a tile of '" << slot.symbol
+                   << "' by other steps of the domain's dimension " << dim
+                   << " than the tile has";
+      }
+    }
     return success();
+  }
+
+  LogicalResult checkGemm(Stage &stage) {
+    if (stage.slots.size() != 3 || stage.body.getNumDpsInputs() != 2 ||
+        !td::accumulatesProducts(stage.body))
+      return stage.op->emitOpError(
+          "RedMulE runs only a contraction of two tiles into a third");
+    return jobSizes(stage, tiles);
+  }
+
+  /// M, N and K of a job on tiles that go so far in the domain. RedMulE sees
+  /// row-major matrices: each loop of the contraction has to walk the rows or
+  /// columns of two of them, and the loops together have to count these up,
+  /// wherever they walk, in the order that two matrices share.
+  FailureOr<SmallVector<int64_t>> jobSizes(const Stage &stage,
+                                           ArrayRef<int64_t> extents) {
+    linalg::LinalgOp body = stage.body;
+    SmallVector<int64_t> stepsIn[3]; // elements of X, W and Z for each loop
+    for (unsigned operand : {0, 1, 2}) {
+      stepsIn[operand].assign(body.getNumLoops(), 0);
+      int64_t elements = 1;
+      auto shape = slots[stage.slots[operand]].window.shape(extents);
+      SmallVector<AffineSum> sums =
+          sumsOf(packedMap(body.getIndexingMapsArray()[operand], stage));
+      for (auto [sum, size] :
+           llvm::zip(llvm::reverse(sums), llvm::reverse(shape))) {
+        for (AffineSum::Term term : sum.terms)
+          stepsIn[operand][term.dim] += elements * term.coefficient;
+        elements *= size;
+      }
+    }
+    auto notPlain = [&] {
+      return stage.op->emitOpError(
+          "RedMulE runs only on plain row-major operands");
+    };
+    enum { M, N, K };
+    SmallVector<unsigned> loops[3];
+    SmallVector<int64_t> job(3, 1);
+    for (auto [loop, walked] : llvm::enumerate(stage.loops)) {
+      int64_t steps = stepsOf(walked, extents);
+      bool x = stepsIn[0][loop], w = stepsIn[1][loop], z = stepsIn[2][loop];
+      if (steps == 1)
+        continue;
+      if (x && w && z)
+        return stage.op->emitOpError("dimension ")
+               << walked.terms.front().dim
+               << " is walked by all tiles and must have tiles of 1";
+      if (x + w + z != 2)
+        return notPlain();
+      unsigned which = !w ? M : !z ? N : K;
+      loops[which].push_back(loop);
+      job[which] *= steps;
+    }
+    // Whether a matrix of `columns` has rows of as many elements.
+    auto isRowMajor = [&](unsigned operand, unsigned rows, unsigned columns) {
+      int64_t expected = 1;
+      for (unsigned which : {columns, rows}) {
+        SmallVector<unsigned> inward(loops[which]);
+        llvm::stable_sort(inward, [&](unsigned a, unsigned b) {
+          return stepsIn[operand][a] < stepsIn[operand][b];
+        });
+        for (unsigned loop : inward) {
+          if (stepsIn[operand][loop] != expected)
+            return false;
+          expected *= stepsOf(stage.loops[loop], extents);
+        }
+      }
+      return true;
+    };
+    // And whether two matrices have the loops in one order.
+    auto agree = [&](unsigned which, unsigned a, unsigned b) {
+      for (unsigned one : loops[which])
+        for (unsigned other : loops[which])
+          if ((stepsIn[a][one] < stepsIn[a][other]) !=
+              (stepsIn[b][one] < stepsIn[b][other]))
+            return false;
+      return true;
+    };
+    if (!isRowMajor(0, M, N) || !isRowMajor(1, N, K) || !isRowMajor(2, M, K) ||
+        !agree(M, 0, 2) || !agree(N, 0, 1) || !agree(K, 1, 2))
+      return notPlain();
+    return job;
   }
 
   /// Whether all tiled dimensions that do not walk the given slots are at their
@@ -581,20 +655,17 @@ private:
     if (stage.op.getEngine() == Engine::RedMulE) {
       Index starts, extents;
       locate(starts, extents);
-      SmallVector<int64_t> jobSizes;
-      for (ArrayRef<unsigned> loops : stage.gemm) {
-        jobSizes.push_back(1);
-        for (unsigned loop : loops)
-          jobSizes.back() *= stepsOf(stage.loops[loop], extents);
-      }
+      FailureOr<SmallVector<int64_t>> job = jobSizes(stage, extents);
+      if (failed(job))
+        return failure();
       auto isMatrix = [&](Value tile, unsigned rows, unsigned columns) {
         return cast<MemRefType>(tile.getType()).getShape() ==
-               ArrayRef<int64_t>{jobSizes[rows], jobSizes[columns]};
+               ArrayRef<int64_t>{(*job)[rows], (*job)[columns]};
       };
       bool matrices = isMatrix(operands[0], 0, 1) &&
                       isMatrix(operands[1], 1, 2) &&
                       isMatrix(operands[2], 0, 2);
-      DenseI64ArrayAttr sizesAttr = builder.getDenseI64ArrayAttr(jobSizes);
+      DenseI64ArrayAttr sizesAttr = builder.getDenseI64ArrayAttr(*job);
       auto gemm = td::redmule::GemmOp::create(
           builder, at, builder.getType<TokenType>(), operands[0], operands[1],
           operands[2], matrices ? DenseI64ArrayAttr() : sizesAttr,

@@ -87,8 +87,7 @@ public:
         emitPooling(member);
       else
         emitBehind(member, isRow(member) ? rowPhase() : behindPhase());
-    BuiltGroup built{op, group.unit,
-                     SmallVector<int64_t>(windows.getArrayRef())};
+    BuiltGroup built{op, group.unit, SmallVector<int64_t>(whole.getArrayRef())};
     for (const Job &job : jobs)
       for (int64_t dim : job.unit)
         if (!llvm::is_contained(built.unit, dim))
@@ -353,7 +352,7 @@ private:
     for (unsigned dim : dims) {
       bool isSmall = group.sizes[dim] <= KernelPlan::fewTaps;
       if (isSmall)
-        windows.insert(dim);
+        whole.insert(dim);
       shape.push_back(isSmall ? group.sizes[dim] : ShapedType::kDynamic);
       results.push_back(getAffineDimExpr(dim, context));
     }
@@ -772,14 +771,24 @@ private:
       inside.clone(nested, mapping);
   }
 
+  /// A map's sums of the dimensions with tiles of more than one element.
+  SmallVector<AffineSum> walkedSums(AffineMap map, const Job &job) {
+    SmallVector<AffineSum> sums = tile::sumsOf(map);
+    for (AffineSum &sum : sums)
+      llvm::erase_if(sum.terms, [&](AffineSum::Term term) {
+        return job.unit.contains(term.dim);
+      });
+    return sums;
+  }
+
   /// The dimensions of the group in the order in which a map walks them, one
-  /// of size 1 or with tiles of 1 left out.
+  /// of size 1 or with tiles of 1 left out. Of several in a sum the one with
+  /// the longest steps is the outermost, whatever its number.
   SmallVector<unsigned> walkOf(AffineMap map, const Job &job) {
     SmallVector<unsigned> dims;
-    for (const AffineSum &sum : tile::sumsOf(map))
-      for (AffineSum::Term term : sum.terms)
-        if (!job.unit.contains(term.dim))
-          dims.push_back(term.dim);
+    for (const AffineSum &sum : walkedSums(map, job))
+      for (AffineSum::Term term : tile::outermostFirst(sum))
+        dims.push_back(term.dim);
     return dims;
   }
 
@@ -857,13 +866,9 @@ private:
                 ArrayRef<unsigned> columns, const Job &job) {
     SmallVector<unsigned> dims(rows);
     llvm::append_range(dims, columns);
-    for (AffineSum sum : tile::sumsOf(map)) {
-      llvm::erase_if(sum.terms, [&](AffineSum::Term term) {
-        return job.unit.contains(term.dim);
-      });
+    for (const AffineSum &sum : walkedSums(map, job))
       if (!sum.terms.empty() && !tile::isNest(sum, group.sizes, group.sizes))
         return false;
-    }
     return walkOf(map, job) == dims;
   }
 
@@ -928,8 +933,14 @@ private:
         tileOf(input->get(), member, source.getMatchingIndexingMap(input));
     Type element = getElementTypeOrSelf(source->getResult(0).getType());
     if (isMatrix(loaded.map, rows, columns, job) &&
-        elementOf(loaded) == element)
+        elementOf(loaded) == element) {
+      // Only whole runs of what lies within are one behind the other.
+      for (const AffineSum &sum : walkedSums(loaded.map, job))
+        for (AffineSum::Term term :
+             ArrayRef(tile::outermostFirst(sum)).drop_front(!sum.terms.empty()))
+          whole.insert(term.dim);
       return loaded;
+    }
     Tile matrix =
         addScratch(element, matrixMap(rows, columns, loaded.map, job));
     emitMove(tile::Phase::Prepare, loaded, matrix, source.getLoc());
@@ -947,10 +958,10 @@ private:
   SmallVector<Value> inputTensors, inputBuffers, outputTensors, outputBuffers;
   SmallVector<AffineMap> inputMaps, outputMaps;
   SmallVector<Tile> inputTiles, outputTiles;
-  DenseMap<Value, Tile> tiles;      // of the members' results
-  DenseMap<Value, Tile> finalTiles; // where a transposed result is stored
-  llvm::SmallSetVector<int64_t, 4> windows; // dimensions of small windows
-  Job jobs[2];                              // per chain
+  DenseMap<Value, Tile> tiles;            // of the members' results
+  DenseMap<Value, Tile> finalTiles;       // where a transposed result is stored
+  llvm::SmallSetVector<int64_t, 4> whole; // dimensions that must not be tiled
+  Job jobs[2];                            // per chain
   tile::GroupOp op;
 };
 

@@ -39,7 +39,8 @@ struct BuiltGroup {
   /// Dimensions whose tiles have to be of size 1 for the implementation.
   llvm::SmallVector<int64_t> unit;
   /// Dimensions that must not be tiled: kernels know the size of a small
-  /// window.
+  /// window, and a matrix whose rows two dimensions walk has whole runs of the
+  /// inner one.
   llvm::SmallVector<int64_t> whole;
 };
 
