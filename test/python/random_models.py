@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from degenerate_models import Products, windows
+
 F = nn.functional
 
 
@@ -263,6 +265,15 @@ class Sequence(nn.Module):
         return self.head(pooled)
 
 
+KINDS = {
+    "convolutional": convolutional,
+    "transformer": Transformer,
+    "sequence": Sequence,
+    "windows": windows,
+    "products": Products,
+}
+
+
 @dataclass
 class Sample:
     """A model with all that a run of it needs."""
@@ -277,11 +288,10 @@ class Sample:
 
 
 def sample(seed: int, kind: str) -> Sample:
-    """The model of a seed, "convolutional", "transformer" or "sequence"."""
+    """The model of a seed, of one of the KINDS."""
     random = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    makers = {"convolutional": convolutional, "transformer": Transformer, "sequence": Sequence}
-    model = makers[kind](random).eval()
+    model = KINDS[kind](random).eval()
     batch, steps = int(random.choice([1, 1, 2, 3, 5])), int(random.integers(1, 4))
     loss = str(random.choice(["mse", "cross-entropy"]))
     options = {
@@ -297,14 +307,21 @@ def sample(seed: int, kind: str) -> Sample:
                 str(random.choice(["*bias", "positions", "blocks.*", "embed.*", "head.*"]))
             ]
             del options["recipe"]
+    if kind in ("windows", "products"):
+        # Any shape is right for a target of numbers, and every target has its own way of products.
+        options["loss"] = loss = str(random.choice(["mse", "l1"]))
+        target = str(random.choice(["pulp-redmule", "pulp-redmule", "pulp", "pulp-redmule-fp16"]))
+        options |= {"target": target, "precision": "mixed" if target.endswith("fp16") else "fp32"}
+        options["recipe"] = "full"
     count = batch * steps
     data = random.standard_normal((count, *model.shape)).astype(np.float32)
     if words := getattr(model, "words", 0):
         data = random.integers(0, words, (count, *model.shape))
     with torch.no_grad():
-        classes = model(torch.from_numpy(data[:1])).shape[1]
+        shape = model(torch.from_numpy(data[:1])).shape[1:]
+    classes = shape[0]
     if loss != "cross-entropy":
-        target = random.standard_normal((count, classes)).astype(np.float32)
+        target = random.standard_normal((count, *shape)).astype(np.float32)
         target = 1 / (1 + np.exp(-target)) if loss == "bce-with-logits" else target
     else:
         target = random.integers(0, classes, count)

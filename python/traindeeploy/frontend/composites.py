@@ -80,21 +80,30 @@ def with_bias(graph: GraphBuilder, op: TorchOperator, y: Tensor) -> Tensor:
 def transposed_convolution(
     graph: GraphBuilder, op: TorchOperator, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Tensor:
-    """The transpose of a convolution whose filter [o, i, h, w] is operand 1: o channels in, i out."""
+    """The transpose of a convolution whose filter [o, i, h, w] is operand 1: o channels in, i out.
+
+    Output padding of a stride or more (dilation allows it) makes results that the convolution would have
+    further windows for: first it takes back padding at the end, and what lies beyond that is zero.
+    """
     weight = op.tensor(graph, 1)
     spatial = len(weight.shape) - 2
     x = channels_last(graph, as_image(graph, op, op.tensor(graph, 0), spatial))
     taps = filter_last(graph, op, weight, spatial)
     shape = op.shape if len(op.shape) == spatial + 2 else (1, *op.shape)
     sizes = (1, shape[2]) if spatial == 1 else shape[2:]
-    top, left = pair(padding, spatial, 0)
-    attributes = {
-        "strides": pair(stride, spatial, 1),
-        "padding": [top, top, left, left],
-        "dilations": pair(dilation, spatial, 1),
-        "groups": groups,
-    }
-    y = graph.apply("train.conv2d_input_vjp", (x.shape[0], *sizes, shape[1]), [x, taps], attributes)
+    strides, dilations = pair(stride, spatial, 1), pair(dilation, spatial, 1)
+    ends, reached = [], []
+    for axis, ahead in enumerate(pair(padding, spatial, 0)):
+        whole = (x.shape[1 + axis] - 1) * strides[axis] + (taps.shape[axis] - 1) * dilations[axis] + 1
+        more = sizes[axis] - (whole - 2 * ahead)
+        behind = ahead if more < strides[axis] else max(ahead - more, 0)
+        ends += [ahead, behind]
+        reached.append(sizes[axis] if more < strides[axis] else whole - ahead - behind)
+    attributes = {"strides": strides, "padding": ends, "dilations": dilations, "groups": groups}
+    y = graph.apply("train.conv2d_input_vjp", (x.shape[0], *reached, shape[1]), [x, taps], attributes)
+    if reached != list(sizes):
+        whole_shape = (x.shape[0], *sizes, shape[1])
+        y = graph.apply("train.embed", whole_shape, [y], {"offsets": [0] * 4, "strides": [1] * 4})
     return channels_first(graph, with_bias(graph, op, y), op.shape)
 
 
