@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from io import BytesIO
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from .data import COUNTER, DataSet, Field, check_numbers, load_npz, read_npz
 from .errors import TrainDeeployError
 from .interrupts import interrupts_held, let_interrupts_arrive
+from .isolation import isolated, keep
 from .losses import TARGETS as LOSS_TARGETS
 from .losses import Loss
 from .output import MANIFEST, explained, output_folder, read_summed, reason, write_summed
@@ -131,6 +133,18 @@ def _diagnosed(error: Exception) -> TrainDeeployError:
     return TrainDeeployError(f"the compiler failed without saying why: {error}")
 
 
+def _load_compiler(model: Any) -> None:
+    """Imports what a compilation of the model needs, which the processes that it runs in then share."""
+    with interrupts_held():
+        from mlir import ir, passmanager  # noqa: F401
+        from mlir.dialects import llvm  # noqa: F401
+
+        from . import _td, frontend, ir_facts, recipes, target_attribute, toolchain  # noqa: F401
+
+        with suppress(Exception):  # what is missing is said by what needs it
+            frontend.load_route(model)
+
+
 @dataclass
 class _Lowering:
     """A module on its way down, and what is kept of it."""
@@ -147,6 +161,11 @@ class _Lowering:
 
         self.progress(f"compiling: {border}")
         pipeline = f"builtin.module(td-{border}{{{options}}})" if options else f"builtin.module(td-{border})"
+        keep(
+            f"{border}.mlir",
+            lambda: self.module.operation.get_asm(enable_debug_info=True),
+            f"td-opt {border}.mlir --pass-pipeline='{pipeline}'",
+        )
         try:
             with self.module.context:
                 PassManager.parse(pipeline).run(self.module.operation)
@@ -291,6 +310,7 @@ def _training_step(
     return _Step(imported, lowering)
 
 
+@isolated(_load_compiler)
 def training_graph(
     model: Any,
     example_inputs: Sequence[Any] | None = None,
@@ -334,6 +354,7 @@ def training_graph(
     return step.lowering.module.operation.get_asm(enable_debug_info=True), step.imported
 
 
+@isolated(_load_compiler)
 def compile(
     model: Any,
     example_inputs: Sequence[Any] | None = None,
@@ -454,6 +475,7 @@ def compile(
     return Program(elf, manifest, dict(imported.parameters), lowering.texts, imported.onnx)
 
 
+@isolated(_load_compiler)
 def inspection(
     model: Any,
     *,

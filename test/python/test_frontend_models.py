@@ -176,3 +176,11 @@ def test_without_torch(tmp_path):
         "or export the model to ONNX",
         "expected a model, got object",
     ]
+
+
+def test_an_array_that_nothing_addresses() -> None:
+    """What a layer makes may be larger than its inputs."""
+    torch = pytest.importorskip("torch")
+    wide = torch.nn.Sequential(torch.nn.Linear(1, 1 << 18), torch.nn.ReLU())
+    with pytest.raises(ModelError, match=r"shape \[16384, 262144\] has 17179869184 bytes, and an address"):
+        import_model(wide, torch.zeros(4, 1), batch_size=2**14)

@@ -10,7 +10,7 @@ from .model import (
     UnsupportedOperator,
     training_mode,
 )
-from .resolve import import_model, load_model
+from .resolve import import_model, load_model, load_route
 
 __all__ = [
     "BatchSizeError",
@@ -22,5 +22,6 @@ __all__ = [
     "UnsupportedOperator",
     "import_model",
     "load_model",
+    "load_route",
     "training_mode",
 ]

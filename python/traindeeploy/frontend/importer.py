@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from traindeeploy.data import COUNTER
 from traindeeploy.interrupts import interrupts_held
+from traindeeploy.isolation import at
 
 from . import composites, functions, resampling  # noqa: F401  (add their entries to the table)
 from .builder import PRODUCTS, GraphBuilder, Indices, Step, Tensor
@@ -28,6 +30,7 @@ from .model import (
     Mode,
     ModelError,
     TensorSpec,
+    check_size,
     check_values,
 )
 from .table import LOSSES, TABLE, IsNegative, TorchOperator, Unknown, supported_operators
@@ -139,6 +142,7 @@ def lower(
             continue
         name = _table_name(operation)
         shown = naming.operator(name, place)
+        at(partial("operator {} at '{}'".format, shown, place))
         results = list(operation.results)
         row = TABLE.get(name)
         op = TorchOperator(name, shown, place, operands, (), naming.supported)
@@ -350,7 +354,9 @@ def _float_shape(type_: Any, what: str) -> tuple[int, ...]:
         raise ModelError(f"{what} is {names.get(dtype, dtype)}; only float32 is supported")
     if "?" in shape:
         raise ModelError(f"{what} has a dynamic shape [{shape}]; all sizes must be fixed")
-    return tuple(int(size) for size in shape.split(",") if size)
+    sizes = tuple(int(size) for size in shape.split(",") if size)
+    check_size(what, sizes)
+    return sizes
 
 
 def _fold(operation: Any, operands: list[Any], values: dict[Any, Any], graph: GraphBuilder) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -157,6 +159,16 @@ class Argument:
     kind: str
     name: str
     value: np.ndarray | None = None
+
+
+def check_size(what: str, shape: Sequence[int]) -> None:
+    """Refuses an array that no machine has room for."""
+    needed = 4 * math.prod(shape)
+    if needed > ADDRESSED_BYTES:
+        raise ModelError(
+            f"{what} of shape {list(shape)} has {needed} bytes, and an address of the machine reaches"
+            f" {ADDRESSED_BYTES}"
+        )
 
 
 def check_values(kind: str, name: str, value: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ import onnx
 from onnx import numpy_helper
 
 from traindeeploy.interrupts import interrupts_held
+from traindeeploy.isolation import at, is_recording, keep, survives
 
 from .importer import Imported, Naming, check_batch_change, lower
 from .model import (
@@ -800,6 +801,9 @@ def _import(graph: _Graph, batch_size: int, name: str, mode: Mode) -> Imported:
         model = _with_shapes(model, batch_size)
     naming = Naming(lambda torch_name, place: graph.operators.get(place, torch_name), SUPPORTED)
     _refuse_unknown(model.graph, naming)
+    if is_recording():
+        keep("model.onnx", model.SerializeToString)
+        at(lambda: _ending_node(model, naming))
     # The module owns what is walked, so it must live as long.
     module = _to_torch_dialect(model, naming)
     function = next(op for op in module.body.operations if op.attributes["sym_name"].value == _FUNCTION)
@@ -1000,6 +1004,30 @@ def _to_torch_dialect(model: onnx.ModelProto, naming: Naming):  # type: ignore[n
     except ir.MLIRError as error:
         raise _conversion_error(error, naming) from error
     return module
+
+
+def _ending_node(model: onnx.ModelProto, naming: Naming) -> str:
+    """The node at which torch-mlir ends the process, if it does: the last of the shortest such beginning."""
+
+    def converts(count: int) -> bool:
+        part = onnx.ModelProto()
+        part.CopyFrom(model)
+        graph = part.graph
+        del graph.node[count:]
+        known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
+        del graph.output[:]
+        graph.output.extend(known[name] for name in graph.node[-1].output if name in known)
+        return survives(lambda: _to_torch_dialect(part, naming))
+
+    nodes = model.graph.node
+    first, last = 0, len(nodes)
+    if converts(last):
+        return ""
+    while last - first > 1:
+        middle = (first + last) // 2
+        first, last = (middle, last) if converts(middle) else (first, middle)
+    node = nodes[last - 1]
+    return f"operator {node.op_type} at '{node.name or node.output[0]}'"
 
 
 def _conversion_error(error, naming: Naming) -> ModelError | UnsupportedOperator:  # type: ignore[no-untyped-def]

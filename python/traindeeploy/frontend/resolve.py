@@ -48,6 +48,15 @@ def import_model(
     raise ModelError(f"expected a model, got {type(model).__name__}")
 
 
+def load_route(model: Any) -> None:
+    """Imports what `import_model` needs for a model, without looking into it."""
+    file = isinstance(model, str | Path) and ":" not in str(model)
+    if file or type(model).__name__ == "ModelProto":
+        from . import onnx_route  # noqa: F401
+    elif "torch" in sys.modules:
+        from . import torch_route  # noqa: F401
+
+
 def load_model(spec: str, batch_size: int | None = None, mode: Mode = EVALUATION) -> ImportedModel:
     """Import MODEL of the command line: `file.onnx`, `package.module:callable`, or a built-in name."""
     check_batch_size(batch_size)
