@@ -20,6 +20,7 @@ _DIRECTORY = Path(__file__).parent / "targets"
 
 # Codes of RedMulE's arithmetic register, as lib/Sim/Registers.h defines them.
 REDMULE_CODES = {"fp16": 0x480, "fp32": 0x482}
+_ELEMENT_BYTES = {"fp16": 2, "fp32": 4}
 
 _ADDRESS = 0xFFFF_FFFF
 
@@ -349,3 +350,20 @@ def _check(name: str, description: Mapping[str, Any]) -> None:
                 raise fail(f"redmule.code_{kind} must be {code:#x}, the arithmetic code of {kind}")
         if sections["redmule"]["port_bytes"] % 4:
             raise fail("redmule.port_bytes must be a multiple of 4")
+        given, needed = sections["redmule"]["read_ahead"], _bytes_read_past_an_operand(sections["redmule"])
+        if given < needed:
+            raise fail(
+                f"redmule.read_ahead = {given} is too little: beats of redmule.port_bytes ="
+                f" {sections['redmule']['port_bytes']} read up to {needed} bytes past the end of an operand;"
+                f" redmule.read_ahead = {needed} would do"
+            )
+
+
+def _bytes_read_past_an_operand(redmule: Mapping[str, Any]) -> int:
+    """A row that ends after its first element is read as wide as the array, in whole beats of the port."""
+    port, most = redmule["port_bytes"], 0
+    for kind in redmule["formats"]:
+        element = _ELEMENT_BYTES[kind]
+        row = redmule["columns"] * (redmule["pipeline"] + 1) * element
+        most = max(most, -(-row // port) * port - element)
+    return most

@@ -414,6 +414,15 @@ def test_targets_that_are_wrong(tmp_path) -> None:
         failing("redmule", "code_fp32", 0x600)
         == "target t: redmule.code_fp32 must be 0x482, the arithmetic code of fp32"
     )
+    assert failing("redmule", "port_bytes", 128).endswith("is not an integer from 4 to 64")
+    assert (
+        failing("redmule", "read_ahead", 59)
+        == "target t: redmule.read_ahead = 59 is too little: beats of redmule.port_bytes = 32 read up to 60"
+        " bytes past the end of an operand; redmule.read_ahead = 60 would do"
+    )
+    half = {**good["redmule"], "formats": ["fp16"], "port_bytes": 64, "read_ahead": 61}
+    with pytest.raises(TrainDeeployError, match="up to 62 bytes past the end"):
+        Target("t", {**good, "redmule": half})
     with pytest.raises(TrainDeeployError, match="section fpu is missing"):
         Target("t", {k: v for k, v in good.items() if k != "fpu"})
     with pytest.raises(TrainDeeployError, match="no target named none; there are pulp, "):
