@@ -1,6 +1,7 @@
 # make demo   fine-tune Deep-AE on the simulated SoC, compared with PyTorch
 # make test   formatting, static checks, lit and pytest
 # make test-gvsoc  tdsim against GVSoC (docs/gvsoc.md), which TRAINDEEPLOY_GVSOC names
+# make fuzz   mutated texts through the compiler's passes, for ten minutes
 # make bench  the figures of the project as a table
 # make format rewrite sources in the project's format
 # make clean  remove the build and the environment
@@ -18,7 +19,7 @@ SOURCES := pyproject.toml CMakeLists.txt \
   $(shell find dialects passes lib tools python -not -path '*/__pycache__*' \( -type d -o -type f \))
 CXX_SOURCES = $(shell git ls-files '*.cpp' '*.h' '*.c')
 
-.PHONY: demo test test-gvsoc bench format check clean
+.PHONY: demo test test-gvsoc fuzz bench format check clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/package $(STAMPS)/torch
@@ -29,6 +30,9 @@ test: $(STAMPS)/package $(STAMPS)/torch $(STAMPS)/test
 
 test-gvsoc: $(STAMPS)/package $(STAMPS)/torch $(STAMPS)/test $(STAMPS)/gvsoc
 	@$(BIN)/python test/gvsoc/agreement.py
+
+fuzz: $(STAMPS)/package
+	@$(BIN)/python test/python/fuzz_td_opt.py
 
 bench: $(STAMPS)/package
 	@$(BIN)/python benchmarks/deep_ae.py
