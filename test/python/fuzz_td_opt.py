@@ -7,6 +7,7 @@ python test/python/fuzz_td_opt.py [SECONDS] [SEED]    mutates for so long (600 s
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import random
@@ -19,6 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TESTS = Path(__file__).resolve().parent.parent
 LIMIT = 20
@@ -41,15 +43,41 @@ class Case:
 
 
 def pipeline_of(arguments: list[str]) -> str:
-    """The pass pipeline that flags of td-opt ask for."""
-    passes = []
+    """The pass pipeline that flags of td-opt ask for; passes on functions are nested, as td-opt does."""
+    passes: list[str] = []
     for argument in arguments:
         name, _, options = argument.removeprefix("--").partition("=")
         if name == "pass-pipeline":
             return options
         if name.startswith("td-") or name in ("cse", "canonicalize"):
-            passes.append(f"{name}{{{options}}}" if options else name)
+            one = f"{name}{{{options}}}" if options else name
+            passes.append(one if _parses(f"builtin.module({one})") else f"func.func({one})")
     return f"builtin.module({','.join(passes)})"
+
+
+@functools.cache
+def compiler() -> Any:
+    """A context with the compiler's dialects and no threads, which forks share."""
+    from mlir import ir, passmanager  # noqa: F401
+
+    from traindeeploy import _td
+
+    context = ir.Context()
+    context.enable_multithreading(False)
+    context.emit_error_diagnostics = False
+    _td.register_dialects(context)
+    return context
+
+
+def _parses(pipeline: str) -> bool:
+    from mlir.passmanager import PassManager
+
+    try:
+        with compiler():
+            PassManager.parse(pipeline)
+    except ValueError:
+        return False
+    return True
 
 
 def cases() -> list[Case]:
@@ -67,6 +95,8 @@ def cases() -> list[Case]:
                     w.replace("%S", str(path.parent)).replace("%s", str(path)) for w in words if "%" in w
                 ]
                 pipeline = pipeline_of([w for w in words if w.startswith("--")])
+                if not _parses(pipeline):
+                    continue  # a test of what an option may be
                 for file in files:
                     if Path(file).is_file():
                         parts = re.split(r"^// -----.*$", Path(file).read_text(), flags=re.MULTILINE)
@@ -111,17 +141,32 @@ TOKEN = re.compile(r"-?\d+(?:\.\d+(?:e[+-]?\d+)?)?|[%@#!^]?[\w.$-]+|->|\"[^\"]*\
 def mutated(text: str, others: list[Case], random: random.Random) -> str:
     """The text with one to four changes."""
     text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("//"))
-    for _ in range(random.choice((1, 1, 1, 2, 2, 3, 4))):
+    for _ in range(random.choice((1, 1, 1, 1, 2, 3))):
         tokens = list(TOKEN.finditer(text))
         if not tokens:
             return text
-        kind = random.randrange(12)
-        if kind <= 3:  # a number, also within a type
-            numbers = list(re.finditer(r"(?<![\w.%@#])-?\d+(?![\w.])|(?<=[<x])\d+(?=x)", text))
-            if numbers:
-                at = random.choice(numbers)
-                near = str(int(at.group()) + random.choice((-1, 1)))
-                text = text[: at.start()] + random.choice((*NUMBERS, near, near, "?")) + text[at.end() :]
+        kind = random.randrange(-12, 12)
+        if kind <= 3:  # a number, also within a type; or a size everywhere, or a type
+            size = r"(?<=[<x])\d+(?=x)"
+            pattern = (
+                size
+                if kind < -3
+                else r"(?<=x)[fi]\d+(?=[>,])"
+                if kind < 0
+                else (r"(?<![\w.%@#])-?\d+(?![\w.])|(?<=[<x])\d+(?=x)")
+            )
+            found = list(re.finditer(pattern, text))
+            if found:
+                at = random.choice(found)
+                old = at.group()
+                if old[0] in "fi":
+                    text = re.sub(rf"\b{old}\b|(?<=x){old}\b", random.choice(WORDS["f32"]), text)
+                    continue
+                new = random.choice((*NUMBERS, str(int(old) + 1), str(int(old) - 1), str(int(old) * 2), "?"))
+                if kind < -3:
+                    text = re.sub(rf"(?<=[<x\[, ]){old}(?=[x\], ])", new, text)
+                else:
+                    text = text[: at.start()] + new + text[at.end() :]
         elif kind <= 5:  # a word by one of its kind
             words = [t for t in tokens if t.group() in WORDS]
             words += [m for m in re.finditer(r"(?<=x)(f32|i32)(?=[>,])", text)]
@@ -188,13 +233,8 @@ def _passes(case: Case) -> None:
     from mlir import ir
     from mlir.passmanager import PassManager
 
-    from traindeeploy import _td
-
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-    context = ir.Context()
-    context.emit_error_diagnostics = False
-    with context:
-        _td.register_dialects(context)
+    with compiler():
         try:
             module = ir.Module.parse(case.text)
             PassManager.parse(case.pipeline).run(module.operation)
@@ -204,10 +244,7 @@ def _passes(case: Case) -> None:
 
 def failures(texts: Iterator[Case]) -> Iterator[Failure]:
     """Those of the texts that end their process."""
-    from mlir import ir, passmanager  # noqa: F401  (what each fork has)
-
-    from traindeeploy import _td  # noqa: F401
-
+    compiler()
     for case in texts:
         if why := run(case):
             yield Failure(case, why)
