@@ -220,6 +220,11 @@ def output_folder(path: Path) -> Iterator[Path]:
                 except BaseException:
                     staging = None  # what could not be moved is still there
                     raise
+    except TrainDeeployError as error:
+        # Who writes into it knows the temporary folder, and the user the one that it stands for.
+        if staging is None or str(staging) not in str(error):
+            raise
+        raise TrainDeeployError(str(error).replace(str(staging / _NEW / path.name), str(path))) from None
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)

@@ -195,7 +195,6 @@ def _compile_and_link(tools: _Tools, target: Target) -> None:
         "linking",
         "ld.lld",
         *("-m", "elf32lriscv", "-T", "link.ld", "--build-id=none", "--gc-sections", "-o", "program.elf"),
-        "--no-mmap-output-file",  # on a full disk, a signal would end it without a word
         *(f"--defsym={name}={value:#x}" for name, value in symbols.items()),
         *(Path(source).stem + ".o" for source in _RUNTIME_SOURCES),
         "module.o",
