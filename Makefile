@@ -1,7 +1,7 @@
 # make demo   fine-tune Deep-AE on the simulated SoC, compared with PyTorch
 # make test   formatting, static checks, lit and pytest
 # make test-gvsoc  tdsim against GVSoC (docs/gvsoc.md), which TRAINDEEPLOY_GVSOC names
-# make fuzz   mutated texts through the compiler's passes, for ten minutes
+# make fuzz   mutated texts through the compiler's passes for ten minutes, and mutated files and options of the command
 # make bench  the figures of the project as a table
 # make format rewrite sources in the project's format
 # make clean  remove the build and the environment
@@ -33,6 +33,7 @@ test-gvsoc: $(STAMPS)/package $(STAMPS)/torch $(STAMPS)/test $(STAMPS)/gvsoc
 
 fuzz: $(STAMPS)/package
 	@$(BIN)/python test/python/fuzz_td_opt.py
+	@$(BIN)/python test/python/fuzz_cli.py 1000 5000
 
 bench: $(STAMPS)/package
 	@$(BIN)/python benchmarks/deep_ae.py

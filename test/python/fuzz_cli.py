@@ -1,6 +1,6 @@
 """Mutates what the command line reads, and says where it does not end in one clear line.
 
-Usage: python test/python/cli_fuzz.py [SEED [COUNT]]
+Usage: python test/python/fuzz_cli.py [SEED [COUNT]]
 
 A case is one mutation: of a file (bits, length, another file, a folder, nothing), of a value in a file of
 JSON, TOML or arrays, or of an option. All run in this process, so that a case takes milliseconds. The same
