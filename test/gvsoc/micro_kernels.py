@@ -185,7 +185,8 @@ def hyper_kernels() -> Iterator[Kernel]:
             body = lead(hyper(to_l3, at, L3, size))
             check = None if to_l3 else (at, size & ~3)
             yield Kernel(f"HyperRAM {name}, {size} B", body, setup, check)
-    for lines, line in ((8, 16), (8, 64), (8, 512)):
+    # Many short lines show what a line costs, few long ones what a byte does.
+    for lines, line in ((8, 16), (8, 64), (8, 512), (1200, 4), (1200, 8), (400, 20), (200, 64)):
         stride = max(1024, line) if lines == 8 else line + 16
         body = lead(hyper(False, L2 + 0x10000, L3, lines * line, twod=(line, stride)))
         yield Kernel(f"HyperRAM read, {lines} lines of {line} B", body, setup)
