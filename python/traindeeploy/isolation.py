@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import IO, Any, ParamSpec, TypeVar
 
 from .errors import TrainDeeployError
 
@@ -188,7 +188,8 @@ def _explanation(ended: _Ended, folder: Path) -> str:
 
 def _run_child(work: Work[Any], progress: Message, notice: Message, folder: Path | None) -> _Ended:
     receiver, sender = Pipe(duplex=False)
-    with tempfile.TemporaryFile() as said:
+    # Values of parameters are large, and a pipe holds little: the answer goes through a file.
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as answer:
         sys.stdout.flush()
         sys.stderr.flush()
         with warnings.catch_warnings():
@@ -198,7 +199,7 @@ def _run_child(work: Work[Any], progress: Message, notice: Message, folder: Path
         if child == 0:
             receiver.close()
             os.dup2(said.fileno(), 2)
-            _answer(work, sender, folder)
+            _answer(work, sender, answer, folder)
         sender.close()
         ended = _Ended()
         status = None
@@ -216,7 +217,8 @@ def _run_child(work: Work[Any], progress: Message, notice: Message, folder: Path
                 elif kind == "at":
                     ended.place = value
                 else:
-                    ended.answer = (kind, value)
+                    answer.seek(0)
+                    ended.answer = pickle.load(answer)
             status = os.waitpid(child, 0)[1]
         finally:
             receiver.close()
@@ -242,7 +244,7 @@ def _stop(child: int) -> None:
         killer.cancel()
 
 
-def _answer(work: Work[Any], sender: Connection, folder: Path | None) -> None:
+def _answer(work: Work[Any], sender: Connection, answer: IO[bytes], folder: Path | None) -> None:
     """The child: sends what the work tells and returns, and ends without cleaning up what is the caller's."""
     global _recording
 
@@ -264,7 +266,9 @@ def _answer(work: Work[Any], sender: Connection, folder: Path | None) -> None:
             os._exit(1)
         except BaseException as error:
             made = ("error", _portable(error))
-        sender.send(made)
+        pickle.dump(made, answer, pickle.HIGHEST_PROTOCOL)
+        answer.flush()
+        tell("answer", None)
         sys.stdout.flush()
         sys.stderr.flush()
     except BaseException:  # the caller is gone, or the result is no value
