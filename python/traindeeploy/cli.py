@@ -66,6 +66,13 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=_positive, metavar="B", help="samples a step (default: the model's own)"
     )
+    parser.add_argument(
+        "--untie",
+        nargs="+",
+        metavar="PATTERN",
+        default=(),
+        help="parameters of an ONNX model that several layers read: each layer gets its own ('*' for all)",
+    )
 
 
 def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +93,10 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--lora-alpha", type=_rate, metavar="X", help="LoRA's alpha (default: its rank)")
     parser.add_argument(
-        "--lora-targets", nargs="+", metavar="PATTERN", help="only these weights get adapters"
+        "--lora-targets",
+        nargs="+",
+        metavar="PATTERN",
+        help="only these weights or modules get adapters: names, patterns, or their ends (q_proj,v_proj)",
     )
     parser.add_argument("--lora-seed", type=_natural, metavar="SEED", help="of the adapters' first values")
 
@@ -311,6 +321,7 @@ def _compiled(options: argparse.Namespace, progress: _Progress) -> Any:
         **_recipe(options),
         target=options.target,
         batch_size=options.batch_size,
+        untie=options.untie,
         keep_ir=options.dump_ir,
         progress=progress,
         notice=_notice,
@@ -430,6 +441,7 @@ def _graph(options: argparse.Namespace, progress: _Progress) -> Shown:
         loss_scale=options.loss_scale,
         **_recipe(options),
         batch_size=options.batch_size,
+        untie=options.untie,
     )
     return Shown(text.rstrip("\n"), {"graph": text})
 
@@ -482,7 +494,9 @@ def _inspect(options: argparse.Namespace, progress: _Progress) -> Shown:
     with interrupts_held():
         from .driver import inspection, inspection_table
 
-    found = inspection(options.model, batch_size=options.batch_size, **_recipe(options))
+    found = inspection(
+        options.model, batch_size=options.batch_size, untie=options.untie, **_recipe(options)
+    )
     return Shown(inspection_table(found), found)
 
 

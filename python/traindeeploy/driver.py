@@ -24,7 +24,7 @@ from .errors import TrainDeeployError
 from .interrupts import interrupts_held, let_interrupts_arrive
 from .isolation import isolated, keep
 from .losses import TARGETS as LOSS_TARGETS
-from .losses import Loss
+from .losses import Loss, notes_on_activation
 from .output import MANIFEST, explained, output_folder, read_summed, reason, write_summed
 from .plan_table import Operator, plan_table, table
 from .precision import Precision
@@ -265,6 +265,7 @@ def _training_step(
     trainable: Sequence[str] | None,
     trainable_file: str | Path | None,
     lora: LoraOptions | None,
+    untie: Sequence[str] = (),
     keep_ir: bool = False,
     progress: Message = _silent,
     notice: Message = _silent,
@@ -273,7 +274,7 @@ def _training_step(
     with interrupts_held():
         from mlir import ir
 
-        from . import _td
+        from . import _td, ir_facts
         from .frontend import import_model, training_mode
         from .recipes import apply_recipe
 
@@ -284,10 +285,13 @@ def _training_step(
         raise TrainDeeployError(f"momentum {momentum} is not from 0 up to, but not including, 1")
     mode = training_mode(dropout, batch_norm)
     progress("importing the model")
-    imported = import_model(model, example_inputs, batch_size, mode)
+    imported = import_model(model, example_inputs, batch_size, mode, untie)
     for note in imported.notes:
         notice(note)
+    known = len(imported.notes)
     imported, chosen = apply_recipe(imported, recipe, trainable, trainable_file, lora)
+    for note in imported.notes[known:]:
+        notice(note)
     context = ir.Context()
     context.emit_error_diagnostics = False
     with interrupts_held(), context:
@@ -297,6 +301,8 @@ def _training_step(
         except ir.MLIRError as error:
             raise _diagnosed(error) from None
         # Marked here and not by an option of the pipeline: names may hold what options cannot.
+        for note in notes_on_activation(*ir_facts.last_activation(module), loss):
+            notice(note)
         marked = set(chosen)
         for op in module.body.operations:
             if op.operation.name == "train.parameter" and op.attributes["sym_name"].value in marked:
@@ -328,7 +334,9 @@ def training_graph(
     trainable: Sequence[str] | None = None,
     trainable_file: str | Path | None = None,
     lora: LoraOptions | None = None,
+    untie: Sequence[str] = (),
     batch_size: int | None = None,
+    notice: Message = _silent,
 ) -> tuple[str, ImportedModel]:
     """The decomposed training step of a model as text (level 2), and the model with its parameters' values.
 
@@ -350,6 +358,8 @@ def training_graph(
         trainable=trainable,
         trainable_file=trainable_file,
         lora=lora,
+        untie=untie,
+        notice=notice,
     )
     return step.lowering.module.operation.get_asm(enable_debug_info=True), step.imported
 
@@ -372,6 +382,7 @@ def compile(
     trainable: Sequence[str] | None = None,
     trainable_file: str | Path | None = None,
     lora: LoraOptions | None = None,
+    untie: Sequence[str] = (),
     target: str | Path = "pulp-redmule",
     batch_size: int | None = None,
     keep_ir: bool = False,
@@ -393,6 +404,7 @@ def compile(
     recipe: "full" (default), "linear-probe", "last:N", "blocks:N", "lora" or "lora:N" with the options
         `lora`; or `trainable`, names or patterns of parameters, or `trainable_file`, a file with one of
         these a line.
+    untie: names or patterns of an ONNX model's parameters that several layers read; each layer gets its own.
     target: "pulp-redmule", "pulp" or the path of a target description.
     batch_size: samples a step; None takes the model's own.
     keep_ir: keep the text of the IR at each border in `Program.ir`.
@@ -424,6 +436,7 @@ def compile(
         trainable=trainable,
         trainable_file=trainable_file,
         lora=lora,
+        untie=untie,
         keep_ir=keep_ir,
         progress=progress,
         notice=notice,
@@ -484,41 +497,64 @@ def inspection(
     trainable: Sequence[str] | None = None,
     trainable_file: str | Path | None = None,
     lora: LoraOptions | None = None,
+    untie: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """A model's inputs, output and parameters, with what a recipe trains of them, ready for JSON."""
-    with interrupts_held():
-        from .frontend import import_model
-        from .recipes import apply_recipe
+    """A model's inputs, output and parameters, with what a recipe trains of them, ready for JSON.
 
-    imported = import_model(model, None, batch_size)
+    Of a parameter "last" and "block" say which of the last layers and blocks it belongs to, as last:N and
+    blocks:N count them; None for none.
+    """
+    with interrupts_held():
+        from mlir import ir
+
+        from . import _td, ir_facts
+        from .frontend import import_model
+        from .recipes import apply_recipe, places
+
+    imported = import_model(model, None, batch_size, untie=untie)
+    with ir.Context() as context:
+        _td.register_dialects(context)
+        ends = ir_facts.last_activation(ir.Module.parse(imported.module_text))
+    found = places(imported)
     imported, names = apply_recipe(imported, recipe, trainable, trainable_file, lora)
-    chosen = set(names)
+    beside = {name: adapter.weight for adapter in imported.adapters for name in (adapter.a, adapter.b)}
+    marks = dict.fromkeys(imported.constants, "constant")
+    marks |= {adapter.weight: "adapted" for adapter in imported.adapters} | dict.fromkeys(names, "trained")
     return {
         "inputs": [{"name": spec.name, "shape": list(spec.shape)} for spec in imported.inputs],
         "output": {"name": imported.output.name, "shape": list(imported.output.shape)},
         "parameters": [
-            {"name": name, "shape": list(value.shape), "bytes": value.nbytes, "trained": name in chosen}
+            {
+                "name": name,
+                "shape": list(value.shape),
+                "bytes": value.nbytes,
+                "trained": name in names,
+                "recipe": marks.get(name, "frozen"),
+                "last": found.layers.get(beside.get(name, name)),
+                "block": found.blocks.get(beside.get(name, name)),
+            }
             for name, value in imported.parameters.items()
         ],
-        "notes": list(imported.notes),
+        "notes": [*found.summary, *imported.notes, *notes_on_activation(*ends)],
     }
 
 
 def inspection_table(found: Mapping[str, Any]) -> str:
     """What `inspection` found, as a table."""
     specs = [*(("input", spec) for spec in found["inputs"]), ("output", found["output"])]
-    rows = [[kind, spec["name"], "x".join(map(str, spec["shape"])), "", ""] for kind, spec in specs]
+    rows = [[kind, spec["name"], "x".join(map(str, spec["shape"])), "", "", "", ""] for kind, spec in specs]
     total = trained = 0
     for item in found["parameters"]:
-        mark = "trained" if item["trained"] else "frozen"
         shape = "x".join(map(str, item["shape"])) or "1"
-        rows.append(["parameter", item["name"], shape, f"{item['bytes']:,}", mark])
+        numbers = ["" if item[key] is None else str(item[key]) for key in ("last", "block")]
+        rows.append(["parameter", item["name"], shape, f"{item['bytes']:,}", *numbers, item["recipe"]])
         total += item["bytes"]
         trained += item["bytes"] if item["trained"] else 0
-    rows.append(["", "total", "", f"{total:,}", ""])
+    rows.append(["", "total", "", f"{total:,}", "", "", ""])
     share = f"{100 * trained / total:.1f}%" if total else ""
-    rows.append(["", "trained", "", f"{trained:,}", share])
-    return "\n".join([table(["", "name", "shape", "bytes", "recipe"], rows, "lllrr"), *found["notes"]])
+    rows.append(["", "trained", "", f"{trained:,}", "", "", share])
+    heads = ["", "name", "shape", "bytes", "last", "block", "recipe"]
+    return "\n".join([table(heads, rows, "lllrrrr"), *found["notes"]])
 
 
 @dataclass

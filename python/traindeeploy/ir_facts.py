@@ -62,6 +62,20 @@ def location_name(location: ir.Location) -> str:
     return match.group(1) if match else ""
 
 
+def last_activation(forward: ir.Module) -> tuple[str, str]:
+    """ "softmax" or "sigmoid" and its place in the model, if the result of @forward is one; else two ""."""
+    function = next(op for op in _body(forward.operation) if op.name == "func.func")
+    value = list(_body(function))[-1].operands[0]
+    while isinstance(value.owner, ir.Operation | ir.OpView):
+        op = value.owner.operation
+        if op.name in ("train.softmax", "train.sigmoid"):
+            return op.name.removeprefix("train."), location_name(op.location)
+        if op.name not in ("train.reshape", "train.permute"):
+            break
+        value = op.operands[0]
+    return "", ""
+
+
 def flop(graph: ir.Module) -> int:
     """Floating-point operations of a step, 2 per multiply-accumulate of each GEMM of the training graph."""
     for op in _body(graph.operation):

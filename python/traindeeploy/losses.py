@@ -14,6 +14,9 @@ TARGETS = {
 }
 """Arrays that may feed each loss; the first one is the input's name in the program."""
 
+OF_LOGITS = ("cross-entropy", "bce-with-logits")
+"""Losses whose prediction is logits: they apply softmax or sigmoid themselves."""
+
 REDUCTIONS = ("mean", "sum")
 
 
@@ -46,3 +49,17 @@ class Loss:
     def options(self) -> str:
         """As options of the pipeline td-graph."""
         return f"loss={self.name} reduction={self.reduction} smoothing={self.label_smoothing!r}"
+
+
+def notes_on_activation(activation: str, place: str, loss: str | None = None) -> list[str]:
+    """What is to be known about a model that ends in an activation, under a loss or under those of logits.
+
+    activation: "softmax" or "sigmoid", at `place` in the model; "" for none of these.
+    """
+    if not activation or loss not in (None, *OF_LOGITS):
+        return []
+    what = f"{loss} is" if loss else f"{' and '.join(OF_LOGITS)} are"
+    return [
+        f"the model ends in a {activation} ('{place}'), and {what} of logits: it would be applied twice;"
+        " leave it out of the model, or take another loss"
+    ]

@@ -10,9 +10,16 @@ EVAL, PRESERVE = torch.onnx.TrainingMode.EVAL, torch.onnx.TrainingMode.PRESERVE
 
 
 def exported(
-    module: torch.nn.Module, x: torch.Tensor, opset: int, training: torch.onnx.TrainingMode = EVAL
+    module: torch.nn.Module,
+    x: torch.Tensor,
+    opset: int,
+    training: torch.onnx.TrainingMode = EVAL,
+    folding: bool = False,
 ) -> onnx.ModelProto:
-    """The module as PyTorch's exporter writes it; EVAL merges convolutions with batch norms behind them."""
+    """The module as PyTorch's exporter writes it; EVAL merges convolutions with batch norms behind them.
+
+    folding: transposes of weights are computed, which leaves these without their names.
+    """
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -22,7 +29,7 @@ def exported(
             file,
             dynamo=False,
             opset_version=opset,
-            do_constant_folding=False,
+            do_constant_folding=folding,
             input_names=["x"],
             training=training,
         )

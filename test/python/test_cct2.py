@@ -384,7 +384,7 @@ def test_lora_errors():
     assert refused("lora:x") == "recipe 'lora:x' is not lora:N with a number"
     assert refused("lora:3") == "recipe 'lora:3' needs a number from 1 to 2, the blocks that cct2 has"
     assert refused("lora:0").startswith("recipe 'lora:0' needs a number from 1 to 2")
-    assert "larger than the weight" in refused("lora", rank=129)
+    assert "larger than every weight" in refused("lora", rank=129)
     assert refused("lora", rank=0) == "a rank of 0: at least 1 is needed"
     assert "no parameter matches 'nothing'" in refused("lora", targets=["nothing"])
     assert "match no weight that recipe 'lora' adapts" in refused("lora", targets=["classifier.norm.bias"])

@@ -406,7 +406,8 @@ def _layers(steps: Sequence[Step], ranks: dict[str, int]) -> tuple[Layer, ...]:
 
     Parameters that one place in the model reads are a layer. Any other joins the layer of its module
     (the name up to the last dot), the weight of a product only if that has none yet. Where
-    names have no module, what is added to or multiplied with a matrix product joins its weight.
+    names have no module, what is added to or multiplied with a matrix product joins its weight; the bias of
+    a weight that has lost its name does so under any name.
     """
     layer_of: dict[str, int] = {}
     of_module: dict[str, int] = {}
@@ -426,8 +427,10 @@ def _layers(steps: Sequence[Step], ranks: dict[str, int]) -> tuple[Layer, ...]:
             module = name.rpartition(".")[0]
             together = [layer_of[s] for s in symbols if s in layer_of]
             layer = together[0] if together else of_module.get(module, of_place.get(step.place))
-            if not module and layer is None and step.product in layer_of and "." not in str(step.product):
-                layer = layer_of[step.product]
+            if layer is None and step.product in layer_of and "." not in str(step.product):
+                of_product = layer_of[step.product]
+                is_bias = step.operator == "train.add" and ranks[name] == 1 and len(members[of_product]) == 1
+                layer = of_product if not module or is_bias else None
             if layer is None or (name in weights and not weights.isdisjoint(members[layer])):
                 layer = len(members)
                 members.append([])
@@ -445,7 +448,7 @@ def _layers(steps: Sequence[Step], ranks: dict[str, int]) -> tuple[Layer, ...]:
     layers = []
     for layer in order:
         names = tuple(sorted(members[layer], key=position.__getitem__))
-        modules = {name.rpartition(".")[0] for name in names}
+        modules = {name.rpartition(".")[0] for name in names if "." in name}
         common = modules.pop() if len(modules) == 1 else ""
         layers.append(Layer(common or places[layer], names))
     return tuple(layers)

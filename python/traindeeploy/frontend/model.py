@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -147,6 +147,12 @@ class ImportedModel:
     def trainable_names(self) -> list[str]:
         """Symbols that a recipe may train, in the model's order."""
         return [name for name in self.parameters if name not in self.constants]
+
+
+def listed(names: Collection[str], most: int = 4) -> str:
+    """The first few names, and how many there are beyond."""
+    rest = len(names) - most
+    return ", ".join(list(names)[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from .model import (
     ModelError,
     UnsupportedOperator,
 )
+from .onnx_tensors import buffers, exported_buffers, named_by_modules, notes, selected, shared, untied
 from .table import LOSSES
 
 # The opset that models of older ones are converted to; the newest whose operators torch-mlir all knows.
@@ -76,15 +77,22 @@ class _Graph:
 
     tensors: what each named argument is; inputs: the graph's own inputs.
     operators: node name -> operator type.
+    shared: parameters that several places of the model read, and these places.
+    frozen: parameters that recipes leave as they are.
     """
 
     model: onnx.ModelProto
     inputs: list[onnx.ValueInfoProto]
     tensors: list[Argument]
     operators: dict[str, str]
+    shared: dict[str, list[str]]
+    frozen: frozenset[str]
+    notes: list[str]
 
 
-def load_onnx_file(path: Path, batch_size: int | None = None, mode: Mode = EVALUATION) -> ImportedModel:
+def load_onnx_file(
+    path: Path, batch_size: int | None = None, mode: Mode = EVALUATION, untie: Sequence[str] = ()
+) -> ImportedModel:
     """Import an ONNX file. Errors: ModelError, UnsupportedOperator, BatchSizeError."""
     if not path.is_file():
         raise ModelError(f"there is no file '{path}'")
@@ -96,7 +104,7 @@ def load_onnx_file(path: Path, batch_size: int | None = None, mode: Mode = EVALU
         raise ModelError(f"'{path}' is not an ONNX model, or is damaged ({_first_line(error)})") from error
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"'{path}' is not an ONNX model: it holds no graph")
-    return import_onnx(model, batch_size, name=path.stem, mode=mode)
+    return import_onnx(model, batch_size, name=path.stem, mode=mode, untie=untie)
 
 
 def import_onnx(
@@ -104,13 +112,19 @@ def import_onnx(
     batch_size: int | None = None,
     name: str | None = None,
     mode: Mode = EVALUATION,
+    untie: Sequence[str] = (),
 ) -> ImportedModel:
     """Import an ONNX model.
 
     batch_size: the size of axis 0 of every input. A symbolic axis 0 takes any (1 by default); a
     fixed one changes only if every tensor of the graph follows.
+    untie: names or patterns of parameters that several layers read; each gets its own.
     """
-    imported = _at_batch_size(_prepare(model, mode), batch_size, name or model.graph.name or "model", mode)
+    graph = _prepare(model, mode)
+    if untie:
+        model = untied(model, selected(graph.shared, untie))
+        graph = _prepare(model, mode)
+    imported = _at_batch_size(graph, batch_size, name or model.graph.name or "model", mode)
     return replace(imported, onnx=model.SerializeToString(deterministic=True))
 
 
@@ -322,6 +336,7 @@ def _restore_gelu(graph: onnx.GraphProto) -> None:
 def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
     if model.functions:
         model = _inline_functions(model)
+    model = named_by_modules(model)
     model = _standard_gelu(_spell_out_fused(model))
     try:
         onnx.checker.check_model(model)
@@ -363,15 +378,23 @@ def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
     _spell_out_padding(model)
     initializers = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initializers]
+    buffers_of_torch = exported_buffers(graph)
     tensors = _lift_tensors(graph)
     del graph.input[:]
     graph.input.extend(inputs)
+    values = {t.name: t.value for t in tensors if t.kind == "parameter" and t.value is not None}
+    masks, tables, statistics = buffers(graph, values, initializers - {t.name for t in tensors})
+    constants = [name for name in values if name in buffers_of_torch or name in masks]
+    frozen = [name for name in (*tables, *statistics) if name not in constants]
+    tensors = [replace(t, kind="constant") if t.name in constants else t for t in tensors]
+    several = shared(graph, [name for name in values if name not in {*constants, *frozen}])
     for tensor in tensors:
         assert tensor.value is not None
         graph.input.append(
             onnx.helper.make_tensor_value_info(tensor.name, onnx.TensorProto.FLOAT, tensor.value.shape)
         )
-    return _Graph(model, inputs, tensors, operators)
+    said = notes(constants, frozen, several)
+    return _Graph(model, inputs, tensors, operators, several, frozenset(frozen), said)
 
 
 def _bad_node(error: BaseException) -> str:
@@ -809,7 +832,10 @@ def _import(graph: _Graph, batch_size: int, name: str, mode: Mode) -> Imported:
     function = next(op for op in module.body.operations if op.attributes["sym_name"].value == _FUNCTION)
     inputs = [Argument("input", value.name) for value in graph.inputs]
     arguments = [*inputs, *graph.tensors, *folded]
-    return lower(function, arguments, output.name, name, naming=naming, mode=mode)
+    return lower(
+        function, arguments, output.name, name,
+        naming=naming, mode=mode, frozen=graph.frozen, notes=graph.notes,
+    )  # fmt: skip
 
 
 def _split_slices(model: onnx.ModelProto) -> bool:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from .model import EVALUATION, ImportedModel, Mode, ModelError, check_batch_size
 
 
 def import_model(
-    model: Any, example_inputs: Any = None, batch_size: int | None = None, mode: Mode = EVALUATION
+    model: Any,
+    example_inputs: Any = None,
+    batch_size: int | None = None,
+    mode: Mode = EVALUATION,
+    untie: Sequence[str] = (),
 ) -> ImportedModel:
     """Import whatever stands for a model.
 
@@ -27,6 +32,7 @@ def import_model(
         arguments of the forward), or a dict of tensors (keyword arguments).
     batch_size: the size to change axis 0 of every input to; None leaves it as the model has it.
     mode: what the model does as in training: dropout, statistics of batch norm.
+    untie: names or patterns of an ONNX model's parameters that several layers read; each gets its own.
     Errors: ModelError and its kinds, in one line.
     """
     check_batch_size(batch_size)
@@ -37,12 +43,13 @@ def import_model(
             )
         return model
     if isinstance(model, str | Path):
-        return load_model(str(model), batch_size, mode)
+        return load_model(str(model), batch_size, mode, untie)
     if type(model).__name__ == "ModelProto":
         with interrupts_held():
             from .onnx_route import import_onnx
 
-        return import_onnx(model, batch_size, mode=mode)
+        return import_onnx(model, batch_size, mode=mode, untie=untie)
+    _refuse_to_untie(untie)
     if "torch" in sys.modules:
         return _torch_route()(model, example_inputs, batch_size, mode=mode)
     raise ModelError(f"expected a model, got {type(model).__name__}")
@@ -57,19 +64,29 @@ def load_route(model: Any) -> None:
         from . import torch_route  # noqa: F401
 
 
-def load_model(spec: str, batch_size: int | None = None, mode: Mode = EVALUATION) -> ImportedModel:
+def _refuse_to_untie(untie: Sequence[str]) -> None:
+    if untie:
+        raise ModelError(
+            "only parameters of an ONNX model can be untied: in PyTorch what is shared is meant to be"
+        )
+
+
+def load_model(
+    spec: str, batch_size: int | None = None, mode: Mode = EVALUATION, untie: Sequence[str] = ()
+) -> ImportedModel:
     """Import MODEL of the command line: `file.onnx`, `package.module:callable`, or a built-in name."""
     check_batch_size(batch_size)
     if spec in BUILT_IN:
         with interrupts_held():
             from .onnx_route import import_onnx
 
-        return import_onnx(BUILT_IN[spec](batch_size or 1), batch_size, name=spec, mode=mode)
+        return import_onnx(BUILT_IN[spec](batch_size or 1), batch_size, name=spec, mode=mode, untie=untie)
     if spec.endswith(".onnx"):
         with interrupts_held():
             from .onnx_route import load_onnx_file
 
-        return load_onnx_file(Path(spec), batch_size, mode)
+        return load_onnx_file(Path(spec), batch_size, mode, untie)
+    _refuse_to_untie(untie)
     module_name, colon, function_name = spec.partition(":")
     parts = [*module_name.split("."), *function_name.split(".")]
     if colon and all(part.isidentifier() for part in parts):

@@ -9,15 +9,16 @@ adapters train in place of the linear ones of these matrices.
 from __future__ import annotations
 
 import difflib
-import re
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 
 from traindeeploy.errors import TrainDeeployError
-from traindeeploy.frontend.model import ImportedModel
+from traindeeploy.frontend.model import ImportedModel, listed
+
+from .blocks import BY_NAMES, Blocks, find_blocks, module_names
 
 RECIPES = ("full", "linear-probe", "last:N", "blocks:N", "lora", "lora:N")
 
@@ -56,46 +57,88 @@ def apply_recipe(
     if recipe is None or recipe.partition(":")[0] != "lora":
         if lora is not None:
             raise RecipeError("options of LoRA need the recipe lora or lora:N")
-        return model, resolve_recipe(model, recipe, trainable, trainable_file)
+        names = resolve_recipe(model, recipe, trainable, trainable_file)
+        if recipe is not None and recipe.startswith("blocks:") and (blocks := find_blocks(model)):
+            model = replace(model, notes=(*model.notes, *blocks_note(blocks)))
+        return model, names
     if trainable is not None or trainable_file is not None:
         raise RecipeError("only one of recipe, trainable and trainable file can be given")
-    from .lora import add_adapters
+    from .lora import adapter_names, add_adapters
 
     lora = lora or LoraOptions()
     if lora.rank < 1:
         raise RecipeError(f"a rank of {lora.rank}: at least 1 is needed")
-    weights, heads = _lora_weights(model, recipe)
-    if not weights:
-        raise RecipeError(f"recipe '{recipe}': {model.name} has no linear layer to adapt")
+    weights, heads, notes = _lora_weights(model, recipe)
     if lora.targets is not None:
-        chosen = _match(model, lora.targets)
-        if chosen.isdisjoint(weights):
-            raise RecipeError(
-                f"the targets of LoRA match no weight that recipe '{recipe}' adapts:"
-                f" {', '.join(sorted(chosen)[:3])} {'are' if len(chosen) > 1 else 'is'} none"
-            )
-        weights = [name for name in weights if name in chosen]
-    if largest := [n for n in weights if lora.rank > min(model.parameters[n].shape)]:
-        shape = "x".join(map(str, model.parameters[largest[0]].shape))
-        raise RecipeError(f"a rank of {lora.rank} is larger than the weight '{largest[0]}' of {shape}")
+        weights = _targeted(model, recipe, weights, lora.targets)
+    widths = {name: min(model.parameters[name].shape) for name in weights}
+    if max(widths.values()) < lora.rank:
+        widest = max(weights, key=widths.__getitem__)
+        shape = "x".join(map(str, model.parameters[widest].shape))
+        raise RecipeError(
+            f"a rank of {lora.rank} is larger than every weight that recipe '{recipe}' adapts;"
+            f" '{widest}' of {shape} takes up to {widths[widest]}"
+        )
+    if narrow := [name for name in weights if widths[name] < lora.rank]:
+        verb = "are" if len(narrow) > 1 else "is"
+        notes.append(f"{listed(narrow)} {verb} narrower than the rank {lora.rank} and get no adapters")
+    taken = [n for n in weights if not model.parameters.keys().isdisjoint(adapter_names(n))]
+    if taken:
+        own = " and ".join(adapter_names(taken[0]))
+        notes.append(f"{listed(taken)} get no adapters: the model has parameters {own} already")
+    weights = [name for name in weights if name not in {*narrow, *taken}]
+    if not weights:
+        raise RecipeError(f"recipe '{recipe}' adapts nothing: {notes[-1]}")
     alpha = float(lora.rank) if lora.alpha is None else lora.alpha
     adapted, adapters = add_adapters(model, weights, lora.rank, alpha, lora.seed)
     train = heads | set(adapters)
+    adapted = replace(adapted, notes=(*model.notes, *notes))
     return adapted, [name for name in adapted.parameters if name in train]
 
 
-def _lora_weights(model: ImportedModel, recipe: str) -> tuple[list[str], set[str]]:
-    """The weights that `lora` or `lora:N` adapts, and the parameters of the layers that train beside them.
+def _targeted(model: ImportedModel, recipe: str, weights: Sequence[str], targets: Iterable[str]) -> list[str]:
+    """Of `weights` those that targets select, each of which must select some parameter.
+
+    A target is a name or pattern of a parameter or of its module, or the end of one behind a dot, as PEFT
+    has them ("q_proj"); "all-linear" is every weight.
+    """
+    names = [(name, name) for name in model.trainable_names()]
+    names += [*model.aliases.items(), *((name, symbol) for symbol, name in module_names(model).items())]
+    names += [(name.rpartition(".")[0], symbol) for name, symbol in names if "." in name]
+    chosen: set[str] = set()
+    for target in (part.strip() for text in targets for part in text.split(",")):
+        matched = {s for name, s in names if name == target or _matches_end(name, target)}
+        if target == "all-linear":
+            matched = set(weights)
+        if not matched:
+            raise RecipeError(_nothing_matched(model, target, list(dict(names))))
+        chosen |= matched
+    if chosen.isdisjoint(weights):
+        raise RecipeError(
+            f"the targets of LoRA match no weight that recipe '{recipe}' adapts:"
+            f" {', '.join(sorted(chosen)[:3])} {'are' if len(chosen) > 1 else 'is'} none"
+        )
+    return [name for name in weights if name in chosen]
+
+
+def _matches_end(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
+
+
+def _lora_weights(model: ImportedModel, recipe: str) -> tuple[list[str], set[str], list[str]]:
+    """The weights that `lora` or `lora:N` adapts, the parameters of layers that train beside them, notes.
 
     The linear weights of all blocks, or of the last N, and the layers behind the blocks; in a model without
-    blocks, of all linear layers but the last, or of the last N of these, and the last layer.
+    blocks of linear layers, of all linear layers but the last, or of the last N of these, and the last layer.
     """
     _, colon, number = recipe.partition(":")
     if colon and not (number.isascii() and number.isdigit()):
         raise RecipeError(f"recipe '{recipe}' is not lora:N with a number")
-    if blocks := _blocks(model):
-        inside, heads = _last_blocks(model, recipe, int(number) if colon else len(blocks))
-        return [n for n in model.parameters if n in inside and n in model.matrices], heads
+    blocks = find_blocks(model)
+    if blocks and model.matrices.intersection(chain.from_iterable(blocks.members)):
+        inside, heads = _last_blocks(model, recipe, blocks, int(number) if colon else len(blocks.members))
+        weights = [n for n in model.parameters if n in inside and n in model.matrices]
+        return weights, heads, blocks_note(blocks)
     heads = set(model.layers[-1].parameters) - model.frozen
     weights = [
         name
@@ -103,52 +146,71 @@ def _lora_weights(model: ImportedModel, recipe: str) -> tuple[list[str], set[str
         for name in layer.parameters
         if name in model.matrices and name not in model.frozen
     ]
+    if not weights:
+        convolutions = sum(model.parameters[name].ndim > 2 for name in model.trainable_names())
+        has = f" (it has {convolutions} convolutions, which LoRA does not adapt)" if convolutions else ""
+        several = f"--recipe last:2 trains the last two of its {len(model.layers)} layers"
+        raise RecipeError(
+            f"recipe '{recipe}': {model.name} has no linear layer before the last one to adapt{has};"
+            f" {several if len(model.layers) > 1 else '--recipe full trains it'}"
+        )
     if colon and not 1 <= int(number) <= len(weights):
         raise RecipeError(
             f"recipe '{recipe}' needs a number from 1 to {len(weights)}:"
             f" {model.name} has no blocks, and {len(weights)} linear layers before the last layer"
         )
-    return weights[-int(number) :] if colon else weights, heads
+    return weights[-int(number) :] if colon else weights, heads, []
 
 
-def _blocks(model: ImportedModel) -> list[list[str]]:
-    """The model's blocks in their order: modules that only a number tells apart, of two or more weights each.
+@dataclass(frozen=True)
+class Places:
+    """Where parameters are in their model, for people.
 
-    Of several such lists the one with the most weights. Each block is its parameters' names.
+    layers, blocks: by symbol, the number of the layer and block from the end on, as recipes count.
+    summary:        how many there are, and what told blocks apart.
     """
-    groups: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for name in model.trainable_names():
-        for match in re.finditer(r"(?:^|(?<=\.))(\d+)\.", name):
-            groups[name[: match.start()]][int(match.group(1))].append(name)
-    best: list[list[str]] = []
-    for members in groups.values():
-        blocks = [members[number] for number in sorted(members)]
-        weights = [sum(model.parameters[n].ndim > 1 for n in block) for block in blocks]
-        if min(weights) > 1 and sum(weights) > sum(
-            model.parameters[n].ndim > 1 for block in best for n in block
-        ):
-            best = blocks
-    return best
+
+    layers: dict[str, str]
+    blocks: dict[str, str]
+    summary: list[str]
 
 
-def _last_blocks(model: ImportedModel, recipe: str, count: int) -> tuple[set[str], set[str]]:
+def places(model: ImportedModel) -> Places:
+    """Layers and blocks of a model's parameters."""
+    layers = {
+        name: str(number)
+        for number, layer in enumerate(reversed(model.layers), 1)
+        for name in layer.parameters
+    }
+    summary = [f"{len(model.layers)} layers; the last is '{model.layers[-1].name}'"]
+    found = find_blocks(model)
+    if found is None:
+        return Places(layers, {}, [*summary, "no blocks"])
+    blocks = {name: str(number) for number, block in enumerate(reversed(found.members), 1) for name in block}
+    return Places(layers, blocks, [*summary, f"{len(found.members)} blocks, found by {found.found_by}"])
+
+
+def blocks_note(blocks: Blocks) -> list[str]:
+    """A sentence about blocks that names do not tell; [] for others."""
+    if blocks.found_by == BY_NAMES:
+        return []
+    return [f"{len(blocks.members)} blocks are found by {blocks.found_by}"]
+
+
+def _last_blocks(model: ImportedModel, recipe: str, blocks: Blocks, count: int) -> tuple[set[str], set[str]]:
     """Weights of the last blocks, and all parameters of the layers with weights behind the blocks."""
-    blocks = _blocks(model)
-    if not blocks:
+    if not 1 <= count <= len(blocks.members):
         raise RecipeError(
-            f"recipe '{recipe}': {model.name} has no blocks (modules that only a number tells apart);"
-            " last:N counts layers"
+            f"recipe '{recipe}' needs a number from 1 to {len(blocks.members)},"
+            f" the blocks that {model.name} has"
         )
-    if not 1 <= count <= len(blocks):
-        raise RecipeError(
-            f"recipe '{recipe}' needs a number from 1 to {len(blocks)}, the blocks that {model.name} has"
-        )
-    inside = {name for block in blocks[-count:] for name in block if model.parameters[name].ndim > 1}
-    everywhere = {name for block in blocks for name in block}
-    last = max(i for i, layer in enumerate(model.layers) if everywhere.intersection(layer.parameters))
+    last = blocks.members[-count:]
+    inside = {name for block in last for name in block if model.parameters[name].ndim > 1}
+    everywhere = {name for block in blocks.members for name in block}
+    last_layer = max(i for i, layer in enumerate(model.layers) if everywhere.intersection(layer.parameters))
     behind = {
         name
-        for layer in model.layers[last + 1 :]
+        for layer in model.layers[last_layer + 1 :]
         if any(model.parameters[n].ndim > 1 for n in layer.parameters)
         for name in layer.parameters
     }
@@ -201,7 +263,13 @@ def _named(model: ImportedModel, recipe: str) -> set[str]:
     if kind == "blocks" and colon:
         if not (number.isascii() and number.isdigit()):
             raise RecipeError(f"recipe '{recipe}' is not blocks:N with a number")
-        inside, behind = _last_blocks(model, recipe, int(number))
+        blocks = find_blocks(model)
+        if blocks is None:
+            raise RecipeError(
+                f"recipe '{recipe}': {model.name} has no blocks (modules that only a number tells apart, or a"
+                " part of the graph that is repeated); last:N counts layers"
+            )
+        inside, behind = _last_blocks(model, recipe, blocks, int(number))
         return inside | behind
     if recipe == "linear-probe":
         count = 1
