@@ -81,8 +81,8 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         metavar="R",
         help="which parameters to train: full (default), linear-probe, last:N (layers), blocks:N (weight"
-        " matrices of the last blocks, and the layers behind), lora or lora:N (adapters to those of all or"
-        " the last blocks, and the layers behind)",
+        " matrices of the last blocks, and the layers behind), bias-only, norm-only, lora or lora:N"
+        " (adapters to those of all or the last blocks, and the layers behind)",
     )
     recipe.add_argument(
         "--trainable", nargs="+", metavar="PATTERN", help="names or patterns of the parameters to train"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from traindeeploy.errors import TrainDeeployError
-from traindeeploy.frontend import ImportedModel, Layer, TensorSpec, load_model
+from traindeeploy.frontend import ImportedModel, Layer, TensorSpec, import_model, load_model
 from traindeeploy.recipes import resolve_recipe
 
 
@@ -116,7 +116,7 @@ def test_numbers_out_of_range(deep_ae, number):
     "recipe, hint", [("fulll", "full"), ("linear_probe", "linear-probe"), ("last", "last:1")]
 )
 def test_unknown_recipes(deep_ae, recipe, hint):
-    recipes = "full, linear-probe, last:N, blocks:N, lora, lora:N"
+    recipes = "full, linear-probe, last:N, blocks:N, bias-only, norm-only, lora, lora:N"
     there_are = f"there are: {recipes}, or names of parameters to train"
     assert refused(deep_ae, recipe) == f"unknown recipe '{recipe}' (did you mean {hint}?); {there_are}"
     assert refused(deep_ae, "zzz") == f"unknown recipe 'zzz'; {there_are}"
@@ -152,3 +152,52 @@ def test_files_that_cannot_be_read(deep_ae, tmp_path):
     empty = tmp_path / "empty"
     empty.write_text("# nothing\n")
     assert refused(deep_ae, trainable_file=empty).startswith("the recipe trains nothing")
+
+
+@pytest.mark.parametrize("name", ["cct2", "deep-ae", "resnet8"])
+def test_biases_and_norms(name):
+    model = load_model(name)
+    biases = [n for n in model.parameters if n.endswith(".bias")]
+    norms = [n for n in model.parameters if "norm" in n.rpartition(".")[0]]
+    assert resolve_recipe(model, "bias-only") == biases
+    if norms:
+        assert resolve_recipe(model, "norm-only") == norms
+    else:
+        said = f"recipe 'norm-only': {name} has no norm with parameters that can be trained"
+        assert refused(model, "norm-only") == said
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_biases_and_norms_without_names(opset):
+    """Norms in primitives (opset 11) and as operators, with transposed weights and batch norm in front."""
+    torch = pytest.importorskip("torch")
+    from torch import nn
+
+    from onnx_export import PRESERVE, exported
+
+    torch.manual_seed(0)
+    layers = [nn.Conv1d(3, 4, 1), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(5, 6), nn.LayerNorm(6)]
+    module = nn.Sequential(*layers, nn.Flatten(), nn.Linear(24, 2)).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    file = exported(module, torch.zeros(2, 3, 5), opset, PRESERVE)
+    values = {name: p.detach().numpy() for name, p in module.named_parameters()}
+    names = {tensor.name: f"val_{i}" for i, tensor in enumerate(file.graph.initializer)}
+    for tensor in file.graph.initializer:
+        tensor.name = names[tensor.name]
+    for node in file.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.name = ""
+    for model in (import_model(file), import_model(module, (torch.zeros(2, 3, 5),))):
+        own = {
+            n: next(k for k, v in values.items() if np.array_equal(v, model.parameters[n]))
+            for n in model.trainable_names()
+        }
+        assert {own[n] for n in resolve_recipe(model, "norm-only")} == {
+            "1.weight",
+            "1.bias",
+            "4.weight",
+            "4.bias",
+        }
+        assert {own[n] for n in resolve_recipe(model, "bias-only")} == {f"{i}.bias" for i in (0, 1, 3, 4, 6)}

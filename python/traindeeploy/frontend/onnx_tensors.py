@@ -149,6 +149,7 @@ def buffers(
 
     values: the floating-point tensors to look at, of one dimension at least; numbers: names of those without.
     """
+    numbers = {*numbers, *(node.output[0] for node in graph.node if node.op_type == "Constant")}
     consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in graph.node:
         for name in node.input:
@@ -199,7 +200,7 @@ def _sine_tables(values: Mapping[str, np.ndarray]) -> list[str]:
     candidates = {
         name: value.reshape(-1, value.shape[-1]).astype(np.float64)
         for name, value in values.items()
-        if value.ndim > 1 and value.size > value.shape[-1] > 1 and np.abs(value).max() <= 1 + 1e-4
+        if value.ndim > 1 and value.size > value.shape[-1] > 2 and np.abs(value).max() <= 1 + 1e-4
     }
     for name, table in candidates.items():
         half = table.shape[1] // 2

@@ -2,8 +2,9 @@
 
 A recipe selects names. `full` is every parameter, `linear-probe` the last layer that has
 parameters, `last:N` the last N of them, `blocks:N` the weight matrices of the last N blocks and the layers
-behind the blocks; or names and patterns (`*`, `?`, `[...]`) are given. `lora:N` rewrites the model first:
-adapters train in place of the linear ones of these matrices.
+behind the blocks, `bias-only` what is added to products and in norms, `norm-only` the scales and shifts of
+norms; or names and patterns (`*`, `?`, `[...]`) are given. `lora:N` rewrites the model first: adapters
+train in place of the linear ones of these matrices.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from traindeeploy.errors import TrainDeeployError
 from traindeeploy.frontend.model import ImportedModel, listed
 
 from .blocks import BY_NAMES, Blocks, find_blocks, module_names
+from .roles import norms_and_biases
 
-RECIPES = ("full", "linear-probe", "last:N", "blocks:N", "lora", "lora:N")
+RECIPES = ("full", "linear-probe", "last:N", "blocks:N", "bias-only", "norm-only", "lora", "lora:N")
 
 
 class RecipeError(TrainDeeployError):
@@ -271,6 +273,13 @@ def _named(model: ImportedModel, recipe: str) -> set[str]:
             )
         inside, behind = _last_blocks(model, recipe, blocks, int(number))
         return inside | behind
+    if recipe in ("bias-only", "norm-only"):
+        norms, biases = norms_and_biases(model)
+        chosen = (norms if recipe == "norm-only" else biases).intersection(free)
+        if not chosen:
+            what = "norm with parameters" if recipe == "norm-only" else "bias"
+            raise RecipeError(f"recipe '{recipe}': {model.name} has no {what} that can be trained")
+        return chosen
     if recipe == "linear-probe":
         count = 1
     elif kind == "last" and colon:
@@ -282,7 +291,7 @@ def _named(model: ImportedModel, recipe: str) -> set[str]:
         count = int(number)
     else:
         near = difflib.get_close_matches(
-            recipe, ("full", "linear-probe", "last:1", "blocks:1", "lora:1"), n=1
+            recipe, [name.replace("N", "1") for name in RECIPES if name != "lora"], n=1
         )
         hint = f" (did you mean {near[0]}?)" if near else ""
         there_are = f"{', '.join(RECIPES)}, or names of parameters to train"

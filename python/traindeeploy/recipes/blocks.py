@@ -11,6 +11,8 @@ import numpy as np
 
 from traindeeploy.frontend.model import ImportedModel
 
+from .graph import Step, steps_of
+
 BY_NAMES = "the names of parameters"
 BY_OPERATORS = "the names of operators"
 BY_STRUCTURE = "the repeated structure of the graph"
@@ -24,21 +26,6 @@ class Blocks:
     found_by: str
 
 
-@dataclass(frozen=True)
-class Step:
-    """An operator whose result depends on an input and on a parameter that can be trained.
-
-    operands:   positions of the steps that make its operands.
-    parameters: those that it reads, also through operators that depend on no input.
-    """
-
-    operator: str
-    place: str
-    shape: tuple[int, ...]
-    operands: tuple[int, ...]
-    parameters: tuple[str, ...]
-
-
 def find_blocks(model: ImportedModel) -> Blocks | None:
     """The model's blocks, of two or more weights each; None if it has none.
 
@@ -49,14 +36,14 @@ def find_blocks(model: ImportedModel) -> Blocks | None:
     """
     weights = {name for name in model.trainable_names() if model.parameters[name].ndim > 1}
     lost = _without_module(model)
-    steps = _steps(model) if lost else []
+    steps = steps_of(model) if lost else []
     modules, from_operators = _modules(model, steps)
     if members := _numbered(modules, weights):
         inside = {name for block in members for name in block}
         members = _with_enclosed(members, steps, [name for name in lost if name not in inside])
         found_by = BY_NAMES if inside.isdisjoint(from_operators) else BY_OPERATORS
         return Blocks(tuple(_in_order(model, block) for block in members), found_by)
-    steps = steps or _steps(model)
+    steps = steps or steps_of(model)
     found = [_repeated(order, model, weights) for order in (steps, _depth_first(steps))]
     best = max(found, key=lambda blocks: _count(blocks, weights))
     return Blocks(tuple(_in_order(model, block) for block in best), BY_STRUCTURE) if best else None
@@ -64,7 +51,7 @@ def find_blocks(model: ImportedModel) -> Blocks | None:
 
 def module_names(model: ImportedModel) -> dict[str, str]:
     """Names of the parameters that can be trained, by symbol; what an exporter has lost is found anew."""
-    return _modules(model, _steps(model) if _without_module(model) else [])[0]
+    return _modules(model, steps_of(model) if _without_module(model) else [])[0]
 
 
 def _without_module(model: ImportedModel) -> list[str]:
@@ -155,42 +142,6 @@ def _with_enclosed(blocks: list[list[str]], steps: Sequence[Step], lost: Sequenc
         if len(around) == 1:
             blocks[around[0]].append(name)
     return blocks
-
-
-def _steps(model: ImportedModel) -> list[Step]:
-    """The steps of the model's graph, in its order."""
-    from mlir import ir
-
-    from traindeeploy import _td
-    from traindeeploy.ir_facts import location_name
-
-    context = ir.Context()
-    _td.register_dialects(context)
-    module = ir.Module.parse(model.module_text, context)
-    function = next(op for op in module.body.operations if op.operation.name == "func.func")
-    block = function.operation.regions[0].blocks[0]
-    trainable = set(model.trainable_names())
-    steps: list[Step] = []
-    made: dict[ir.Value, int] = {}
-    varying: set[ir.Value] = set(block.arguments)
-    reads: dict[ir.Value, tuple[str, ...]] = {}
-    for view in block.operations:
-        op = view.operation
-        if op.name == "train.read":
-            name = ir.FlatSymbolRefAttr(op.attributes["parameter"]).value
-            reads[op.results[0]] = (name,) if name in trainable else ()
-            continue
-        parameters = tuple(dict.fromkeys(name for x in op.operands for name in reads.get(x, ())))
-        operands = tuple(made[x] for x in op.operands if x in made)
-        if not any(x in varying for x in op.operands):
-            reads |= {result: parameters for result in op.results}
-            continue
-        varying.update(op.results)
-        if parameters or operands:
-            made |= {result: len(steps) for result in op.results}
-            shape = tuple(ir.RankedTensorType(op.results[0].type).shape) if len(op.results) else ()
-            steps.append(Step(op.name, location_name(op.location), shape, operands, parameters))
-    return steps
 
 
 def _depth_first(steps: Sequence[Step]) -> list[Step]:
