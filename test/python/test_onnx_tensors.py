@@ -7,6 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from traindeeploy import host
+from traindeeploy.cli import main
 from traindeeploy.driver import inspect, training_graph
 from traindeeploy.errors import TrainDeeployError
 from traindeeploy.frontend import import_model
@@ -248,3 +249,32 @@ def test_inspect_shows_layers_blocks_and_adapters():
     assert "22 layers; the last is 'classifier.fc'" in text
     assert "2 blocks, found by the names of parameters" in text
     assert "no blocks" in inspect("deep-ae")
+
+
+def test_a_parameter_that_was_expanded_to_the_batch_is_said():
+    nodes = [("MatMul", ["x", "w"], "a", {}), ("Concat", ["expand", "a"], "y", {"axis": 1})]
+    for token in (normal(1, 1, 6), np.zeros((1, 1, 6), np.float32)):
+        values = {"w": normal(4, 6), "expand": np.repeat(token, 2, 0)}
+        model = import_model(model_of(nodes, (2, 5, 4), (2, 6, 6), values))
+        assert "expand: the same for each sample" in model.notes[0]
+    values["expand"] = normal(2, 1, 6)
+    assert not import_model(model_of(nodes, (2, 5, 4), (2, 6, 6), values)).notes
+
+
+def test_the_command_line_unties_and_takes_targets(tmp_path, capsys):
+    _, file = encoder()
+    onnx.save(file, tmp_path / "encoder.onnx")
+    command = [
+        "inspect",
+        str(tmp_path / "encoder.onnx"),
+        "--recipe",
+        "lora:1",
+        "--lora-targets",
+        "linear1,linear2",
+    ]
+    assert main(command) == 0
+    assert "--untie '*'" in capsys.readouterr().out
+    assert main([*command, "--untie", "*"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    adapted = [row[1] for row in rows if row[-1] == "adapted"]
+    assert adapted == ["0.layers.1.linear1.weight", "0.layers.1.linear2.weight"]

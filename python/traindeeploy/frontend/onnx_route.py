@@ -30,7 +30,16 @@ from .model import (
     ModelError,
     UnsupportedOperator,
 )
-from .onnx_tensors import buffers, exported_buffers, named_by_modules, notes, selected, shared, untied
+from .onnx_tensors import (
+    buffers,
+    expanded,
+    exported_buffers,
+    named_by_modules,
+    notes,
+    selected,
+    shared,
+    untied,
+)
 from .table import LOSSES
 
 # The opset that models of older ones are converted to; the newest whose operators torch-mlir all knows.
@@ -386,6 +395,7 @@ def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
     masks, tables, statistics = buffers(graph, values, initializers - {t.name for t in tensors})
     constants = [name for name in values if name in buffers_of_torch or name in masks]
     frozen = [name for name in (*tables, *statistics) if name not in constants]
+    per_sample = expanded(graph, values)
     tensors = [replace(t, kind="constant") if t.name in constants else t for t in tensors]
     several = shared(graph, [name for name in values if name not in {*constants, *frozen}])
     for tensor in tensors:
@@ -393,7 +403,7 @@ def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
         graph.input.append(
             onnx.helper.make_tensor_value_info(tensor.name, onnx.TensorProto.FLOAT, tensor.value.shape)
         )
-    said = notes(constants, frozen, several)
+    said = notes(constants, frozen, several, per_sample)
     return _Graph(model, inputs, tensors, operators, several, frozenset(frozen), said)
 
 

@@ -159,6 +159,22 @@ def buffers(
     return masks, _sine_tables(rest), _normalization(graph, consumers, rest, numbers)
 
 
+def expanded(graph: onnx.GraphProto, values: Mapping[str, np.ndarray]) -> list[str]:
+    """Tensors with the same rows for each sample of a fixed batch, which are concatenated with samples."""
+    sizes = {value.type.tensor_type.shape.dim[0].dim_value for value in graph.input if _rank(value)}
+    joined = {name for node in graph.node if node.op_type == "Concat" for name in node.input}
+    return [
+        name
+        for name, value in values.items()
+        if name in joined and value.ndim > 1 and len(value) > 1 and sizes == {len(value)}
+        if (value == value[:1]).all()
+    ]
+
+
+def _rank(value: onnx.ValueInfoProto) -> int:
+    return len(value.type.tensor_type.shape.dim)
+
+
 def exported_buffers(graph: onnx.GraphProto) -> set[str]:
     """Initializers of which the exporter has written that they are no parameters.
 
@@ -264,9 +280,12 @@ def selected(found: Collection[str], patterns: Sequence[str]) -> list[str]:
 
 
 def notes(
-    known: Collection[str], assumed: Collection[str], several: Mapping[str, Sequence[str]]
+    known: Collection[str],
+    assumed: Collection[str],
+    several: Mapping[str, Sequence[str]],
+    per_sample: Collection[str],
 ) -> list[str]:
-    """Sentences about buffers, known and assumed, and about parameters that several places read."""
+    """Sentences about buffers, known and assumed, parameters that several places read, `expanded` ones."""
     said = []
     if known:
         said.append(f"{listed(known)}: constants (buffers or masks), never trained")
@@ -274,6 +293,11 @@ def notes(
         said.append(
             f"{listed(assumed)}: taken for buffers (statistics of the input, tables of sines), so recipes"
             " leave them as they are; --trainable trains them"
+        )
+    if per_sample:
+        said.append(
+            f"{listed(per_sample)}: the same for each sample, so an exporter has expanded a parameter (as a"
+            " class token) to its batch; each sample trains its own. With a dynamic batch it stays one"
         )
     if several:
         first, places = next(iter(several.items()))
