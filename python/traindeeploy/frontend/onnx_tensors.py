@@ -62,22 +62,32 @@ def scope(node: onnx.NodeProto) -> str:
     return "" if last.isdigit() else module
 
 
-def readers(graph: onnx.GraphProto, names: Collection[str]) -> dict[str, dict[str, list[onnx.NodeProto]]]:
-    """By initializer of these names, the nodes that read it, by the place in the model that they belong to.
-
-    A place is a module. Nodes of which no module is known are a place each, but those that take parts of
-    a tensor (the rows of a query in one of three) are one. What Identity hands on counts as read there.
-    """
+def _sources(graph: onnx.GraphProto, names: Collection[str]) -> dict[str, str]:
+    """The initializers of these names by all their names: their own, and those that Identity gives."""
     source = {name: name for name in names}
-    found: dict[str, dict[str, list[onnx.NodeProto]]] = defaultdict(lambda: defaultdict(list))
     for node in graph.node:
         if node.op_type == "Identity" and node.input[0] in source:
             source[node.output[0]] = source[node.input[0]]
+    return source
+
+
+def readers(graph: onnx.GraphProto, names: Collection[str]) -> dict[str, dict[str, list[onnx.NodeProto]]]:
+    """By initializer of these names, the nodes that read it, by the place in the model that they belong to.
+
+    A place is a name that Identity gives (an exporter's for a tensor that it has merged), or a module. Nodes
+    of which no module is known are a place each, but those that take parts of a tensor (the rows of a query
+    in one of three) are one.
+    """
+    source = _sources(graph, names)
+    found: dict[str, dict[str, list[onnx.NodeProto]]] = defaultdict(lambda: defaultdict(list))
+    for node in graph.node:
+        if node.output[0] in source:
             continue
         alone = "*" if node.op_type in _PARTS else node.name.partition(" (")[0] or node.output[0]
         for name in dict.fromkeys(node.input):
             if name in source:
-                found[source[name]][scope(node) or alone].append(node)
+                place = (scope(node) or alone) if name == source[name] else name
+                found[source[name]][place].append(node)
     return found
 
 
@@ -93,7 +103,7 @@ def untied(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
     """A copy of the model in which each place that reads one of these initializers has one of its own.
 
     The first place keeps the name. The others get the name that Identity gives it there, or that of
-    their module with the last part of the initializer's.
+    their module with what follows the module in the first one's name.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -101,25 +111,22 @@ def untied(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     taken = {*tensors, *(output for node in graph.node for output in node.output)}
     taken.update(value.name for value in graph.input)
-    own = {
-        node.output[0]: node.input[0]
-        for node in graph.node
-        if node.op_type == "Identity" and node.input[0] in tensors
-    }
+    source = _sources(graph, names)
     for name, places in readers(graph, names).items():
+        modules = [place.strip("/").replace("/", ".") for place in places]
+        inside = name.startswith(f"{modules[0]}.")
+        end = name.removeprefix(f"{modules[0]}.") if inside else name.rpartition(".")[2]
         for number, (place, nodes) in enumerate(places.items()):
-            given = next((i for node in nodes for i in node.input if own.get(i) == name), "")
-            if number == 0:
-                mine = name
-            elif given:
-                mine = given
-            else:
-                stem = f"{place.strip('/').replace('/', '.')}.{name.rpartition('.')[2]}"
+            mine = name
+            if place in source:
+                mine = place
+            elif number > 0:
+                stem = f"{modules[number]}.{end}"
                 mine = stem if stem not in taken else _free(stem, taken)
             taken.add(mine)
             for node in nodes:
                 for at, operand in enumerate(node.input):
-                    if operand == name or own.get(operand) == name:
+                    if operand == (place if place in source else name):
                         node.input[at] = mine
             if mine != name:
                 copy = graph.initializer.add()
@@ -128,7 +135,7 @@ def untied(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
     kept = [
         onnx.NodeProto.FromString(node.SerializeToString())
         for node in graph.node
-        if node.op_type != "Identity" or node.input[0] not in names
+        if node.output[0] not in source
     ]
     del graph.node[:]
     graph.node.extend(kept)
