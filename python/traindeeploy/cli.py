@@ -494,9 +494,7 @@ def _inspect(options: argparse.Namespace, progress: _Progress) -> Shown:
     with interrupts_held():
         from .driver import inspection, inspection_table
 
-    found = inspection(
-        options.model, batch_size=options.batch_size, untie=options.untie, **_recipe(options)
-    )
+    found = inspection(options.model, batch_size=options.batch_size, untie=options.untie, **_recipe(options))
     return Shown(inspection_table(found), found)
 
 

@@ -8,7 +8,7 @@ from onnx.reference import ReferenceEvaluator
 
 from traindeeploy import host
 from traindeeploy.cli import main
-from traindeeploy.driver import inspect, training_graph
+from traindeeploy.driver import inspection, inspection_table, training_graph
 from traindeeploy.errors import TrainDeeployError
 from traindeeploy.frontend import import_model
 from traindeeploy.recipes import apply_recipe
@@ -235,11 +235,11 @@ def test_probabilities_under_a_loss_of_logits_are_said(last):
         assert len(notes) == (loss != "mse")
         if notes:
             assert f"ends in a {last.lower()} ('/prob ({last})'), and {loss} is of logits" in notes[0]
-    assert f"ends in a {last.lower()}" in inspect(file)
+    assert f"ends in a {last.lower()}" in inspection_table(inspection(file))
 
 
 def test_inspect_shows_layers_blocks_and_adapters():
-    text = inspect("cct2", recipe="lora:1")
+    text = inspection_table(inspection("cct2", recipe="lora:1"))
     lines = [line.split() for line in text.splitlines()]
     rows = {line[1]: line[-3:] for line in lines if line[:1] == ["parameter"]}
     assert rows["classifier.blocks.1.linear1.weight"] == ["5", "1", "adapted"]
@@ -248,7 +248,7 @@ def test_inspect_shows_layers_blocks_and_adapters():
     assert rows["classifier.fc.bias"][1:] == ["1", "trained"]
     assert "22 layers; the last is 'classifier.fc'" in text
     assert "2 blocks, found by the names of parameters" in text
-    assert "no blocks" in inspect("deep-ae")
+    assert "no blocks" in inspection_table(inspection("deep-ae"))
 
 
 def test_a_parameter_that_was_expanded_to_the_batch_is_said():

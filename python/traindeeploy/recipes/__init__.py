@@ -172,23 +172,23 @@ class Places:
     summary:        how many there are, and what told blocks apart.
     """
 
-    layers: dict[str, str]
-    blocks: dict[str, str]
+    layers: dict[str, int]
+    blocks: dict[str, int]
     summary: list[str]
 
 
 def places(model: ImportedModel) -> Places:
     """Layers and blocks of a model's parameters."""
+    if not model.layers:
+        return Places({}, {}, [])
     layers = {
-        name: str(number)
-        for number, layer in enumerate(reversed(model.layers), 1)
-        for name in layer.parameters
+        name: number for number, layer in enumerate(reversed(model.layers), 1) for name in layer.parameters
     }
     summary = [f"{len(model.layers)} layers; the last is '{model.layers[-1].name}'"]
     found = find_blocks(model)
     if found is None:
         return Places(layers, {}, [*summary, "no blocks"])
-    blocks = {name: str(number) for number, block in enumerate(reversed(found.members), 1) for name in block}
+    blocks = {name: number for number, block in enumerate(reversed(found.members), 1) for name in block}
     return Places(layers, blocks, [*summary, f"{len(found.members)} blocks, found by {found.found_by}"])
 
 

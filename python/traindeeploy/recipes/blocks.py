@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -161,7 +161,7 @@ def _depth_first(steps: Sequence[Step]) -> list[Step]:
             stack.extend((operand, False) for operand in reversed(steps[at].operands))
     position = {at: i for i, at in enumerate(order)}
     return [
-        Step(s.operator, s.place, s.shape, tuple(position[o] for o in s.operands), s.parameters)
+        replace(s, operands=tuple(position[operand] for operand in s.operands))
         for s in (steps[at] for at in order)
     ]
 

@@ -13,6 +13,7 @@ class Step:
 
     operands:   positions of the steps that make its operands.
     parameters: those that it reads, also through operators that depend on no input.
+    bias:       of these the ones that a linear layer adds.
     """
 
     operator: str
@@ -20,6 +21,7 @@ class Step:
     shape: tuple[int, ...]
     operands: tuple[int, ...]
     parameters: tuple[str, ...]
+    bias: tuple[str, ...] = ()
 
 
 def steps_of(model: ImportedModel, composites: bool = False) -> list[Step]:
@@ -59,5 +61,6 @@ def steps_of(model: ImportedModel, composites: bool = False) -> list[Step]:
         if parameters or operands:
             made |= {result: len(steps) for result in op.results}
             shape = tuple(ir.RankedTensorType(op.results[0].type).shape) if len(op.results) else ()
-            steps.append(Step(op.name, location_name(op.location), shape, operands, parameters))
+            bias = reads.get(op.operands[2], ()) if op.name == "train.linear" and len(op.operands) > 2 else ()
+            steps.append(Step(op.name, location_name(op.location), shape, operands, parameters, bias))
     return steps

@@ -44,7 +44,7 @@ def norms_and_biases(model: ImportedModel) -> tuple[set[str], set[str]]:
             norms |= own
         elif step.operator in PRODUCTS or (is_sum and from_product):
             of_product.add(at)
-            added |= own
+            added |= own if is_sum else own.intersection(step.bias)
         elif step.operator in _SAME_VALUES:
             of_product |= {at} if from_product else set()
             of_norm |= set() if of_norm.isdisjoint(step.operands) else {at}
