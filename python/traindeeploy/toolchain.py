@@ -18,16 +18,31 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from .errors import TrainDeeployError
 from .output import explained, temporary_folder
+from .schema import check_json
 from .target import Target
 
 _ARCHITECTURE = ("--target=riscv32-unknown-elf", "-march=rv32imc_zicsr_zfinx_zhinx", "-mabi=ilp32")
 _RUNTIME_SOURCES = ("crt0.S", "executor.c", "host.c")
 _EXECUTOR = ("cluster_main", "lead", "follow", "job_call")
 """Functions of the runtime that can be on a core's stack below a kernel."""
+
+
+class Manifest(TypedDict):
+    """What docs/runtime.md lists."""
+
+    program: str
+    target: str
+    l1_begin: int
+    l2_begin: int
+    operators: list[dict[str, Any]]
+    jobs: dict[str, list[int]]
+    stream: list[int | str]
+    kernels: dict[str, int]
+    buffers: list[dict[str, Any]]
 
 
 class ProgramTooLarge(TrainDeeployError):
@@ -291,5 +306,9 @@ class Elf:
             raise TrainDeeployError(
                 "the program was not made by traindeeploy: section .traindeeploy is missing"
             )
-        manifest: dict[str, Any] = json.loads(text)
+        try:
+            manifest: dict[str, Any] = json.loads(text)
+        except (ValueError, RecursionError):
+            raise TrainDeeployError("the program's section .traindeeploy is damaged") from None
+        check_json(manifest, Manifest, "the program's section .traindeeploy")
         return manifest
