@@ -29,10 +29,16 @@ static bool updatesInBetween(Operation *producer, Operation *consumer) {
   return false;
 }
 
+/// Arrays that one operator reads and writes, at most: a kernel has its
+/// arguments in a record of the job table, and on its stack.
+constexpr unsigned mostOperands = 24;
+
 static bool shouldFuse(OpOperand *operand) {
   auto consumer = dyn_cast<linalg::GenericOp>(operand->getOwner());
   Operation *producer = operand->get().getDefiningOp();
   return consumer && producer && operand->get().hasOneUse() &&
+         consumer->getNumOperands() + producer->getNumOperands() - 2 <=
+             mostOperands &&
          consumer.getNumLoops() == consumer.getNumParallelLoops() &&
          consumer.getMatchingIndexingMap(operand).isPermutation() &&
          !updatesInBetween(producer, consumer);

@@ -113,3 +113,21 @@ func.func @step(%x: tensor<7x5xf32>, %t: tensor<7x5xf32>) -> tensor<f32> {
   // CHECK: train.gradient %[[G]] of @s
   return %loss : tensor<f32>
 }
+
+// -----
+
+// The gradient of a split is the concatenation of its parts' gradients.
+train.parameter @w trainable : tensor<2x5xf32>
+// CHECK-LABEL: @step
+func.func @step(%t: tensor<2x2xf32>, %u: tensor<2x3xf32>) -> tensor<f32> {
+  %w = train.read @w : tensor<2x5xf32>
+  %a = train.slice %w {offsets = array<i64: 0, 0>, strides = array<i64: 1, 1>} : (tensor<2x5xf32>) -> tensor<2x2xf32>
+  %b = train.slice %w {offsets = array<i64: 0, 2>, strides = array<i64: 1, 1>} : (tensor<2x5xf32>) -> tensor<2x3xf32>
+  %l = train.mse_loss %a, %t : tensor<2x2xf32> -> tensor<f32>
+  %m = train.mse_loss %b, %u : tensor<2x3xf32> -> tensor<f32>
+  %loss = train.add %l, %m : tensor<f32>, tensor<f32> -> tensor<f32>
+  // CHECK-NOT: train.embed
+  // CHECK: %[[DW:.*]] = train.concat %{{.*}}, %{{.*}} {axis = 1 : i64} : (tensor<2x2xf32>, tensor<2x3xf32>) -> tensor<2x5xf32>
+  // CHECK-NEXT: train.gradient %[[DW]] of @w
+  return %loss : tensor<f32>
+}
