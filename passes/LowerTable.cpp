@@ -326,6 +326,37 @@ int64_t endOfFreeL2(td::tile::ProgramOp program,
   return lowest.value_or(layout.l2Begin());
 }
 
+/// What td-assign-addresses and td-lower-jobs leave: buffers with addresses,
+/// and a list of where arrays lie.
+LogicalResult checkArrays(td::tile::ProgramOp program) {
+  for (auto buffer : program.getBody().getOps<td::tile::BufferOp>())
+    if (!buffer.getAddress())
+      return buffer.emitOpError("has no address; td-assign-addresses gives it");
+  Attribute listed = program->getAttr("tile.arrays");
+  if (!listed)
+    return success();
+  auto arrays = dyn_cast<ArrayAttr>(listed);
+  auto isComplete = [](Attribute attribute) {
+    auto array = dyn_cast<DictionaryAttr>(attribute);
+    return array &&
+           llvm::all_of(ArrayRef<StringRef>{"name", "role"},
+                        [&](StringRef key) {
+                          return isa_and_present<StringAttr>(array.get(key));
+                        }) &&
+           llvm::all_of(
+               ArrayRef<StringRef>{"level", "address", "bytes", "first",
+                                   "last"},
+               [&](StringRef key) {
+                 auto number = dyn_cast_or_null<IntegerAttr>(array.get(key));
+                 return number && number.getType().isSignlessInteger(64);
+               });
+  };
+  if (!arrays || !llvm::all_of(arrays, isComplete))
+    return program.emitOpError("has 'tile.arrays' that are not a list of name, "
+                               "role, level, address, bytes, first and last");
+  return success();
+}
+
 /// The stream of records, the arguments of kernels, and where arrays and tiles
 /// lie between which records: what it takes to follow a run.
 void describeStream(llvm::json::OStream &json, td::tile::ProgramOp program) {
@@ -472,6 +503,8 @@ struct LowerTable : td::impl::LowerTableBase<LowerTable> {
       return signalPassFailure();
     }
     td::tile::ProgramOp program = programs.front();
+    if (failed(checkArrays(program)))
+      return signalPassFailure();
     Encoder encoder(*target);
     if (failed(encoder.encode(program)))
       return signalPassFailure();

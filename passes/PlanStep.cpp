@@ -37,6 +37,8 @@ public:
         tables(tableBytes(module)), builder(step.getContext()) {}
 
   LogicalResult run() {
+    if (failed(checkArrays()))
+      return failure();
     materializeCopies();
     recomputeActivations(step, target, roomForTemporaries());
     roundParametersOnce();
@@ -82,6 +84,37 @@ private:
   static int64_t bytesOf(ShapedType type) {
     return type.getNumElements() *
            llvm::divideCeil(type.getElementTypeBitWidth(), 8);
+  }
+
+  /// Every array has elements, of numbers that lie in memory, and so many that
+  /// their bytes can be counted.
+  LogicalResult checkArrays() {
+    constexpr int64_t most = int64_t(1) << 48;
+    auto check = [&](Operation *op, Type type) -> LogicalResult {
+      auto array = dyn_cast<RankedTensorType>(type);
+      if (!array)
+        return success();
+      Type element = array.getElementType();
+      int64_t bytes = element.isIntOrFloat()
+                          ? llvm::divideCeil(element.getIntOrFloatBitWidth(), 8)
+                          : 0;
+      for (int64_t size : array.getShape())
+        bytes = size < 1 || bytes > most / size ? 0 : bytes * size;
+      if (bytes == 0)
+        return op->emitError("the plan has no place for an array of type ")
+               << array << ": it needs one element or more, and numbers";
+      return success();
+    };
+    for (Type type : step.getArgumentTypes())
+      if (failed(check(step, type)))
+        return failure();
+    WalkResult result = step.walk([&](Operation *op) -> WalkResult {
+      for (Type type : op->getResultTypes())
+        if (failed(check(op, type)))
+          return WalkResult::interrupt();
+      return WalkResult::advance();
+    });
+    return failure(result.wasInterrupted());
   }
 
   /// An operator that copies `source`, rounded to `element` if that is

@@ -27,7 +27,8 @@ void PulpDialect::initialize() {
 
 static LogicalResult verifyAddress(Operation *op, StringRef name,
                                    int64_t address, int64_t bytes) {
-  if (address < 0 || address + bytes > (int64_t(1) << 32))
+  constexpr int64_t end = int64_t(1) << 32;
+  if (address < 0 || address > end || bytes > end - address)
     return op->emitOpError()
            << name << " address " << address << " does not fit 32 bits";
   return success();
@@ -38,8 +39,12 @@ static LogicalResult verifyAddress(Operation *op, StringRef name,
 static LogicalResult verifyLines(Operation *op, int64_t bytes,
                                  std::optional<int64_t> line,
                                  std::optional<int64_t> stride) {
+  if (line.has_value() != stride.has_value())
+    return op->emitOpError("needs a line and a stride, or neither");
   if (!line)
     return success();
+  if (*stride >= (int64_t(1) << 32))
+    return op->emitOpError("stride ") << *stride << " does not fit 32 bits";
   if (*line < 1 || bytes % *line != 0)
     return op->emitOpError()
            << bytes << " bytes are no whole number of lines of " << *line;

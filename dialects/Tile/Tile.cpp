@@ -6,6 +6,7 @@
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/DialectImplementation.h"
 #include "llvm/ADT/TypeSwitch.h"
+#include <limits>
 
 using namespace mlir;
 using namespace td::tile;
@@ -34,14 +35,41 @@ void TileDialect::initialize() {
       >();
 }
 
+/// Elements have whole bytes, and there are some of them, as many as 32 bits
+/// address.
+static LogicalResult verifyArray(Operation *op, MemRefType type) {
+  Type element = type.getElementType();
+  if (!element.isIntOrFloat() || element.getIntOrFloatBitWidth() % 8 != 0 ||
+      element.getIntOrFloatBitWidth() > 64)
+    return op->emitOpError("has elements of type ")
+           << element << ", which are no numbers of 8 to 64 bits";
+  constexpr int64_t most = int64_t(1) << 32;
+  int64_t bytes = element.getIntOrFloatBitWidth() / 8;
+  for (int64_t size : type.getShape()) {
+    if (size < 1 || size > most / bytes)
+      return op->emitOpError("of ")
+             << type << " has no element, or more than 32 bits address";
+    bytes *= size;
+  }
+  return success();
+}
+
 LogicalResult BufferOp::verify() {
   auto type = getMemref().getType();
+  if (failed(verifyArray(*this, type)))
+    return failure();
   if (!type.getLayout().isIdentity())
     return emitOpError("must be row-major and contiguous");
   if (!isa_and_present<MemoryAttr>(type.getMemorySpace()))
     return emitOpError("needs a memory space #tile.memory<l1|l2|l3>");
   if ((getRole() == Role::Constant) != getInit().has_value())
     return emitOpError("has an init exactly if it is a constant");
+  if (getInit()) {
+    auto init = dyn_cast<DenseElementsAttr>(*getInit());
+    if (!init || init.getElementType() != type.getElementType() ||
+        init.getNumElements() != type.getNumElements())
+      return emitOpError("has an init of as many elements, of its type");
+  }
   return success();
 }
 
@@ -57,7 +85,7 @@ LogicalResult GroupOp::verify() {
     seen[dim] = true;
   }
   for (auto [size, tile] : llvm::zip(getSizes(), getTiles()))
-    if (tile < 1 || tile > size)
+    if (tile < 1 || tile > size || size > std::numeric_limits<int32_t>::max())
       return emitOpError("tile sizes lie between 1 and the dimension's size");
   for (int64_t dim : getReductions())
     if (dim < 0 || dim >= (int64_t)rank)
@@ -94,10 +122,21 @@ LogicalResult GroupOp::verify() {
         if (std::exchange(walked[term.dim], true))
           return emitOpError("an output is walked twice by a dimension");
     }
+    if (!isa_and_present<MemoryAttr>(type.getMemorySpace()))
+      return emitOpError("operands lie in #tile.memory<l1|l2|l3>");
     auto tile = dyn_cast<MemRefType>(argument.getType());
     if (!tile || tile.getRank() != type.getRank() ||
         tile.getElementType() != type.getElementType())
       return emitOpError("block arguments are tiles of the operands");
+  }
+  for (auto scratch : block.getOps<ScratchOp>()) {
+    auto type = cast<MemRefType>(scratch.getMemref().getType());
+    AffineMap map = scratch.getMap();
+    if (!affineSums(map) || map.getNumDims() != rank ||
+        map.getNumSymbols() != 0 || map.getNumResults() != type.getRank() ||
+        !type.getElementType().isIntOrFloat())
+      return scratch.emitOpError("needs a map with a sum of the domain's "
+                                 "dimensions per dimension of its tile");
   }
   return success();
 }
@@ -158,7 +197,7 @@ LogicalResult ViewOp::verify() {
         "needs one offset and one size per dimension of the source");
   for (auto [offset, size, bound] :
        llvm::zip(getOffsets(), getSizes(), source.getShape()))
-    if (offset < 0 || size < 1 || offset + size > bound)
+    if (offset < 0 || size < 1 || offset > bound || size > bound - offset)
       return emitOpError("window lies outside the source");
   if (!isContiguous(getSizes(), source.getShape()))
     return emitOpError("window is not contiguous in the source");
@@ -186,7 +225,7 @@ LogicalResult AllocOp::verify() {
     return emitOpError("lies in l1 or l2");
   if (!cast<MemRefType>(type).getLayout().isIdentity())
     return emitOpError("must be row-major and contiguous");
-  return success();
+  return verifyArray(*this, cast<MemRefType>(type));
 }
 
 LogicalResult WaitOp::verify() {
@@ -253,8 +292,8 @@ LogicalResult CopyOp::verify() {
   int64_t elements = 1;
   for (auto [offset, size, step, bound] : llvm::zip(
            getOffsets(), getSizes(), getWindowSteps(), array.getShape())) {
-    if (offset < 0 || size < 1 || step < 1 ||
-        offset + (size - 1) * step >= bound)
+    if (offset < 0 || size < 1 || step < 1 || offset >= bound || size > bound ||
+        (size > 1 && step > bound) || offset + (size - 1) * step >= bound)
       return emitOpError("window lies outside the array");
     elements *= size;
   }

@@ -1,6 +1,7 @@
 #include "dialects/Tile/Windows.h"
 
 #include "llvm/Support/MathExtras.h"
+#include <limits>
 #include <numeric>
 
 using namespace mlir;
@@ -39,11 +40,13 @@ static bool addTo(AffineSum &sum, AffineExpr expression, int64_t scale) {
 
 std::optional<AffineSum> AffineSum::get(AffineExpr expression) {
   AffineSum sum;
-  if (!addTo(sum, expression, 1) || sum.constant < 0)
+  // No array has that many elements, and products stay far from overflow.
+  constexpr int64_t most = std::numeric_limits<int32_t>::max();
+  if (!addTo(sum, expression, 1) || sum.constant < 0 || sum.constant > most)
     return std::nullopt;
   llvm::erase_if(sum.terms, [](Term term) { return term.coefficient == 0; });
   for (Term term : sum.terms)
-    if (term.coefficient < 0)
+    if (term.coefficient < 0 || term.coefficient > most)
       return std::nullopt;
   llvm::sort(sum.terms, [](Term a, Term b) { return a.dim < b.dim; });
   return sum;

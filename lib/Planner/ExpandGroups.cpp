@@ -150,9 +150,8 @@ public:
   }
 
   LogicalResult run() {
-    collectSlots();
-    if (failed(checkOutputs()) || failed(checkLines()) ||
-        failed(collectStages()))
+    if (failed(collectSlots()) || failed(checkOutputs()) ||
+        failed(checkLines()) || failed(collectStages()))
       return failure();
     do
       if (failed(step()))
@@ -177,7 +176,7 @@ private:
     return slots.size() - 1;
   }
 
-  void collectSlots() {
+  LogicalResult collectSlots() {
     unsigned inputs = group.getIns().size();
     Block &block = group.getBody().front();
     for (auto [i, operand] : llvm::enumerate(group.getOperands())) {
@@ -192,10 +191,10 @@ private:
         slot.map = map;
         slot.window = TiledOperand(map, tiles);
         slot.type = cast<MemRefType>(block.getArgument(i).getType());
-        slot.symbol = td::reshapeSource(operand)
-                          .getDefiningOp<BufferOp>()
-                          .getSymbol()
-                          .str();
+        auto buffer = td::reshapeSource(operand).getDefiningOp<BufferOp>();
+        if (!buffer)
+          return group.emitOpError("works on arrays of its program alone");
+        slot.symbol = buffer.getSymbol().str();
         index = addSlot(std::move(slot));
       }
       (i < inputs ? slots[index].loaded : slots[index].stored) = true;
@@ -222,6 +221,7 @@ private:
                        int64_t(op.getAlong()), op.getLine()});
       slots[tile].lines = lines.size();
     }
+    return success();
   }
 
   /// The tiles along the lines come one after the other.
@@ -269,6 +269,10 @@ private:
       stage.op = op;
       stage.body = cast<linalg::LinalgOp>(op.getBody().front().back());
       linalg::LinalgOp body = stage.body;
+      for (AffineMap map : body.getIndexingMapsArray())
+        if (!affineSums(map))
+          return op.emitOpError(
+              "addresses tiles by sums of multiples of loops");
       SmallVector<Value> distinct, representatives;
       for (OpOperand &operand : body->getOpOperands()) {
         auto found = slotOf.find(operand.get());

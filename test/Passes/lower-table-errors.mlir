@@ -16,3 +16,16 @@ tile.program @level4 target "pulp-redmule" {
 // expected-error @below {{needs one tile.program, has 0}}
 module {
 }
+
+// -----
+#l2 = #tile.memory<l2>
+tile.program @step target "pulp-redmule" {
+  // expected-error @below {{has no address; td-assign-addresses gives it}}
+  %x = tile.buffer input "x" : memref<4xf32, #l2>
+}
+
+// -----
+// expected-error @below {{has 'tile.arrays' that are not a list of name, role, level, address, bytes, first and last}}
+tile.program @step target "pulp-redmule" attributes {tile.arrays = [
+    {name = "p", role = "parameter", address = 469958656, bytes = 4096, first = 0, last = 2}]} {
+}

@@ -63,3 +63,7 @@ pulp.call @nobody [1] operator 0
 llvm.func @kernel(!llvm.ptr, i32)
 // expected-error @below {{argument 4294967296 does not fit 32 bits}}
 pulp.call @kernel [4294967296] operator 0
+
+// -----
+// expected-error @below {{l3 address 9223372036854775804 does not fit 32 bits}}
+pulp.hyper_start slot 0 load true l3 9223372036854775804 l2 469827584 bytes 64 operator 0
