@@ -22,6 +22,7 @@ from .errors import TrainDeeployError, UsageError
 from .interrupts import interrupts_held
 from .output import reason
 from .precision import PRECISIONS
+from .schedules import SCHEDULES
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
@@ -158,6 +159,14 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", required=True, type=_positive, metavar="N")
     parser.add_argument("--lr", required=True, type=_rate, metavar="X", help="learning rate")
+    parser.add_argument(
+        "--schedule",
+        metavar="S",
+        help=f"of the learning rate, NAME or NAME:KEY=VALUE,...: {', '.join(SCHEDULES)} (docs/schedules.md)",
+    )
+    parser.add_argument(
+        "--warmup", type=_natural, default=0, metavar="N", help="steps that lead up to the rate first"
+    )
     parser.add_argument("--shuffle", type=_natural, metavar="SEED", help="permute each pass over the samples")
     parser.add_argument(
         "--init",
@@ -332,6 +341,8 @@ def _loaded(options: argparse.Namespace) -> dict[str, Any]:
     """The files of a run. They are read first: what is wrong with them is said before long work."""
     with interrupts_held():
         from .data import check_numbers, load_npz
+        from .driver import STEPS_KEY
+        from .schedules import rates
 
     check_numbers(options.steps, options.lr, options.start_sample or 0)
     if options.simulator == "gvsoc":
@@ -340,10 +351,11 @@ def _loaded(options: argparse.Namespace) -> dict[str, Any]:
 
         Gvsoc(options.gvsoc)
     _check_outputs(options)
-    return {
-        "data": load_npz(options.data, "data"),
-        "init": None if options.init is None else load_npz(options.init, "--init"),
-    }
+    init = None if options.init is None else load_npz(options.init, "--init")
+    done = init.get(STEPS_KEY) if init is not None else None
+    first = int(done) if done is not None and done.shape == () else 0
+    rates(options.schedule, options.lr, options.warmup, first, options.steps)
+    return {"data": load_npz(options.data, "data"), "init": init}
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
@@ -373,6 +385,8 @@ def _result(program: Any, files: dict[str, Any], options: argparse.Namespace, pr
         **files,
         steps=options.steps,
         lr=options.lr,
+        schedule=options.schedule,
+        warmup=options.warmup,
         shuffle=options.shuffle,
         start_sample=options.start_sample,
         simulator=options.simulator,

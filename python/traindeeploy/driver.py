@@ -29,6 +29,7 @@ from .output import MANIFEST, explained, output_folder, read_summed, reason, wri
 from .plan_table import Operator, plan_table, table
 from .precision import Precision
 from .report import build_report, lower_bound, summary, transfers
+from .schedules import Schedule, rates
 from .schema import check_json
 from .timeline import Slice, last_step, slices, trace
 
@@ -109,7 +110,7 @@ class Manifest(TypedDict):
 
 
 STATE_PREFIX = "optimizer/"
-SAMPLES_KEY = STATE_PREFIX + "samples"
+SAMPLES_KEY, STEPS_KEY = STATE_PREFIX + "samples", STATE_PREFIX + "steps"
 
 Array = npt.NDArray[np.generic]
 Message = Callable[[str], None]
@@ -564,7 +565,8 @@ class Result:
     params: dict[str, Array]
     """Trained parameters, by name."""
     state: dict[str, Array]
-    """Optimizer state as in params.npz: "optimizer/<parameter>/momentum", "optimizer/samples"."""
+    """Optimizer state as in params.npz: "optimizer/<parameter>/momentum", "optimizer/samples",
+    "optimizer/steps"."""
     losses: list[float]
     """Loss of each step, before its update."""
     report: dict[str, Any]
@@ -709,7 +711,7 @@ class Program:
             params = self.trained
         elif isinstance(params, str | Path):
             params = load_npz(Path(params), "parameters")
-        values, _ = self._start(params, _silent)
+        values, *_ = self._start(params, _silent)
         adapters = [Adapter(**adapter) for adapter in self.manifest["adapters"]]
         changed = {name for adapter in adapters for name in (adapter.weight, adapter.a, adapter.b)}
         changed.update(params)
@@ -743,8 +745,8 @@ class Program:
             )
         return self.onnx
 
-    def _start(self, init: Mapping[str, Array], notice: Message) -> tuple[dict[str, Array], int]:
-        """Values of parameters and states by symbol, and samples already taken, to start from."""
+    def _start(self, init: Mapping[str, Array], notice: Message) -> tuple[dict[str, Array], int, int]:
+        """Values of parameters and states by symbol to start from, and samples and steps already taken."""
         source = getattr(init, "source", "init")
         values = dict(self.initial)
         shapes = {name: array.shape for name, array in values.items()}
@@ -753,12 +755,13 @@ class Program:
             shapes[state] = shapes[parameter]
             values[state] = np.zeros(shapes[parameter], np.float32)
             keys[f"{STATE_PREFIX}{parameter}/momentum"] = state
-        samples = 0
+        counts = {SAMPLES_KEY: 0, STEPS_KEY: 0}
         for key, array in init.items():
-            if key == SAMPLES_KEY:
+            if key in counts:
                 if array.shape != () or not np.issubdtype(array.dtype, np.integer) or int(array) < 0:
-                    raise TrainDeeployError(f"'{key}' of {source} is not a count of samples")
-                samples = int(array)
+                    what = key.removeprefix(STATE_PREFIX)
+                    raise TrainDeeployError(f"'{key}' of {source} is not a count of {what}")
+                counts[key] = int(array)
                 continue
             symbol = keys.get(key)
             if symbol is None and key.startswith(STATE_PREFIX):
@@ -774,7 +777,7 @@ class Program:
                     f" but float32 of shape {shapes[symbol]} is needed"
                 )
             values[symbol] = array
-        return values, samples
+        return values, counts[SAMPLES_KEY], counts[STEPS_KEY]
 
     def run(
         self,
@@ -782,6 +785,8 @@ class Program:
         *,
         steps: int,
         lr: float,
+        schedule: str | Schedule | Callable[[int], float] | Any | None = None,
+        warmup: int = 0,
         shuffle: int | None = None,
         init: str | Path | Mapping[str, Array] | None = None,
         start_sample: int | None = None,
@@ -798,8 +803,12 @@ class Program:
         data: arrays by input name and `labels` or `target`, or the path of an .npz file of them; the
             first axis counts samples. They are taken in order, from the start again when they run
             out; `shuffle`, a seed, permutes each pass.
+        lr: the learning rate; `schedule` says what becomes of it over the steps: a schedules.Schedule or
+            the text of one ("cosine", "step:step_size=30"), a function from the step to its rate, or a
+            torch.optim.lr_scheduler.LRScheduler, which goes on from where it stands (and stays there).
+            `warmup` steps lead up to it first.
         init: parameters and optimizer state to start from, as params.npz has them; the run goes on in
-            the data where that one has stopped, or at `start_sample`.
+            the data where that one has stopped, or at `start_sample`, and in the schedule.
         simulator: "tdsim", or "gvsoc", which `gvsoc` names the folder of (or TRAINDEEPLOY_GVSOC).
         max_cycles: end with an error after so many simulated cycles.
         check: stop at the first access to memory that is not right (docs/simulator.md); by default, if
@@ -818,7 +827,9 @@ class Program:
             data = load_npz(Path(data), "data")
         if isinstance(init, str | Path):
             init = load_npz(Path(init), "--init")
-        values, samples = self._start(init or {}, notice)
+        values, samples, before = self._start(init or {}, notice)
+        next_rates = rates(schedule, lr, warmup, before, steps)
+        learning_rates: list[float] = []
         if start_sample is not None:
             samples = start_sample
         batch = self.manifest["batch"]
@@ -836,11 +847,16 @@ class Program:
             progress(f"step {step + 1} of {steps}: loss {loss:.6g}")
 
         def feeds() -> Iterator[dict[str, Array]]:
-            rate = np.asarray(lr, np.float32)
             for step, arrays in enumerate(dataset.batches(batch, samples, shuffle)):
+                rate = next(next_rates)
+                if not abs(rate) <= np.finfo(np.float32).max:
+                    raise TrainDeeployError(
+                        f"learning rate {rate} at step {step + 1} is not a finite number of float32"
+                    )
+                learning_rates.append(rate)
                 # Dropout goes on where another run has stopped, as the samples do.
                 counter = np.asarray((samples + step * batch) % 2**31, np.int32)
-                yield {**arrays, "lr": rate, COUNTER: counter}
+                yield {**arrays, "lr": np.asarray(rate, np.float32), COUNTER: counter}
 
         layouts = self.manifest["layouts"]
         stored = {
@@ -878,9 +894,11 @@ class Program:
             f"{STATE_PREFIX}{name}/momentum": values[momenta[name]] for name in params if name in momenta
         }
         state[SAMPLES_KEY] = np.asarray(samples + steps * batch, np.int64)
+        state[STEPS_KEY] = np.asarray(before + steps, np.int64)
         report = build_report(
             self.target, self.manifest, self.operators, self.lower_bound(), simulator, losses, outcome
         )
+        report["learning_rate"] = learning_rates
         everything = {name: values[name] for name in self.manifest["parameters"]}
         self.trained = params
         first = steps - len(outcome.logs) + 1

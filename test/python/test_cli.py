@@ -42,6 +42,24 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
         return dict(archive)
 
 
+def test_a_schedule_goes_on(cli: Command, tmp_path: Path, mlp: list[object]) -> None:
+    schedule = ["--schedule", "cosine:T_max=6", "--warmup", 1]
+    done = cli("train", *mlp, *RUN, *schedule, "--steps", 3, "-o", "out")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["learning_rate"] == pytest.approx([0.05, 0.1, 0.1 * (1 + np.cos(np.pi / 6)) / 2])
+    run = ["run", "out", *RUN, *schedule, "--init", "out/params.npz"]
+    done = cli(*run, "--steps", 4, "-o", "more")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "more" / "report.json").read_text())
+    assert report["learning_rate"][-1] == pytest.approx(0.1 * (1 + np.cos(np.pi * 5 / 6)) / 2)
+    assert arrays(tmp_path / "more" / "params.npz")["optimizer/steps"] == 7
+    done = cli(*run, "--steps", 5, "-o", "again")
+    assert done.returncode == 1
+    says = "schedule cosine has 6 steps, but the run needs 7 behind a warm-up of 1, of which 3 are done"
+    assert done.stderr == f"traindeeploy: error: {says}\n"
+
+
 def test_train_writes_a_program_parameters_and_a_report(
     cli: Command, tmp_path: Path, mlp: list[object]
 ) -> None:
