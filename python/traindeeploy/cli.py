@@ -263,7 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     completion = commands.add_parser(
         "completion", help="print a script by which a shell completes this command: eval it, or save it"
     )
-    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    completion.add_argument("shell", choices=["bash", "zsh"])
     completion.set_defaults(action=_completion)
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="print JSON instead of text")

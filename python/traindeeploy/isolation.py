@@ -255,8 +255,8 @@ def _answer(work: Work[Any], sender: Connection, answer: IO[bytes], folder: Path
     # What the caller has must not be freed here: its contexts' threads are not in this process.
     gc.freeze()
     # Nor are those of OpenMP's pool, which a child must not wait for.
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
     if folder is not None:
         _recording = _Recording(folder, tell)
     try:

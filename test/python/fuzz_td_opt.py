@@ -30,6 +30,7 @@ LIMIT = 20
 UPSTREAM: tuple[str, ...] = (
     'isIntOrFloat() && "only integers and floats have a bitwidth"',  # array<index: ...>
     'isa<To>(Val) && "cast<Ty>() argument of incompatible type!"',  # linalg ops' attributes of another kind
+    'num >= 0 && "integer overflow in element count computation"',  # shapes of 2^63 elements and more
 )
 
 
