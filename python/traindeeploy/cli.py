@@ -495,11 +495,10 @@ def _run(options: argparse.Namespace, progress: _Progress) -> Shown:
 
 def _report(options: argparse.Namespace, progress: _Progress) -> Shown:
     with interrupts_held():
-        from .output import check_file, write_file
+        from .output import write_file
         from .report_page import page
 
     path = options.output or options.folders[0] / "report.html"
-    check_file(path)
     write_file(path, page(options.folders))
     return Shown(str(path), {"page": str(path)})
 
