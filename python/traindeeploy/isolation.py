@@ -104,13 +104,19 @@ def is_recording() -> bool:
     return _recording is not None
 
 
-def survives(work: Callable[[], Any]) -> bool:
-    """Whether `work` returns or raises, and does not end its process. For reproducing a crash."""
+def _fork() -> int:
+    """os.fork, with nothing left to print that both processes would."""
     sys.stdout.flush()
     sys.stderr.flush()
     with warnings.catch_warnings():
+        # The caller's threads do not matter: the child takes none of their locks.
         warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
+        return os.fork()
+
+
+def survives(work: Callable[[], Any]) -> bool:
+    """Whether `work` returns or raises, and does not end its process. For reproducing a crash."""
+    child = _fork()
     if child == 0:
         global _recording
         _recording = None
@@ -190,12 +196,7 @@ def _run_child(work: Work[Any], progress: Message, notice: Message, folder: Path
     receiver, sender = Pipe(duplex=False)
     # Values of parameters are large, and a pipe holds little: the answer goes through a file.
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as answer:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        with warnings.catch_warnings():
-            # The caller's threads do not matter: the child takes none of their locks.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            child = os.fork()
+        child = _fork()
         if child == 0:
             receiver.close()
             os.dup2(said.fileno(), 2)
