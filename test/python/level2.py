@@ -47,6 +47,8 @@ def evaluate(model: ImportedModel, *inputs: np.ndarray) -> np.ndarray:
         "train.add": np.add,
         "train.sub": np.subtract,
         "train.mul": np.multiply,
+        "train.div": np.divide,
+        "train.abs": np.abs,
         "train.matmul": np.matmul,
     }
     for op in block.operations:
@@ -70,6 +72,14 @@ def evaluate(model: ImportedModel, *inputs: np.ndarray) -> np.ndarray:
             value = operands[0].transpose(list(ir.DenseI64ArrayAttr(op.operation.attributes["permutation"])))
         elif name == "train.reshape":
             value = operands[0].reshape(shape_of(result))
+        elif name == "train.broadcast":
+            value = np.broadcast_to(operands[0], shape_of(result))
+        elif name == "train.concat":
+            value = np.concatenate(operands, ir.IntegerAttr(op.operation.attributes["axis"]).value)
+        elif name == "train.max":
+            value = operands[0].max(tuple(ir.DenseI64ArrayAttr(op.operation.attributes["axes"])))
+        elif name == "train.pow":
+            value = operands[0] ** ir.FloatAttr(op.operation.attributes["exponent"]).value
         else:
             value = functions[name](*operands)
         if isinstance(result.type, ir.RankedTensorType):

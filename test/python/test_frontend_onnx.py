@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from ml_dtypes import bfloat16
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -289,8 +290,15 @@ def test_the_onnx_route_never_imports_torch(tmp_path):
 def test_unsupported_operator():
     nodes = [node("MatMul", "x w", "m"), node("Sin", "m", "y", "/head/Sin")]
     message = refused(model(nodes, {"w": normal(5, 7)}), UnsupportedOperator)
-    supported = "supported: Abs, Add, AveragePool, "
-    assert message.startswith(f"operator Sin at '/head/Sin (Sin)' is not supported; {supported}")
+    what = "operator Sin at '/head/Sin (Sin)' is not supported"
+    assert message == f"{what}: sines of positions are, as constants; docs/operators.md lists what is"
+    nodes = [node("MatMul", "x w", "m"), node("Tan", "m", "y", "t")]
+    message = refused(model(nodes, {"w": normal(5, 7)}), UnsupportedOperator)
+    assert message.startswith("operator Tan at 't (Tan)' is not supported; nearest: Tanh; docs/operators.md")
+    top = helper.make_node("TopK", ["m", "k"], ["y", "at"], name="top")
+    nodes = [node("MatMul", "x w", "m"), top]
+    message = refused(model(nodes, {"w": normal(5, 7), "k": ints(1)}), UnsupportedOperator)
+    assert "is not supported: the largest element is a ReduceMax; docs/operators.md" in message
 
 
 def test_unsupported_operators_of_other_kinds():
@@ -298,13 +306,9 @@ def test_unsupported_operators_of_other_kinds():
     proto = model([custom], {})
     proto.opset_import.append(helper.make_opsetid("my.domain", 1))
     assert "Fancy" in refused(proto)
-    # Known to ONNX, and torch-mlir makes several operators of it.
-    nodes = [node("MatMul", "x w", "m"), node("CumSum", "m axis", "y", "/sum")]
-    message = refused(model(nodes, {"w": normal(5, 7), "axis": np.array(1)}), UnsupportedOperator)
-    assert message.startswith("operator CumSum at '/sum (CumSum)' is not supported")
     # Known to ONNX, not to torch-mlir's conversion.
-    nodes = [node("MatMul", "x w", "m"), helper.make_node("LpPool", ["m"], ["y"], kernel_shape=[1], name="p")]
-    assert "LpPool" in refused(model(nodes, {"w": normal(5, 7)}))
+    nodes = [node("MatMul", "x w", "m"), helper.make_node("Det", ["m"], ["y"], name="p")]
+    assert "Det" in refused(model(nodes, {"w": normal(5, 7)}, x=(5, 5)))
 
 
 def erf(x):
@@ -501,15 +505,20 @@ def test_weights_that_are_not_finite(bad):
     assert message == "parameter 'w' holds NaN or infinity in 1 of 35 values"
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float16"])
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
 def test_initializers_of_another_type(dtype):
-    tensors = {"w": normal(5, 7), "v": normal(5, 7).astype(dtype)}
+    """They are widened, with a note."""
+    element = np.dtype(dtype) if dtype != "bfloat16" else bfloat16
+    tensors = {"w": normal(5, 7), "v": normal(5, 7).astype(element)}
     nodes = [
         node("Cast", "v", "c", to=TensorProto.FLOAT),
         node("Add", "w c", "s"),
         node("MatMul", "x s", "y"),
     ]
-    assert refused(model(nodes, tensors)) == f"initializer 'v' is {dtype}; only float32 is supported"
+    imported = import_model(model(nodes, tensors))
+    assert f"1 tensor of {dtype} in the file: trained as float32" in imported.notes
+    assert imported.constants == frozenset()
+    np.testing.assert_array_equal(imported.parameters["v"], tensors["v"].astype(np.float32))
 
 
 def test_inputs_of_another_type():

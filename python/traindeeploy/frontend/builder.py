@@ -306,10 +306,11 @@ class GraphBuilder:
         return self.apply("linalg.matmul", (m, n), operands, attributes, self._matmul_body)
 
     def finish(self, result: Tensor, order: Sequence[str]) -> str:
-        """Return `result`, declare the parameters that were read in the given order, and print."""
+        """Return `result`, declare the parameters that it needs in the given order, and print."""
         assert not result.transposed
         with self.context, ir.Location.unknown():
             ir.Operation.create("func.return", operands=[result.value], ip=ir.InsertionPoint(self._block))
+            self._erase_dead_operations()
             ip = ir.InsertionPoint(self._function)
             for name in [*order, *(name for name in self.parameters if name not in set(order))]:
                 argument = self.parameters.get(name)
@@ -325,6 +326,18 @@ class GraphBuilder:
         self._move_biases_into_linears()
         self.module.operation.verify()
         return self.module.operation.get_asm(enable_debug_info=True)
+
+    def _erase_dead_operations(self) -> None:
+        """Erase what the result does not need, as an operand that a mask hides everywhere, and its reads."""
+        read = set()
+        for operation in reversed(list(self._block.operations)):
+            used = any(len(list(result.uses)) for result in operation.results)
+            if not used and operation.operation.name not in ("func.return", "train.assign"):
+                operation.operation.erase()
+            elif operation.operation.name == "train.read":
+                read.add(ir.FlatSymbolRefAttr(operation.operation.attributes["parameter"]).value)
+        kept = read | self.running
+        self.parameters = {name: item for name, item in self.parameters.items() if name in kept}
 
     def _move_biases_into_linears(self) -> None:
         """linear(x, w) + b becomes linear(x, w, b): exporters write a layer in either way."""

@@ -55,7 +55,7 @@ class Naming:
     """How a route names things in diagnostics.
 
     operator:  from the torch dialect's name and the place to what the model's author wrote.
-    supported: the operators to list.
+    supported: the operators that there are.
     """
 
     operator: Callable[[str, str], str] = lambda name, place: name

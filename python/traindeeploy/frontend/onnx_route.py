@@ -30,6 +30,19 @@ from .model import (
     ModelError,
     UnsupportedOperator,
 )
+from .onnx_files import (
+    STANDARD,
+    array,
+    as_float32,
+    check_domains,
+    dequantized,
+    evaluated,
+    first_line,
+    outer_names,
+    put_in_order,
+    weights_of_constants,
+)
+from .onnx_normal import RULES, normalized
 from .onnx_tensors import (
     buffers,
     expanded,
@@ -40,6 +53,8 @@ from .onnx_tensors import (
     shared,
     untied,
 )
+from .onnx_windows import spell_out_windows
+from .operators import not_supported
 from .table import LOSSES
 
 # The opset that models of older ones are converted to; the newest whose operators torch-mlir all knows.
@@ -59,24 +74,32 @@ _FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
 _SPELLED_OUT = {"BiasGelu", "FastGelu", "QuickGelu", *_NORMS, *_SKIP_NORMS, *_FUSED}
 # Operators whose defaults torch-mlir has with few digits.
 _ROUNDED_DEFAULTS = {"Elu", "HardSigmoid", "LeakyRelu", "Selu"}
-# Operators that ONNX itself defines by others.
-_BY_OTHERS = {
-    "Attention", "Celu", "GroupNormalization", "MeanVarianceNormalization", "Softsign", "Swish",
-}  # fmt: skip
-
 _FUNCTION = "main"
 # In place of a batch size, which is positive: inputs are left as they are.
 _NO_COMMON_SIZE = -1
 
 _NAMES = """
-Abs Add AveragePool BatchNormalization Cast Clip Concat Constant Conv ConvTranspose DepthToSpace Div Dropout
+Abs Add AveragePool BatchNormalization Cast Clip Concat Constant Conv ConvTranspose Div Dropout
 Elu Erf Exp Expand Flatten Gather Gelu Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity
-InstanceNormalization LayerNormalization LeakyRelu Log LogSoftmax LpNormalization MatMul Max MaxPool Mean
-Min Mish Mul Neg PRelu Pad Pow RMSNormalization Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceMax
-ReduceMean ReduceMin ReduceSum ReduceSumSquare Relu Reshape Selu Shape Sigmoid Slice Softmax Softplus
-Softsign Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Trilu Unsqueeze Where
+InstanceNormalization LayerNormalization LeakyRelu Log LogSoftmax MatMul Max MaxPool
+Min Mish Mul Neg Pad Pow RMSNormalization Reciprocal ReduceMax ReduceMean ReduceSum
+Relu Reshape Selu Shape Sigmoid Slice Softmax Softplus
+Softsign Split Sqrt Squeeze Sub Tanh Tile Transpose Unsqueeze Where
 """
-SUPPORTED = tuple(_NAMES.split())
+NORMAL = frozenset(_NAMES.split())
+"""Operators that torch-mlir gets to convert."""
+# Operators that ONNX itself defines by others.
+_BY_OTHERS = {
+    schema.name
+    for schema in onnx.defs.get_all_schemas()
+    if schema.domain in STANDARD and (schema.has_function or schema.has_context_dependent_function)
+} - {*NORMAL, *RULES, *LOSSES}
+# Of those, the ones whose definitions need an operator that there is not.
+_BY_UNSUPPORTED = {
+    *("Bernoulli", "BlackmanWindow", "DynamicQuantizeLinear", "GreaterOrEqual", "HammingWindow"),
+    *("HannWindow", "LessOrEqual", "Range", "SequenceMap", "Shrink", "ThresholdedRelu"),
+}
+SUPPORTED = tuple(sorted({*NORMAL, *RULES, *_BY_OTHERS, *_SPELLED_OUT} - _BY_UNSUPPORTED))
 """Operators of ONNX; of what depends on no input and no parameter, all are."""
 
 
@@ -110,7 +133,7 @@ def load_onnx_file(
     except OSError as error:
         raise ModelError(f"cannot read '{path}': {error.strerror or error}") from error
     except Exception as error:  # protobuf and onnx raise many kinds, the file is the user's
-        raise ModelError(f"'{path}' is not an ONNX model, or is damaged ({_first_line(error)})") from error
+        raise ModelError(f"'{path}' is not an ONNX model, or is damaged ({first_line(error)})") from error
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"'{path}' is not an ONNX model: it holds no graph")
     return import_onnx(model, batch_size, name=path.stem, mode=mode, untie=untie)
@@ -203,7 +226,7 @@ def _parts(node: onnx.NodeProto, opset: int) -> tuple[dict[str, np.ndarray], lis
         ]
     if node.op_type in _FUSED:
         return _fused_parts(node, given, stem, make)
-    if node.op_type == "LayerNormalization" and node.domain in ("", "ai.onnx") and opset >= 17:
+    if node.op_type == "LayerNormalization" and node.domain in STANDARD and opset >= 17:
         return None  # ONNX's own
     outputs = [*node.output, "", "", "", ""]
     parts = []
@@ -294,12 +317,8 @@ def _inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
         names = [("", name) for name in sorted(_BY_OTHERS)]
         model = inliner.inline_selected_functions(model, names, inline_schema_functions=True)
     except Exception as error:  # of many kinds, some of C++
-        raise ModelError(f"cannot inline the functions of the ONNX model: {_first_line(error)}") from error
+        raise ModelError(f"cannot inline the functions of the ONNX model: {first_line(error)}") from error
     del model.graph.value_info[:]
-    for node in model.graph.node:
-        if node.op_type == "CastLike":  # in bodies, to the type of the data
-            node.op_type, node.input[:] = "Cast", node.input[:1]
-            node.attribute.append(onnx.helper.make_attribute("to", onnx.TensorProto.FLOAT))
     return model
 
 
@@ -313,7 +332,7 @@ def _give_defaults(node: onnx.NodeProto, opset: int) -> None:
 
 def _opset(model: onnx.ModelProto) -> int:
     """The version of the standard operators."""
-    versions = (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    versions = (entry.version for entry in model.opset_import if entry.domain in STANDARD)
     return max(versions, default=OPSET)
 
 
@@ -345,12 +364,16 @@ def _restore_gelu(graph: onnx.GraphProto) -> None:
 def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
     if model.functions:
         model = _inline_functions(model)
+    model = _copy(model)
+    check_domains(model)
+    put_in_order(model.graph)
+    said = [*dequantized(model), *as_float32(model), *weights_of_constants(model.graph)]
     model = named_by_modules(model)
     model = _standard_gelu(_spell_out_fused(model))
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker's own and protobuf's errors
-        raise ModelError(f"the ONNX model is not valid: {_first_line(error)}{_bad_node(error)}") from error
+        raise ModelError(f"the ONNX model is not valid: {first_line(error)}{_bad_node(error)}") from error
     opset = _opset(model)
     marked = any(node.name.startswith(_GELU_MARK) for node in model.graph.node)
     if opset < OLDEST_OPSET_AS_IT_IS or (marked and opset < OPSET):
@@ -360,7 +383,7 @@ def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
             model = version_converter.convert_version(model, OPSET)
         except Exception as error:  # RuntimeError and onnx's own
             raise ModelError(
-                f"cannot convert the ONNX model from opset {opset}: {_first_line(error)}"
+                f"cannot convert the ONNX model from opset {opset}: {first_line(error)}"
             ) from error
     else:
         model = _copy(model)
@@ -384,7 +407,7 @@ def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
             _give_defaults(node, _opset(model))
     _prepare_batch_norm(graph, mode)
     _spell_out_alpha(graph)
-    _spell_out_padding(model)
+    spell_out_windows(model)
     initializers = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initializers]
     buffers_of_torch = exported_buffers(graph)
@@ -403,7 +426,7 @@ def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
         graph.input.append(
             onnx.helper.make_tensor_value_info(tensor.name, onnx.TensorProto.FLOAT, tensor.value.shape)
         )
-    said = notes(constants, frozen, several, per_sample)
+    said += notes(constants, frozen, several, per_sample)
     return _Graph(model, inputs, tensors, operators, several, frozenset(frozen), said)
 
 
@@ -431,19 +454,10 @@ def _keep_live_nodes(graph: onnx.GraphProto) -> None:
         if any(output in needed for output in node.output):
             live.append(node)
             needed.update(node.input)
-            needed.update(_outer_names(node))
+            needed.update(outer_names(node))
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(live)]
     del graph.node[:]
     graph.node.extend(kept)
-
-
-def _outer_names(node: onnx.NodeProto) -> Iterable[str]:
-    """Names that the node's subgraphs may read from outside."""
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            for inner in attribute.g.node:
-                yield from inner.input
-                yield from _outer_names(inner)
 
 
 def _name_nodes(graph: onnx.GraphProto) -> dict[str, str]:
@@ -471,7 +485,7 @@ def _name_nodes(graph: onnx.GraphProto) -> dict[str, str]:
 def _activate_dropout(graph: onnx.GraphProto) -> None:
     """Dropout nodes in training mode, whatever they were exported in."""
     ratio, training = "traindeeploy.dropout_ratio", "traindeeploy.dropout_is_active"
-    found = [node for node in graph.node if node.op_type == "Dropout" and node.domain in ("", "ai.onnx")]
+    found = [node for node in graph.node if node.op_type == "Dropout" and node.domain in STANDARD]
     for node in found:
         data, probability = node.input[0], (*node.input[1:2], "")[0]
         del node.output[1:]
@@ -486,7 +500,7 @@ def _prepare_batch_norm(graph: onnx.GraphProto, mode: Mode) -> None:
     made = {output: node for node in graph.node if node.op_type == "Identity" for output in node.output}
     values = {tensor.name: tensor for tensor in graph.initializer}
     for node in list(graph.node):
-        if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
+        if node.op_type != "BatchNormalization" or node.domain not in STANDARD:
             continue
         for name in node.input[3:5]:
             # The exporter shares what has equal values, but each has its own statistics.
@@ -532,181 +546,6 @@ def _spell_out_alpha(graph: onnx.GraphProto) -> None:
     graph.node.extend(copies)
 
 
-_WINDOWS = ("Conv", "AveragePool", "MaxPool")
-
-
-def _spell_out_padding(model: onnx.ModelProto) -> None:
-    """Paddings that torch-mlir has no right form of, as Pad nodes.
-
-    `auto_pad` becomes numbers. A Conv whose padding differs between the sides becomes Pad and Conv, and
-    so an AveragePool, also one whose windows reach beyond the padding (ceil_mode): its windows are of
-    one size then, and a product makes each the average of what counts. A ConvTranspose that cuts more
-    from one side becomes one that cuts nothing, and Slice.
-    """
-    graph = model.graph
-    if not any(node.op_type in {*_WINDOWS, "ConvTranspose"} for node in graph.node):
-        return
-    sizes = _spatial_sizes(model)
-    nodes = []
-    for node in graph.node:
-        if node.op_type == "ConvTranspose":
-            nodes += _transposed_padding(graph, node, sizes)
-            continue
-        given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        spatial = sizes.get(node.input[0]) if node.op_type in _WINDOWS else None
-        kernel = given.get("kernel_shape") or sizes.get(node.input[1] if node.op_type == "Conv" else "")
-        if spatial is None or kernel is None or len(kernel) != len(spatial):
-            nodes.append(node)
-            continue
-        strides = given.get("strides", [1] * len(spatial))
-        dilations = given.get("dilations", [1] * len(spatial))
-        reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
-        begin, end = _pads(given, spatial, strides, reach)
-        ceil = node.op_type == "AveragePool" and given.get("ceil_mode", 0) != 0
-        over = [0] * len(spatial)
-        if ceil:
-            # The last window begins inside of the input or its padding at the beginning.
-            for i, size in enumerate(spatial):
-                count = -(-(size + begin[i] + end[i] - reach[i]) // strides[i]) + 1
-                count -= (count - 1) * strides[i] >= size + begin[i]
-                over[i] = max(0, (count - 1) * strides[i] + reach[i] - size - begin[i] - end[i])
-        apart = begin != end and node.op_type != "MaxPool"
-        if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", "NOTSET") or apart or any(over):
-            total = [b + e + o for b, e, o in zip(begin, end, over, strict=True)]
-            kept = [a for a in node.attribute if a.name not in ("pads", "auto_pad", "ceil_mode")]
-            if apart or any(over):
-                padded = f"{node.input[0]}.padded.{node.name}"
-                whole = np.array([0, 0, *begin, 0, 0, *(t - b for t, b in zip(total, begin, strict=True))])
-                amounts = f"{node.name}.pads"
-                graph.initializer.append(numpy_helper.from_array(whole, amounts))
-                nodes.append(onnx.helper.make_node("Pad", [node.input[0], amounts], [padded], name=node.name))
-                node.input[0] = padded
-                pads = [0] * 2 * len(spatial)
-            else:
-                pads = [*begin, *end]
-            kept.append(onnx.helper.make_attribute("pads", pads))
-            copies = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in kept]
-            del node.attribute[:]
-            node.attribute.extend(copies)
-            nodes.append(node)
-            if node.op_type == "AveragePool" and (apart or any(over)):
-                inside = bool(given.get("count_include_pad", 0))
-                share = _inverse_shares(spatial, begin, end, total, strides, reach, inside)
-                result, even, factor = node.output[0], f"{node.name}.even", f"{node.name}.shares"
-                node.output[0] = even
-                constant = numpy_helper.from_array(share, factor)
-                nodes.append(onnx.helper.make_node("Constant", [], [factor], name=node.name, value=constant))
-                nodes.append(onnx.helper.make_node("Mul", [even, factor], [result], name=node.name))
-        else:
-            nodes.append(node)
-    copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copied)
-
-
-def _transposed_padding(
-    graph: onnx.GraphProto, node: onnx.NodeProto, sizes: dict[str, list[int]]
-) -> list[onnx.NodeProto]:
-    """A ConvTranspose with `pads` that are equal on both sides, and a Slice if it needs one."""
-    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    spatial, kernel = sizes.get(node.input[0]), sizes.get(node.input[1])
-    mode = given.get("auto_pad", b"NOTSET").decode()
-    if spatial is None or kernel is None or len(kernel) != len(spatial):
-        return [node]
-    axes = len(spatial)
-    strides, dilations, more = (
-        given.get(name, [default] * axes)
-        for name, default in (("strides", 1), ("dilations", 1), ("output_padding", 0))
-    )
-    full = [
-        stride * (size - 1) + extra + (taps - 1) * step + 1
-        for size, taps, stride, step, extra in zip(spatial, kernel, strides, dilations, more, strict=True)
-    ]
-    pads = given.get("pads", [0] * 2 * axes)
-    begin, end = pads[:axes], pads[axes:]
-    wanted = given.get("output_shape", [])[-axes:]
-    if mode.startswith("SAME") or wanted:
-        wanted = wanted or [size * stride for size, stride in zip(spatial, strides, strict=True)]
-        total = [size - goal for size, goal in zip(full, wanted, strict=True)]
-        less = [size // 2 for size in total]
-        more_cut = [size - half for size, half in zip(total, less, strict=True)]
-        begin, end = (less, more_cut) if mode == "SAME_UPPER" else (more_cut, less)
-    elif mode == "VALID":
-        begin = end = [0] * axes
-    if min(*begin, *end) < 0:
-        return [node]
-    kept = [a for a in node.attribute if a.name not in ("pads", "auto_pad", "output_shape")]
-    copies = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in kept]
-    del node.attribute[:]
-    node.attribute.extend(copies)
-    if begin == end:
-        node.attribute.append(onnx.helper.make_attribute("pads", [*begin, *end]))
-        return [node]
-    bounds = {
-        "starts": begin,
-        "ends": [size - cut for size, cut in zip(full, end, strict=True)],
-        "axes": list(range(2, axes + 2)),
-    }
-    for name, values in bounds.items():
-        graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), f"{node.name}.{name}"))
-    result, whole = node.output[0], f"{node.output[0]}.whole"
-    node.output[0] = whole
-    operands = [whole, *(f"{node.name}.{name}" for name in bounds)]
-    return [node, onnx.helper.make_node("Slice", operands, [result], name=node.name)]
-
-
-def _spatial_sizes(model: onnx.ModelProto) -> dict[str, list[int]]:
-    """The sizes of values but for the first two axes, where they are known."""
-    try:
-        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    except Exception:  # said when shapes are needed
-        graph = model.graph
-    found = {tensor.name: list(tensor.dims)[2:] for tensor in graph.initializer}
-    for value in (*graph.input, *graph.value_info):
-        dims = list(value.type.tensor_type.shape.dim)[2:]
-        if dims and all(dim.HasField("dim_value") for dim in dims):
-            found[value.name] = [dim.dim_value for dim in dims]
-    return found
-
-
-def _pads(
-    given: dict[str, Any], spatial: Sequence[int], strides: Sequence[int], reach: Sequence[int]
-) -> tuple[list[int], list[int]]:
-    """Padding at the beginning and the end of each axis."""
-    mode = given.get("auto_pad", b"NOTSET")
-    mode = mode.decode() if isinstance(mode, bytes) else mode
-    half = len(spatial)
-    if mode in ("NOTSET", "VALID"):
-        pads = list(given.get("pads", [0] * 2 * half)) if mode == "NOTSET" else [0] * 2 * half
-        return pads[:half], pads[half:]
-    begin, end = [], []
-    for size, stride, taps in zip(spatial, strides, reach, strict=True):
-        total = max(0, (-(-size // stride) - 1) * stride + taps - size)
-        less, more = total // 2, total - total // 2
-        begin.append(less if mode == "SAME_UPPER" else more)
-        end.append(more if mode == "SAME_UPPER" else less)
-    return begin, end
-
-
-def _inverse_shares(
-    spatial: Sequence[int],
-    begin: Sequence[int],
-    end: Sequence[int],
-    total: Sequence[int],
-    strides: Sequence[int],
-    reach: Sequence[int],
-    padding_counts: bool,
-) -> np.ndarray:
-    """Per window, its size over the number of elements in it that count."""
-    shares = np.ones((1, 1), np.float64)
-    for i, size in enumerate(spatial):
-        starts = np.arange(0, size + total[i] - reach[i] + 1, strides[i]) - begin[i]
-        low, high = (-begin[i], size + end[i]) if padding_counts else (0, size)
-        count = np.minimum(starts + reach[i], high) - np.maximum(starts, low)
-        shares = shares[..., None] * (reach[i] / count)
-    return shares.astype(np.float32)
-
-
 def _lift_tensors(graph: onnx.GraphProto) -> list[Argument]:
     """Take the floating-point tensors out of the graph, as parameters and constants.
 
@@ -715,7 +554,7 @@ def _lift_tensors(graph: onnx.GraphProto) -> list[Argument]:
     """
     tensors = []
     kept_initializers = []
-    used = {name for node in graph.node for name in (*node.input, *_outer_names(node))}
+    used = {name for node in graph.node for name in (*node.input, *outer_names(node))}
     used.update(output.name for output in graph.output)
     for tensor in graph.initializer:
         floating = tensor.data_type in _FLOATING
@@ -723,7 +562,7 @@ def _lift_tensors(graph: onnx.GraphProto) -> list[Argument]:
             if tensor.name in used:
                 kept_initializers.append(tensor)
         else:
-            values = _array(tensor) if tensor.name in used else np.zeros(tuple(tensor.dims), np.float32)
+            values = array(tensor) if tensor.name in used else np.zeros(tuple(tensor.dims), np.float32)
             if values.dtype != np.float32:
                 raise ModelError(f"initializer '{tensor.name}' is {values.dtype}; only float32 is supported")
             tensors.append(Argument("parameter", tensor.name, values))
@@ -749,10 +588,17 @@ def _lift_tensors(graph: onnx.GraphProto) -> list[Argument]:
 
 
 # Operators without a gradient, and inputs of others that have none.
-_WITHOUT_GRADIENT = {"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Shape", "Size", "Not"}
+_WITHOUT_GRADIENT = {
+    *("And", "ArgMax", "ArgMin", "Ceil", "Equal", "Floor", "Greater", "GreaterOrEqual", "IsInf", "IsNaN"),
+    *("Less", "LessOrEqual", "Not", "Or", "Round", "Shape", "Sign", "Size", "Xor"),
+}
 _OPERANDS_WITHOUT_GRADIENT = {
     "BatchNormalization": (3, 4),  # running statistics, which no gradient trains
+    "Clip": (1, 2),
     "Gather": (1,),
+    "Pad": (1, 2, 3),
+    "Resize": (1, 2, 3),
+    "Upsample": (1,),
     "Pow": (1,),  # an exponent is a number
     "Reshape": (1,),
     "Slice": (1, 2, 3, 4),
@@ -768,7 +614,7 @@ def _differentiated(graph: onnx.GraphProto) -> set[str]:
             continue
         without = _OPERANDS_WITHOUT_GRADIENT.get(node.op_type, ())
         found.update(name for at, name in enumerate(node.input) if at not in without)
-        found.update(_outer_names(node))
+        found.update(outer_names(node))
     return found
 
 
@@ -780,19 +626,10 @@ _FLOATING = (
 )
 
 
-def _array(tensor: onnx.TensorProto) -> np.ndarray:
-    try:
-        return numpy_helper.to_array(tensor)
-    except Exception as error:  # fewer bytes than the dimensions say, data in a file that is not there
-        raise ModelError(
-            f"cannot read the values of initializer '{tensor.name}': {_first_line(error)}"
-        ) from error
-
-
 def _constant_array(node: onnx.NodeProto) -> np.ndarray | None:
     for attribute in node.attribute:
         if attribute.name == "value":
-            return _array(attribute.t)
+            return array(attribute.t)
         if attribute.name == "value_floats":
             return np.array(attribute.floats, np.float32)
     return None
@@ -825,13 +662,10 @@ def _import(graph: _Graph, batch_size: int, name: str, mode: Mode) -> Imported:
         model = _with_shapes(model, batch_size)
         made, more = _fold_constants(model, [*constants, *folded])
         folded += more
-        if made is model:
+        if made is model and not normalized(model, _known(model, [*constants, *folded])):
             break
         model = made
         del model.graph.value_info[:]
-    if _split_slices(model):
-        del model.graph.value_info[:]
-        model = _with_shapes(model, batch_size)
     naming = Naming(lambda torch_name, place: graph.operators.get(place, torch_name), SUPPORTED)
     _refuse_unknown(model.graph, naming)
     if is_recording():
@@ -848,43 +682,12 @@ def _import(graph: _Graph, batch_size: int, name: str, mode: Mode) -> Imported:
     )  # fmt: skip
 
 
-def _split_slices(model: onnx.ModelProto) -> bool:
-    """Slices of several axes as one after the other, as torch-mlir knows their shapes; whether any are."""
-    graph = model.graph
-    known = {tensor.name: tensor for tensor in graph.initializer}
-    nodes = []
-    for node in graph.node:
-        bounds = [known.get(name) for name in node.input[1:]]
-        if node.op_type != "Slice" or len(bounds) < 3 or any(tensor is None for tensor in bounds):
-            nodes.append(node)
-            continue
-        source = node.input[0]
-        rows = [_array(tensor).tolist() for tensor in bounds if tensor is not None]
-        columns = list(zip(*rows, strict=True))
-        for number, column in enumerate(columns):
-            last = number == len(columns) - 1
-            result = node.output[0] if last else f"{node.output[0]}.axis{number}"
-            names = [f"{node.output[0]}.bound{number}.{at}" for at in range(len(column))]
-            graph.initializer.extend(
-                numpy_helper.from_array(np.array([value], np.int64), name)
-                for name, value in zip(names, column, strict=True)
-            )
-            nodes.append(onnx.helper.make_node("Slice", [source, *names], [result], name=node.name))
-            source = result
-    if len(nodes) == len(graph.node):
-        return False
-    copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copied)
-    return True
-
-
 def _refuse_unknown(graph: onnx.GraphProto, naming: Naming) -> None:
     """Refuse operators before torch-mlir sees them: it does not survive all that it does not know."""
     for node in graph.node:
-        if node.domain not in ("", "ai.onnx") or node.op_type not in {*SUPPORTED, *LOSSES}:
-            what = f"operator {node.op_type} at '{node.name}' is not supported"
-            raise UnsupportedOperator(f"{what}; supported: {', '.join(naming.supported)}")
+        if node.domain not in STANDARD or node.op_type not in {*NORMAL, *LOSSES}:
+            domain = "" if node.domain in STANDARD else f"{node.domain}."
+            raise UnsupportedOperator(not_supported(domain + node.op_type, node.name, naming.supported))
 
 
 def _with_shapes(model: onnx.ModelProto, batch_size: int) -> onnx.ModelProto:
@@ -895,7 +698,7 @@ def _with_shapes(model: onnx.ModelProto, batch_size: int) -> onnx.ModelProto:
         problem = f"the shapes of the ONNX model do not fit together at batch size {batch_size}"
         if batch_size < 0:
             problem = "the shapes of the ONNX model do not fit together"
-        raise BatchSizeError(f"{problem}: {_first_line(error)}") from error
+        raise BatchSizeError(f"{problem}: {first_line(error)}") from error
 
 
 def _fold_constants(
@@ -912,8 +715,7 @@ def _fold_constants(
         dims = value.type.tensor_type.shape.dim
         if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
             shapes[value.name] = np.array([dim.dim_value for dim in dims], np.int64)
-    known: dict[str, np.ndarray] = {t.name: t.value for t in tensors if t.value is not None}
-    known |= {tensor.name: _array(tensor) for tensor in graph.initializer}
+    known = _known(model, tensors)
     made: dict[str, np.ndarray] = {}
     kept = []
     for node in graph.node:
@@ -927,7 +729,7 @@ def _fold_constants(
     data = {
         node.input[at] for node in kept for at in _WHOLE_DATA.get(node.op_type, ()) if at < len(node.input)
     }
-    used = {name for node in kept for name in (*node.input, *_outer_names(node))}
+    used = {name for node in kept for name in (*node.input, *outer_names(node))}
     used.update(output.name for output in graph.output)
     initializers, arguments = [], []
     for tensor in graph.initializer:
@@ -956,6 +758,12 @@ def _fold_constants(
     return result, arguments
 
 
+def _known(model: onnx.ModelProto, tensors: Sequence[Argument]) -> dict[str, np.ndarray]:
+    """The values of constants by name: arguments and initializers."""
+    known = {tensor.name: tensor.value for tensor in tensors if tensor.value is not None}
+    return known | {tensor.name: array(tensor) for tensor in model.graph.initializer}
+
+
 # Inputs that are data, not numbers that the conversion to the torch dialect must see.
 _WHOLE_DATA = {"Gather": (1,), "Where": (0, 1, 2)}
 _RANDOM = {
@@ -972,7 +780,7 @@ def _evaluated(
     node: onnx.NodeProto, known: dict[str, np.ndarray], shapes: dict[str, np.ndarray], model: onnx.ModelProto
 ) -> dict[str, np.ndarray] | None:
     """The results of a node of which everything is known."""
-    if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or next(iter(_outer_names(node)), None):
+    if node.domain not in STANDARD or node.op_type in _RANDOM or next(iter(outer_names(node)), None):
         return None
     if node.op_type == "Shape" and node.input[0] in shapes:
         bounds = {a.name: a.i for a in node.attribute}
@@ -981,24 +789,11 @@ def _evaluated(
         return None
     if node.op_type == "Constant" and (value := _constant_array(node)) is not None:
         return {node.output[0]: value}
-    from onnx.reference import ReferenceEvaluator
-
-    given = [name for name in node.input if name]
-    inputs = [
-        onnx.helper.make_tensor_value_info(
-            name, onnx.helper.np_dtype_to_tensor_dtype(known[name].dtype), known[name].shape
-        )
-        for name in dict.fromkeys(given)
-    ]
-    names = [name for name in node.output if name]
-    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in names]
-    graph = onnx.helper.make_graph([node], "constants", inputs, outputs)
-    alone = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     try:
-        values = ReferenceEvaluator(alone).run(None, {name: known[name] for name in given})
+        values = evaluated(node, known, model.opset_import)
     except Exception:  # whatever it cannot do, the conversion has a word for
         return None
-    return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+    return dict(zip((name for name in node.output if name), values, strict=True))
 
 
 def _set_batch_size(proto: onnx.GraphProto, graph: _Graph, batch_size: int) -> None:
@@ -1032,7 +827,7 @@ def _to_torch_dialect(model: onnx.ModelProto, naming: Naming):  # type: ignore[n
         importer = onnx_importer.NodeImporter.define_function(info.main_graph, module.operation)
         importer.import_all()
     except onnx_importer.OnnxImportError as error:
-        raise ModelError(f"cannot import the ONNX model: {_first_line(error)}") from error
+        raise ModelError(f"cannot import the ONNX model: {first_line(error)}") from error
     pipeline = "builtin.module(func.func(convert-torch-onnx-to-torch),canonicalize)"
     try:
         with context:
@@ -1072,14 +867,5 @@ def _conversion_error(error, naming: Naming) -> ModelError | UnsupportedOperator
         place = location.removeprefix('loc("').removesuffix('")')
         operator = naming.operator("", place)
         if operator:
-            supported = ", ".join(naming.supported)
-            return UnsupportedOperator(
-                f"operator {operator} at '{place}' is not supported; supported: {supported}"
-            )
-    return ModelError(f"cannot convert the ONNX model: {_first_line(error)}")
-
-
-def _first_line(error: BaseException) -> str:
-    """What an error says, in one line; of the checker's, with the node that it speaks of."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:3] if lines[0].endswith("node:") else lines[:1]) if lines else type(error).__name__
+            return UnsupportedOperator(not_supported(operator, place, naming.supported))
+    return ModelError(f"cannot convert the ONNX model: {first_line(error)}")

@@ -1,7 +1,7 @@
 """The table from torch operators to the training graph; both routes end here.
 
 An entry is a function from an operator of the torch dialect, its operands resolved, to a tensor of
-the graph. `supported_operators()` is what a diagnostic lists.
+the graph. `supported_operators()` is what docs/operators.md lists.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from .builder import GraphBuilder, Indices, Nothing, Tensor, untransposed
 from .model import UnsupportedOperator
+from .operators import not_supported
 
 LOSSES = frozenset(
     (
@@ -45,9 +46,11 @@ class TorchOperator:
     shape: tuple[int, ...]
     supported: Sequence[str]
 
-    def refuse(self, reason: str = "is not supported") -> NoReturn:
-        message = f"operator {self.shown} at '{self.place}' {reason}"
-        raise UnsupportedOperator(f"{message}; supported: {', '.join(self.supported)}")
+    def refuse(self, reason: str = "") -> NoReturn:
+        """reason: what of a supported operator is not, as "has a mask as its index"."""
+        if reason:
+            raise UnsupportedOperator(f"operator {self.shown} at '{self.place}' {reason}")
+        raise UnsupportedOperator(not_supported(self.shown, self.place, self.supported))
 
     def tensor(self, graph: GraphBuilder, index: int) -> Tensor:
         """The operand as a tensor that is not transposed."""

@@ -35,6 +35,7 @@ from .model import (
     UnsupportedOperator,
     check_batch_size,
 )
+from .operators import not_supported
 from .table import TABLE, supported_operators
 
 # Modules that compute something else in training mode.
@@ -442,8 +443,7 @@ class _Importer(GraphNodeImporter):
 
 
 def _unsupported(operator: str, place: str) -> UnsupportedOperator:
-    supported = ", ".join(supported_operators())
-    return UnsupportedOperator(f"operator {operator} at '{place}' is not supported; supported: {supported}")
+    return UnsupportedOperator(not_supported(operator, place, supported_operators()))
 
 
 def _node_place(node: Any) -> str:
