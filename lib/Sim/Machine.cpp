@@ -150,13 +150,19 @@ int Machine::run(const RunOptions &options) {
       [this](const std::string &text) { emit(text); });
   lastPoll = hostMilliseconds();
   fp::FloatEnvironment environment;
+  // A file that is closed writes what is left of it, and may wait for the
+  // reader of a pipe: that is a part of the run.
+  auto end = [&] {
+    flushOutput();
+    semihosting.reset();
+  };
   try {
     schedule();
   } catch (...) {
-    flushOutput();
+    end();
     throw;
   }
-  flushOutput();
+  end();
   return exitCode;
 }
 

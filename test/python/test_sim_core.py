@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from sim_tools import build, run
 from test_sim_float import execute
 from traindeeploy.errors import TrainDeeployError
+from traindeeploy.pipes import Sink
 from traindeeploy.sim import SimulationError, Simulator
 from traindeeploy.target import load_target
 
@@ -432,6 +435,49 @@ name: .asciz "../secret"
         run(source, workdir=tmp_path)
     with pytest.raises(TrainDeeployError, match="does not exist"):
         run(source, workdir=tmp_path / "none")
+
+
+def test_a_file_ends_within_the_run(tmp_path) -> None:
+    """What is left of it goes into a full pipe while the reader, a thread of this interpreter, can run."""
+    source = """
+  .macro semihosting operation, argument
+  la a1, \\argument
+  li a0, \\operation
+  .option push
+  .option norvc
+  .balign 4
+  slli x0, x0, 31
+  ebreak
+  srai x0, x0, 7
+  .option pop
+  .endm
+main:
+  semihosting 1, file
+  la a1, piece
+  sw a0, 0(a1)
+  li s0, 100
+1: semihosting 5, piece
+  addi s0, s0, -1
+  bnez s0, 1b
+  li a0, 0
+  exit_with a0
+  .data
+  .balign 4
+file: .word name, 5, 3
+piece: .word 0, bytes, 2001
+name: .asciz "out"
+bytes: .zero 2001
+"""
+    received = bytearray()
+
+    def take(data: bytes) -> None:
+        time.sleep(0.01)
+        received.extend(data)
+
+    with Sink(tmp_path / "out", take), open(tmp_path / "out", "r+b", buffering=0) as pipe:
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
+        assert run(source, workdir=tmp_path).exit_code == 0
+    assert received == bytes(100 * 2001)
 
 
 def test_errors_before_the_run(tmp_path) -> None:
