@@ -9,6 +9,8 @@
 
 namespace td {
 
+struct KernelPlan;
+
 /// One RedMulE job Z[MxK] += X[MxN] W[NxK]: tiles of Z, of which the array or
 /// the port decides how long each takes.
 struct GemmCost {
@@ -50,6 +52,9 @@ public:
   /// `kernel` is a linalg op on memrefs or tensors; `shapes` gives the sizes of
   /// its operands (inputs, then outputs).
   KernelCost kernel(mlir::linalg::LinalgOp kernel,
+                    llvm::ArrayRef<llvm::SmallVector<int64_t>> shapes) const;
+  /// The same for a caller that asks for many sizes: `plan` is the kernel's.
+  KernelCost kernel(mlir::linalg::LinalgOp kernel, const KernelPlan &plan,
                     llvm::ArrayRef<llvm::SmallVector<int64_t>> shapes) const;
   /// Cycles of core 0 to issue a job of so many commands, to wait for one that
   /// is complete, and to call a kernel.

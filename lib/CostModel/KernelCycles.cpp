@@ -568,7 +568,12 @@ KernelCost CostModel::kernel(linalg::LinalgOp kernel,
   FailureOr<KernelPlan> plan = KernelPlan::get(kernel);
   if (failed(plan))
     return {};
-  return Estimate(cluster, kernel, *plan, shapes).cost();
+  return this->kernel(kernel, *plan, shapes);
+}
+
+KernelCost CostModel::kernel(linalg::LinalgOp kernel, const KernelPlan &plan,
+                             ArrayRef<SmallVector<int64_t>> shapes) const {
+  return Estimate(cluster, kernel, plan, shapes).cost();
 }
 
 } // namespace td

@@ -2,6 +2,7 @@
 
 #include "dialects/Tile/Windows.h"
 #include "lib/CostModel/Contention.h"
+#include "lib/Kernels/KernelPlan.h"
 #include "llvm/ADT/SetVector.h"
 #include "llvm/Support/raw_ostream.h"
 #include <algorithm>
@@ -77,6 +78,8 @@ struct StageInfo {
   SmallVector<unsigned> operands; // tiles
   SmallVector<unsigned> dims;   // of the group that the stage's cost depends on
   SmallVector<unsigned> matrix; // RedMulE: whether each belongs to M, N or K
+  // Of a kernel on the cores that they can run; it does not depend on sizes.
+  std::optional<KernelPlan> plan;
   std::unordered_map<SmallVector<int64_t>, StageCost, HashOfSizes> memo;
 };
 
@@ -154,6 +157,9 @@ struct GroupCostModel::Impl {
                w = tiles[info.operands[1]].walked[dim];
           info.matrix.push_back(x && w ? 1 : x ? 0 : 2);
         }
+      else if (FailureOr<KernelPlan> plan = KernelPlan::get(info.op);
+               succeeded(plan))
+        info.plan = std::move(*plan);
       hasRedmule |= info.engine == tile::Engine::RedMulE;
       stages.push_back(std::move(info));
     }
@@ -223,7 +229,8 @@ struct GroupCostModel::Impl {
       shapes.push_back({}); // the constant
     for (unsigned operand : stage.operands)
       shapes.push_back(shapeOf(tiles[operand], extent));
-    KernelCost kernel = costs.kernel(stage.op, shapes);
+    KernelCost kernel =
+        stage.plan ? costs.kernel(stage.op, *stage.plan, shapes) : KernelCost();
     cost.cycles = kernel.cycles + costs.callCycles;
     cost.accesses = kernel.accesses;
     return &cost;
@@ -288,16 +295,17 @@ struct GroupCostModel::Impl {
     for (const TileInfo &tile : tiles)
       stream << "|" << tile.map << tile.array << tile.element << tile.input
              << tile.output << tile.more << tile.only;
-    for (StageInfo stage : stages) {
+    for (const StageInfo &stage : stages) {
+      linalg::LinalgOp op = stage.op;
       stream << "|" << stringifyPhase(stage.phase)
-             << stringifyEngine(stage.engine) << stage.op->getName();
+             << stringifyEngine(stage.engine) << op->getName();
       llvm::interleaveComma(stage.operands, stream);
-      for (AffineMap map : stage.op.getIndexingMapsArray())
+      for (AffineMap map : op.getIndexingMapsArray())
         stream << map;
-      for (utils::IteratorType loop : stage.op.getIteratorTypesArray())
+      for (utils::IteratorType loop : op.getIteratorTypesArray())
         stream << static_cast<unsigned>(loop);
-      stage.op.getBlock()->walk([&](Operation *op) {
-        stream << op->getName() << op->getNumOperands();
+      op.getBlock()->walk([&](Operation *inner) {
+        stream << inner->getName() << inner->getNumOperands();
       });
     }
     return text;
