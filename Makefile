@@ -2,6 +2,7 @@
 # make test   formatting, static checks, lit and pytest
 # make test-gvsoc  tdsim against GVSoC (docs/gvsoc.md), which TRAINDEEPLOY_GVSOC names
 # make fuzz   mutated texts through the compiler's passes for ten minutes, and mutated files and options of the command
+# make onnx-node-tests  all of ONNX's own tests of nodes, and docs/onnx_node_tests.md
 # make bench  the figures of the project as a table
 # make format rewrite sources in the project's format
 # make clean  remove the build and the environment
@@ -19,7 +20,7 @@ SOURCES := pyproject.toml CMakeLists.txt \
   $(shell find dialects passes lib tools python -not -path '*/__pycache__*' \( -type d -o -type f \))
 CXX_SOURCES = $(shell git ls-files '*.cpp' '*.h' '*.c')
 
-.PHONY: demo test test-gvsoc fuzz bench format check clean
+.PHONY: demo test test-gvsoc fuzz onnx-node-tests bench format check clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/package $(STAMPS)/torch
@@ -34,6 +35,9 @@ test-gvsoc: $(STAMPS)/package $(STAMPS)/torch $(STAMPS)/test $(STAMPS)/gvsoc
 fuzz: $(STAMPS)/package
 	@$(BIN)/python test/python/fuzz_td_opt.py
 	@$(BIN)/python test/python/fuzz_cli.py 1000 5000
+
+onnx-node-tests: $(STAMPS)/package
+	@$(BIN)/python test/python/onnx_node_tests.py --write
 
 bench: $(STAMPS)/package
 	@$(BIN)/python benchmarks/deep_ae.py

@@ -1,12 +1,23 @@
 """ONNX files as exporters write them: order of nodes, types, opsets, quantized weights, windows."""
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
-from test_frontend_onnx import check, ints, loss_agrees, model, node, normal, refused, without_output_shape
-from traindeeploy.frontend import UnsupportedOperator, import_model
+from test_frontend_onnx import (
+    check,
+    ints,
+    layer_norm,
+    loss_agrees,
+    model,
+    node,
+    normal,
+    refused,
+    rms_norm,
+    without_output_shape,
+)
+from traindeeploy.frontend import UnsupportedOperator, import_model, training_mode
 
 
 def test_nodes_in_any_order():
@@ -117,6 +128,97 @@ def test_masks_of_infinity(value):
     assert imported.constants == {"mask"} and np.isfinite(imported.parameters["mask"]).all()
 
 
+def test_infinity_among_weights_is_a_mistake():
+    w = normal(5, 7)
+    w[1, 2] = -np.inf
+    assert refused(model([node("MatMul", "x w", "y")], {"w": w})) == (
+        "parameter 'w' holds NaN or infinity in 1 of 35 values"
+    )
+
+
+@pytest.mark.parametrize("operator", ["RMSNorm", "RmsNorm", "SimplifiedLayerNormalization"])
+def test_norms_of_domains_of_their_own(operator):
+    """As exporters of PyTorch's own modules write them."""
+    last = helper.make_node(operator, ["m", "b"], ["y"], name="n", domain="my.exporter", eps=1e-3)
+    proto = model([node("MatMul", "x w", "m"), last], {"w": normal(5, 7), "b": normal(7)})
+    proto.opset_import.append(helper.make_opsetid("my.exporter", 1))
+    text = loss_agrees(proto, lambda x, w, b: rms_norm(x @ w, b, 1e-3))
+    assert "rsqrt" in text
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+def test_batch_norm_in_training_mode_of_older_opsets(opset):
+    """It has five results there, and no attribute that says so."""
+    tensors = {"w": normal(5, 4), "s": normal(4), "b": normal(4), "mean": normal(4), "var": normal(4) ** 2}
+    norm = helper.make_node(
+        "BatchNormalization", ["m", "s", "b", "mean", "var"], ["y", "m1", "v1", "m2", "v2"], name="n"
+    )
+    proto = model([node("MatMul", "x w", "m"), norm], tensors, opset=opset)
+    assert refused(proto).startswith("operator BatchNormalization at 'n' takes the statistics of the batch")
+    imported = import_model(proto, mode=training_mode(batch_norm="batch"))
+    assert imported.running == {"mean", "var"} and "train.normalize" in imported.module_text
+
+
+def test_a_batch_that_the_export_has_fixed():
+    """The node is said, and the size that the file was exported for."""
+    nodes = [
+        node("Expand", "token shape", "t", "expand"),
+        node("Concat", "t x", "c", "cat", axis=1),
+        node("MatMul", "c w", "y"),
+    ]
+    tensors = {"token": normal(1, 1, 5), "shape": ints(3, 1, 5), "w": normal(5, 2)}
+    proto = model(nodes, tensors, x=("N", 4, 5))
+    message = refused(proto)
+    assert message.startswith(
+        "the shapes of the ONNX model do not fit together at batch size 1: operator Concat"
+    )
+    assert "at 'cat (Concat)'" in message
+    assert message.endswith("; the file was exported for a fixed batch: --batch-size 3 fits")
+
+
+def test_a_second_result_that_nothing_reads():
+    norm = helper.make_node("LayerNormalization", ["m", "s"], ["y", "mean", "deviation"], name="n")
+    proto = model([node("MatMul", "x w", "m"), norm], {"w": normal(5, 7), "s": normal(7)})
+    loss_agrees(proto, lambda x, w, s: layer_norm(x @ w, s, 0, 1e-5))
+    assert import_model(proto).module_text.count("train.normalize") == 1
+
+
+ATTENTION = {
+    "causal": {"is_causal": 1},
+    "shared heads and a scale": {"kv_num_heads": 2, "scale": 0.3},
+    "capped": {"softcap": 2.0},
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention(name):
+    """Against onnx's reference, of weights that are trained."""
+    given = {"q_num_heads": 4, "kv_num_heads": 4} | ATTENTION[name]
+    width = 3 * given["kv_num_heads"]
+    tensors = {"q": normal(5, 12), "k": normal(5, width), "v": normal(5, width)}
+    nodes = [node("MatMul", f"x {n}", f"m{n}") for n in "qkv"]
+    proto = model(
+        [*nodes, node("Attention", "mq mk mv", "y", "att", **given)], tensors, x=(2, 7, 5), opset=23
+    )
+    reference = ReferenceEvaluator(proto)
+    loss_agrees(proto, lambda x, **_: reference.run(None, {"x": x.astype(np.float32)})[0])
+
+
+def test_attention_of_a_query_that_sees_nothing():
+    mask = np.ones((3, 3), bool)
+    mask[1] = False
+    nodes = [node("MatMul", "x w", "m"), node("Attention", "m m m mask", "y")]
+    proto = model(nodes, {"w": normal(5, 4), "mask": mask}, x=(1, 2, 3, 5), opset=23)
+
+    def attend(x, w, **_):
+        m = x @ w
+        scores = m @ m.swapaxes(-1, -2) / 2
+        weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+        return np.where(mask.any(1)[:, None], weights, 0) @ m
+
+    loss_agrees(proto, attend)
+
+
 # Windows.
 
 X = (1, 2, 5, 5)
@@ -171,7 +273,7 @@ POOLS = {
 def test_pools(operator, name):
     nodes = [node("Conv", "x w b", "c"), node(operator, "c", "y", **POOLS[name])]
     proto = without_output_shape(model(nodes, WEIGHTS, x=(2, 2, 8, 9), opset=20))
-    reference = onnx.reference.ReferenceEvaluator(proto)
+    reference = ReferenceEvaluator(proto)
     loss_agrees(proto, lambda x, **_: reference.run(None, {"x": x.astype(np.float32)})[0])
 
 

@@ -120,9 +120,9 @@ def lower(
                 values[value] = Indices(argument.value.shape, array=argument.value)
                 continue
             array = argument.value
-            if argument.kind == "constant" and array.dtype == np.float32 and np.isneginf(array).any():
+            if argument.kind == "constant" and array.dtype == np.float32 and np.isinf(array).any():
                 # Of a mask that is added; as the lowest number it does the same.
-                array = np.maximum(array, np.finfo(np.float32).min)
+                array = np.clip(array, np.finfo(np.float32).min, np.finfo(np.float32).max)
             if argument.kind == "constant" and array.ndim == 0 and array.dtype == np.float64:
                 array = array.astype(np.float32)  # a number beside tensors, which decide about the type
             checked = check_values(kind, argument.name, array)

@@ -17,7 +17,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from .model import UnsupportedOperator
-from .onnx_files import STANDARD, evaluated, first_line
+from .onnx_files import STANDARD, evaluated, first_line, outer_names
 from .onnx_resize import resize_matrix
 
 _FLOAT, _UNKNOWN = onnx.TensorProto.FLOAT, onnx.TensorProto.UNDEFINED
@@ -181,9 +181,9 @@ class Rewrite:
         return self.permute(product, np.argsort(order).tolist())
 
 
-Rule = Callable[[Rewrite], str | None]
+Rule = Callable[[Rewrite], str | tuple[str, ...] | None]
 RULES: dict[str, Rule] = {}
-"""By operator; a rule gives the name of the value that is the node's first result, or None to leave it."""
+"""By operator; a rule gives the names of the values that are the node's results, or None to leave it."""
 
 
 def rewrites(*names: str) -> Callable[[Rule], Rule]:
@@ -192,6 +192,10 @@ def rewrites(*names: str) -> Callable[[Rule], Rule]:
         return rule
 
     return register
+
+
+_OF_ANY_TYPE = {"EyeLike"}
+"""Operators that do not depend on the numbers of their operand."""
 
 
 def normalized(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> bool:
@@ -211,26 +215,34 @@ def normalized(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> bool
     def names() -> str:
         return next(name for name in map("normal.{}".format, numbers) if name not in taken)
 
+    used = {name for node in graph.node for name in (*node.input, *outer_names(node))}
+    used.update(value.name for value in graph.output)
     nodes: list[onnx.NodeProto] = []
     changed = False
     for node in graph.node:
         data = node.input[1 if node.op_type == "Where" else 0] if node.input else ""
         kind = types.get(data, _UNKNOWN)
         known = node.domain in STANDARD and node.op_type in RULES
-        rule = RULES[node.op_type] if known and kind in (_FLOAT, _UNKNOWN) else None
+        applies = kind in (_FLOAT, _UNKNOWN) or node.op_type in _OF_ANY_TYPE
+        rule = RULES[node.op_type] if known and applies else None
         rewrite = Rewrite(node, opset, shapes, values, names, types) if rule else None
         result = rule(rewrite) if rule and rewrite else None
         if rewrite is None or result is None:
             nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
             continue
-        if any(node.output[1:]):
-            rewrite.refuse("has a second result that is used, which is not supported")
         changed = True
+        results = result if isinstance(result, tuple) else (result,)
         made = rewrite.nodes
-        if made and made[-1].output[0] == result:
+        if beyond := [name for name in node.output[len(results) :] if name in used]:
+            rewrite.refuse(f"has the result '{beyond[0]}', which is not supported")
+        if len(results) == 1 and made and made[-1].output[0] == result:
             made[-1].output[0] = node.output[0]
         else:
-            made.append(helper.make_node("Identity", [result], [node.output[0]], name=node.name))
+            made += [
+                helper.make_node("Identity", [value], [name], name=node.name)
+                for value, name in zip(results, node.output, strict=False)
+                if name
+            ]
         nodes.extend(made)
     if changed:
         del graph.node[:]
@@ -344,6 +356,34 @@ def local_response_normalization(r: Rewrite) -> str | None:
     squares = r.scaled(r.along(r.binary("Mul", x, x), 1, band), r.given["alpha"] / size)
     shifted = r.binary("Add", squares, r.constant(r.given["bias"]))
     return r.binary("Mul", x, r.make("Pow", shifted, r.constant(-r.given["beta"]), shape=r.shape(x)))
+
+
+@rewrites("LayerNormalization")
+def layer_normalization(r: Rewrite) -> tuple[str, ...] | None:
+    """With its statistics, where these are used."""
+    if not any(r.node.output[1:]):
+        return None
+    x = r.inputs[0]
+    axes = list(range(r.given["axis"] % len(r.shape(x)), len(r.shape(x))))
+    mean = r.reduce("ReduceMean", x, axes, True)
+    centered = r.binary("Sub", x, mean)
+    y, deviation = _normalized(r, centered, axes)
+    if r.operand(2):
+        y = r.binary("Add", y, r.inputs[2])
+    return y, mean, deviation
+
+
+@rewrites("RMSNormalization")
+def rms_normalization(r: Rewrite) -> str | None:
+    rank = len(r.shape(r.inputs[0]))
+    return _normalized(r, r.inputs[0], list(range(r.given["axis"] % rank, rank)))[0]
+
+
+def _normalized(r: Rewrite, x: str, axes: Sequence[int]) -> tuple[str, str]:
+    """x over the root of its mean square, times operand 1; and one over that root."""
+    squares = r.reduce("ReduceMean", r.binary("Mul", x, x), axes, True)
+    root = r.unary("Sqrt", r.binary("Add", squares, r.constant(r.given["epsilon"])))
+    return r.binary("Mul", r.binary("Div", x, root), r.inputs[1]), r.unary("Reciprocal", root)
 
 
 # Several operands, and broadcasting.
@@ -528,6 +568,110 @@ def _contracted(
     return r.reshape(y, [sizes[letter] for letter in result]), result
 
 
+# Attention.
+
+_HIDDEN = -1e30
+"""What is added to the score of a key that a query does not see."""
+
+
+@rewrites("Attention")
+def attention(r: Rewrite) -> tuple[str, ...] | None:
+    """Of heads [batch, heads, tokens, width], or of these side by side [batch, tokens, heads * width].
+
+    Results: what is attended, keys and values with those of the past, scores as the node asks for them.
+    """
+    q, k, v = (_heads(r, index) for index in range(3))
+    past = 0
+    if r.operand(4):
+        past = r.shape(r.inputs[4])[2]
+        k, v = r.concat([r.inputs[4], k], 2), r.concat([r.inputs[5], v], 2)
+    present = k, v
+    k, v = (_repeated(r, x, r.shape(q)[1]) for x in (k, v))
+    scale = r.given.get("scale", r.shape(q)[-1] ** -0.5)
+    turned = r.permute(k, [0, 1, 3, 2])
+    shape = [*r.shape(q)[:3], r.shape(k)[2]]
+    scores = r.scaled(r.make("MatMul", q, turned, shape=shape), scale)
+    said = [scores]
+    if cap := r.given.get("softcap", 0):
+        scores = r.scaled(r.unary("Tanh", r.scaled(scores, 1 / cap)), cap)
+    said.append(scores)
+    scores, seen = _masked(r, scores, past)
+    said.append(scores)
+    weights = r.unary("Softmax", scores, axis=3)
+    if seen is not None:  # what sees nothing takes nothing
+        weights = r.binary("Mul", weights, r.constant(seen))
+    said.append(weights)
+    y = r.make("MatMul", weights, v, shape=[*shape[:3], r.shape(v)[3]])
+    if len(r.shape(r.inputs[0])) == 3:
+        n, heads, tokens, width = r.shape(y)
+        y = r.reshape(r.permute(y, [0, 2, 1, 3]), [n, tokens, heads * width])
+    return y, *present, said[r.given.get("qk_matmul_output_mode", 0)]
+
+
+def _heads(r: Rewrite, index: int) -> str:
+    x = r.inputs[index]
+    if len(r.shape(x)) != 3:
+        return x
+    heads = r.given.get("q_num_heads" if index == 0 else "kv_num_heads")
+    n, tokens, width = r.shape(x)
+    if not heads or width % heads:
+        r.refuse(f"has {heads} heads for a width of {width}")
+    return r.permute(r.reshape(x, [n, tokens, heads, width // heads]), [0, 2, 1, 3])
+
+
+def _repeated(r: Rewrite, x: str, heads: int) -> str:
+    """Keys or values of which several of the queries' heads share each."""
+    n, own, tokens, width = r.shape(x)
+    if own == heads:
+        return x
+    if heads % own:
+        r.refuse(f"shares {own} heads between {heads}")
+    column = r.reshape(x, [n, own, 1, tokens, width])
+    return r.reshape(r.expand(column, [n, own, heads // own, tokens, width]), [n, heads, tokens, width])
+
+
+def _masked(r: Rewrite, scores: str, past: int) -> tuple[str, np.ndarray | None]:
+    """Scores of what is not seen are the lowest number; which queries see any key, if some see none."""
+    queries, keys = r.shape(scores)[2:]
+    after = np.arange(queries)[:, None] + past - np.arange(keys)[None, :]
+    seen = np.ones((queries, keys), bool)
+    if r.given.get("is_causal"):
+        seen &= after >= 0
+    left, right = (r.given.get(f"{side}_window_size", -1) for side in ("left", "right"))
+    seen &= (left < 0) | (after <= left)
+    seen &= (right < 0) | (-after <= right)
+    if r.operand(6):
+        lengths = r.value(6)
+        if lengths is None:
+            r.refuse("has lengths that are computed; constant ones are supported")
+        if r.given.get("is_causal") or max(left, right) >= 0:
+            r.refuse("has lengths of each sample and a causal mask or a window")
+        seen = seen & (np.arange(keys) < lengths.reshape(-1, 1, 1, 1))
+    mask = r.value(3)
+    if mask is not None:
+        beyond = [*[(0, 0)] * (mask.ndim - 1), (0, keys - mask.shape[-1])]
+        hidden = ~mask if mask.dtype == bool else mask <= _HIDDEN
+        seen = seen & ~np.pad(hidden, beyond, constant_values=True)
+        if mask.dtype != bool:
+            added = np.pad(np.where(hidden, 0, mask), beyond)
+            scores = r.binary("Add", scores, r.constant(added))
+    elif r.operand(3):
+        if r.types.get(r.inputs[3]) not in (_FLOAT, None):
+            r.refuse("has a mask that is computed; constant ones are supported")
+        given, size = r.inputs[3], r.shape(r.inputs[3])[-1]
+        if size < keys:
+            rank = len(r.shape(given))
+            amounts = r.constant([*[0] * (2 * rank - 1), keys - size], np.int64)
+            given = r.make("Pad", given, amounts, shape=[*r.shape(given)[:-1], keys])
+            seen = seen & (np.arange(keys) < size)
+        scores = r.binary("Add", scores, given)
+    if seen.all():
+        return scores, None
+    scores = r.binary("Add", scores, r.constant(np.where(seen, 0, _HIDDEN)))
+    any_key = np.asarray(seen.any(-1, keepdims=True))
+    return scores, None if any_key.all() else any_key
+
+
 # Elements that are picked, spread or moved.
 
 
@@ -575,13 +719,21 @@ def scattered(r: Rewrite) -> str | None:
     return r.reshape(r.take(both, 0, at.ravel()), r.shape(x))
 
 
+@rewrites("EyeLike")
+def eye(r: Rewrite) -> str | None:
+    rows, columns = r.shape(r.inputs[0])
+    kind = r.given.get("dtype", r.types.get(r.inputs[0], _FLOAT))
+    return r.constant(np.eye(rows, columns, r.given["k"]), helper.tensor_dtype_to_np_dtype(kind))
+
+
 @rewrites("DepthToSpace", "SpaceToDepth")
 def blocks(r: Rewrite) -> str | None:
     x, size = r.inputs[0], r.given["blocksize"]
     n, c, h, w = r.shape(x)
     if r.node.op_type == "SpaceToDepth":
         split = r.reshape(x, [n, c, h // size, size, w // size, size])
-        return r.reshape(r.permute(split, [0, 3, 5, 1, 2, 4]), [n, c * size * size, h // size, w // size])
+        order = [0, 1, 3, 5, 2, 4] if r.given.get("mode") == "CRD" else [0, 3, 5, 1, 2, 4]
+        return r.reshape(r.permute(split, order), [n, c * size * size, h // size, w // size])
     c //= size * size
     if r.given["mode"] == "DCR":
         split = r.permute(r.reshape(x, [n, size, size, c, h, w]), [0, 3, 4, 1, 5, 2])

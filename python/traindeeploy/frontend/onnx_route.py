@@ -68,7 +68,8 @@ _GELUS = {"Gelu": "none", "FastGelu": "tanh"}
 _GELU_MARK = "traindeeploy.gelu:"
 # Operators that are spelled out before anything looks at the model: of com.microsoft, and those that
 # ONNX Runtime writes without a domain.
-_NORMS = {"SimplifiedLayerNormalization", "RMSNormalization", "LayerNormalization"}
+_RMS_NORMS = {"RMSNorm", "RMSNormalization", "RmsNorm", "SimplifiedLayerNormalization"}
+_NORMS = {*_RMS_NORMS, "LayerNormalization"}
 _SKIP_NORMS = {"SkipLayerNormalization", "SkipSimplifiedLayerNormalization"}
 _FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
 _SPELLED_OUT = {"BiasGelu", "FastGelu", "QuickGelu", *_NORMS, *_SKIP_NORMS, *_FUSED}
@@ -243,7 +244,8 @@ def _parts(node: onnx.NodeProto, opset: int) -> tuple[dict[str, np.ndarray], lis
         scale, shift = [*node.input, ""][1:3]
     if given.get("axis", -1) != -1 or any(outputs[1 : 3 if skip else 5]):
         return None
-    constants = {f"{stem}.epsilon": np.array(given.get("epsilon", 1e-5), np.float32)}
+    epsilon = next((given[key] for key in ("epsilon", "eps", "variance_epsilon") if key in given), 1e-5)
+    constants = {f"{stem}.epsilon": np.array(epsilon, np.float32)}
 
     def mean(source: str, output: str) -> onnx.NodeProto:
         if opset < 18:
@@ -374,6 +376,7 @@ def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker's own and protobuf's errors
         raise ModelError(f"the ONNX model is not valid: {first_line(error)}{_bad_node(error)}") from error
+    _old_batch_norm(model, mode)
     opset = _opset(model)
     marked = any(node.name.startswith(_GELU_MARK) for node in model.graph.node)
     if opset < OLDEST_OPSET_AS_IT_IS or (marked and opset < OPSET):
@@ -446,6 +449,9 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
+_OPTIONAL_RESULTS = {"Attention", "Dropout", "LayerNormalization", "MaxPool"}
+
+
 def _keep_live_nodes(graph: onnx.GraphProto) -> None:
     """Drop nodes and initializers that the output does not need."""
     needed = {output.name for output in graph.output}
@@ -456,6 +462,10 @@ def _keep_live_nodes(graph: onnx.GraphProto) -> None:
             needed.update(node.input)
             needed.update(outer_names(node))
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(live)]
+    for node in kept:
+        # Of what has a number of results that its operands do not say, as Split, all are kept.
+        while len(node.output) > 1 and node.op_type in _OPTIONAL_RESULTS and node.output[-1] not in needed:
+            del node.output[-1]
     del graph.node[:]
     graph.node.extend(kept)
 
@@ -495,6 +505,24 @@ def _activate_dropout(graph: onnx.GraphProto) -> None:
         graph.initializer.append(numpy_helper.from_array(np.array(True), training))
 
 
+def _old_batch_norm(model: onnx.ModelProto, mode: Mode) -> None:
+    """Before opset 14 batch norm with results beside the first is in training mode; these fall away."""
+    if _opset(model) >= 14:
+        return
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization" and node.domain in STANDARD and any(node.output[1:]):
+            _check_batch_norm(node, mode)
+            del node.output[1:]
+
+
+def _check_batch_norm(node: onnx.NodeProto, mode: Mode) -> None:
+    if not mode.batch_statistics:
+        raise UnsupportedOperator(
+            f"operator BatchNormalization at '{node.name or node.output[0]}' takes the statistics of the "
+            "batch (training mode), which needs --batch-norm batch"
+        )
+
+
 def _prepare_batch_norm(graph: onnx.GraphProto, mode: Mode) -> None:
     """Batch norm as PyTorch has it: momentum is the share of the new statistics, in ONNX of the old ones."""
     made = {output: node for node in graph.node if node.op_type == "Identity" for output in node.output}
@@ -515,10 +543,7 @@ def _prepare_batch_norm(graph: onnx.GraphProto, mode: Mode) -> None:
         given = {a.name: a for a in node.attribute}
         if not mode.batch_statistics:
             if "training_mode" in given and given["training_mode"].i:
-                raise UnsupportedOperator(
-                    f"operator BatchNormalization at '{node.name}' takes the statistics of the batch "
-                    "(training mode), which needs --batch-norm batch"
-                )
+                _check_batch_norm(node, mode)
             continue
         momentum = given["momentum"].f if "momentum" in given else 0.9
         kept = [a for a in node.attribute if a.name not in ("momentum", "training_mode")]
@@ -556,16 +581,18 @@ def _lift_tensors(graph: onnx.GraphProto) -> list[Argument]:
     kept_initializers = []
     used = {name for node in graph.node for name in (*node.input, *outer_names(node))}
     used.update(output.name for output in graph.output)
+    numbers = _numbers(graph)
     for tensor in graph.initializer:
         floating = tensor.data_type in _FLOATING
-        if not floating or (not tensor.dims and tensor.data_type == onnx.TensorProto.FLOAT):
+        if not floating or tensor.name in numbers or not tensor.dims:
             if tensor.name in used:
                 kept_initializers.append(tensor)
         else:
             values = array(tensor) if tensor.name in used else np.zeros(tuple(tensor.dims), np.float32)
-            if values.dtype != np.float32:
-                raise ModelError(f"initializer '{tensor.name}' is {values.dtype}; only float32 is supported")
-            tensors.append(Argument("parameter", tensor.name, values))
+            finite = np.isfinite(values)
+            # A mask is infinite in one part and a number in the other; infinity among weights is a mistake.
+            mask = not finite.all() and np.isinf(values[~finite]).all() and np.unique(values[finite]).size < 2
+            tensors.append(Argument("constant" if mask else "parameter", tensor.name, values))
     differentiated = _differentiated(graph)
     tensors = [
         t if t.name in differentiated or t.name not in used else Argument("constant", t.name, t.value)
@@ -574,7 +601,8 @@ def _lift_tensors(graph: onnx.GraphProto) -> list[Argument]:
     kept_nodes = []
     for node in graph.node:
         value = _constant_array(node) if node.op_type == "Constant" else None
-        if value is not None and value.dtype == np.float32 and value.size > 1:
+        lifted = value is not None and value.dtype == np.float32 and value.size > 1
+        if lifted and node.output[0] not in numbers:
             tensors.append(Argument("constant", node.output[0], value))
         else:
             kept_nodes.append(node)
@@ -618,6 +646,20 @@ def _differentiated(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
+# Operands that are numbers about a node, and no data.
+_NUMBERS = {"Clip": (1, 2), "Pad": (2,), "Resize": (1, 2), "Upsample": (1,)}
+
+
+def _numbers(graph: onnx.GraphProto) -> set[str]:
+    """Floating-point values that nodes read as numbers, which inference of shapes and rules must see."""
+    return {
+        node.input[at]
+        for node in graph.node
+        for at in _NUMBERS.get(node.op_type, ())
+        if at < len(node.input) and node.domain in STANDARD
+    }
+
+
 _FLOATING = (
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.DOUBLE,
@@ -659,7 +701,10 @@ def _import(graph: _Graph, batch_size: int, name: str, mode: Mode) -> Imported:
     constants = [tensor for tensor in graph.tensors if tensor.kind == "constant"]
     # A shape that becomes known makes others known.
     while True:
-        model = _with_shapes(model, batch_size)
+        try:
+            model = _with_shapes(model, batch_size)
+        except BatchSizeError as error:
+            raise BatchSizeError(f"{error}{_size_that_fits(graph, batch_size)}") from error
         made, more = _fold_constants(model, [*constants, *folded])
         folded += more
         if made is model and not normalized(model, _known(model, [*constants, *folded])):
@@ -682,6 +727,33 @@ def _import(graph: _Graph, batch_size: int, name: str, mode: Mode) -> Imported:
     )  # fmt: skip
 
 
+def _size_that_fits(graph: _Graph, batch_size: int) -> str:
+    """If an exporter has fixed the batch in some node, the size that it has there."""
+    if _batch_size(graph.inputs) is not None:
+        return ""
+    nodes = graph.model.graph.node
+    values = {tensor.name: array(tensor) for tensor in graph.model.graph.initializer}
+    values |= {
+        n.output[0]: v for n in nodes if n.op_type == "Constant" and (v := _constant_array(n)) is not None
+    }
+    shapes = [values.get(node.input[1]) for node in nodes if node.op_type in ("Expand", "Reshape")]
+    sizes = {int(shape.ravel()[0]) for shape in shapes if shape is not None and shape.size}
+    sizes |= {len(t.value) for t in graph.tensors if t.value is not None and t.value.ndim > 1}
+    for size in sorted(sizes - {batch_size}):
+        if size < 1:
+            continue
+        model = _copy(graph.model)
+        _set_batch_size(model.graph, graph, size)
+        del model.graph.value_info[:]
+        model.graph.output[0].type.tensor_type.ClearField("shape")
+        try:
+            _with_shapes(model, size)
+        except BatchSizeError:
+            continue
+        return f"; the file was exported for a fixed batch: --batch-size {size} fits"
+    return ""
+
+
 def _refuse_unknown(graph: onnx.GraphProto, naming: Naming) -> None:
     """Refuse operators before torch-mlir sees them: it does not survive all that it does not know."""
     for node in graph.node:
@@ -698,7 +770,17 @@ def _with_shapes(model: onnx.ModelProto, batch_size: int) -> onnx.ModelProto:
         problem = f"the shapes of the ONNX model do not fit together at batch size {batch_size}"
         if batch_size < 0:
             problem = "the shapes of the ONNX model do not fit together"
-        raise BatchSizeError(f"{problem}: {first_line(error)}") from error
+        raise BatchSizeError(f"{problem}: {_misfit(error)}") from error
+
+
+def _misfit(error: Exception) -> str:
+    """What onnx's inference of shapes says, with the node that it means."""
+    text = first_line(error)
+    found = re.search(r"\(op_type:(\w+), node name: (.*?)\): (?:\[\w+\] )*(.*)", text)
+    if found is None:
+        return text
+    operator, name, why = found.groups()
+    return f"operator {operator} at '{name}': {why[:1].lower()}{why[1:]}"
 
 
 def _fold_constants(
@@ -732,6 +814,7 @@ def _fold_constants(
     used = {name for node in kept for name in (*node.input, *outer_names(node))}
     used.update(output.name for output in graph.output)
     initializers, arguments = [], []
+    numbers = _numbers(graph)
     for tensor in graph.initializer:
         if tensor.name not in data or known[tensor.name].size == 1:
             initializers.append(onnx.TensorProto.FromString(tensor.SerializeToString()))
@@ -739,7 +822,7 @@ def _fold_constants(
             made[tensor.name] = known[tensor.name]
     inputs = []
     for name, value in made.items():
-        floating = value.dtype == np.float32 and value.size > 1
+        floating = value.dtype == np.float32 and value.size > 1 and name not in numbers
         if name not in used:
             continue
         if floating or (name in data and value.size > 1):

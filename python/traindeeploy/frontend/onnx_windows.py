@@ -176,6 +176,7 @@ def _padded(window: _Window) -> list[onnx.NodeProto]:
     spread = kind == "AveragePool" and any(step != 1 for step in window.numbers("dilations", 1))
     apart = begin != end or any(over) or (spread and any((*begin, *end)))
     named = given.get("auto_pad", "NOTSET") != "NOTSET" or bool(given.get("ceil_mode", 0))
+    named |= "storage_order" in given and len(node.output) == 1  # of the second result
     if not (apart or named or spread or kind == "LpPool"):
         return [node]
     made = _Made(node)
