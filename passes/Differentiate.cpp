@@ -1,4 +1,5 @@
 // Reverse-mode differentiation of the training step.
+#include "dialects/Train/Recurrence.h"
 #include "passes/Passes.h"
 
 #include "llvm/ADT/MapVector.h"
@@ -11,55 +12,6 @@ namespace td {
 
 using namespace mlir;
 using namespace td::train;
-
-/// The sum of two arrays that are zero but for boxes which lie side by side, as
-/// the gradients of the parts of a split are: the boxes joined, amid zeros if
-/// there are any left. Null if they do not lie so.
-static Value joinNeighbours(OpBuilder &builder, Location location, Value a,
-                            Value b) {
-  auto first = a.getDefiningOp<EmbedOp>(), second = b.getDefiningOp<EmbedOp>();
-  if (!first || !second)
-    return {};
-  auto isStrided = [](int64_t stride) { return stride != 1; };
-  if (llvm::any_of(first.getStrides(), isStrided) ||
-      llvm::any_of(second.getStrides(), isStrided))
-    return {};
-  std::optional<int64_t> axis;
-  for (int64_t dim = 0; dim < first.getType().getRank(); ++dim)
-    if (first.getOffsets()[dim] != second.getOffsets()[dim]) {
-      if (axis)
-        return {};
-      axis = dim;
-    }
-  if (!axis)
-    return {};
-  if (first.getOffsets()[*axis] > second.getOffsets()[*axis])
-    std::swap(first, second);
-  SmallVector<int64_t> shape(first.getInput().getType().getShape()),
-      other(second.getInput().getType().getShape());
-  if (first.getOffsets()[*axis] + shape[*axis] != second.getOffsets()[*axis])
-    return {};
-  shape[*axis] += other[*axis];
-  other[*axis] = shape[*axis];
-  if (shape != other)
-    return {};
-  SmallVector<Value> parts;
-  for (EmbedOp half : {first, second}) {
-    auto joined = half.getInput().getDefiningOp<ConcatOp>();
-    if (joined && joined.getAxis() == *axis)
-      llvm::append_range(parts, joined.getInputs());
-    else
-      parts.push_back(half.getInput());
-  }
-  RankedTensorType type = first.getType();
-  Value box = ConcatOp::create(
-      builder, location, RankedTensorType::get(shape, type.getElementType()),
-      parts, *axis);
-  if (box.getType() == type)
-    return box;
-  return EmbedOp::create(builder, location, type, box, first.getOffsets(),
-                         first.getStrides());
-}
 
 namespace {
 struct Differentiate : td::impl::DifferentiateBase<Differentiate> {
@@ -93,6 +45,10 @@ struct Differentiate : td::impl::DifferentiateBase<Differentiate> {
     if (trainable.empty())
       return module.emitError("no parameter is marked trainable");
 
+    // What its gradient does not need is dropped again.
+    for (auto op : llvm::make_early_inc_range(body.getOps<RecurrenceOp>()))
+      keepAllValues(op);
+
     // Forward: what depends on a trainable parameter.
     SmallVector<Operation *> forward;
     for (Operation &op : body.without_terminator()) {
@@ -120,8 +76,8 @@ struct Differentiate : td::impl::DifferentiateBase<Differentiate> {
         continue;
       if (auto read = dyn_cast<ReadOp>(op)) {
         Value &gradient = gradients[read.getParameterAttr().getAttr()];
-        gradient =
-            sum(builder, op->getLoc(), gradient, cotangents[read.getResult()]);
+        gradient = addCotangents(builder, op->getLoc(), gradient,
+                                 cotangents[read.getResult()]);
         continue;
       }
       if (failed(differentiateOp(builder, op)))
@@ -142,6 +98,8 @@ struct Differentiate : td::impl::DifferentiateBase<Differentiate> {
       if (isa<EmbedOp, ConcatOp>(op) && op.use_empty())
         op.erase();
     }
+    for (auto op : llvm::to_vector(body.getOps<RecurrenceOp>()))
+      dropUnusedOutputs(op);
     for (auto parameter : module.getOps<ParameterOp>())
       if (parameter.getTrainable() &&
           !gradients.contains(parameter.getSymNameAttr())) {
@@ -163,14 +121,6 @@ struct Differentiate : td::impl::DifferentiateBase<Differentiate> {
                  : WalkResult::advance();
     });
     return result.wasInterrupted();
-  }
-
-  static Value sum(OpBuilder &builder, Location location, Value a, Value b) {
-    if (!a)
-      return b;
-    if (Value joined = joinNeighbours(builder, location, a, b))
-      return joined;
-    return AddOp::create(builder, location, a, b);
   }
 
   /// Builds the vector-Jacobian product of `op` and adds its results to the
@@ -202,7 +152,8 @@ struct Differentiate : td::impl::DifferentiateBase<Differentiate> {
         return op->emitOpError("has no gradient with respect to its operand #")
                << index;
       Value &cotangent = cotangents[operand];
-      cotangent = sum(builder, op->getLoc(), cotangent, outgoing[index]);
+      cotangent =
+          addCotangents(builder, op->getLoc(), cotangent, outgoing[index]);
     }
     return success();
   }

@@ -1,4 +1,5 @@
 // Fuses element-wise ops where that saves memory traffic and costs nothing.
+#include "dialects/Train/Recurrence.h"
 #include "lib/Kernels/MathExpansion.h"
 #include "lib/Planner/Grouping.h"
 #include "passes/Passes.h"
@@ -489,6 +490,8 @@ struct FuseElementwise : td::impl::FuseElementwiseBase<FuseElementwise> {
       int64_t macs = 1;
       for (int64_t size : op.getStaticLoopRanges())
         macs *= size;
+      if (auto loop = op->getParentOfType<RecurrenceOp>())
+        macs *= (int64_t)loop.getSteps();
       flop += 2 * macs;
     });
     getOperation()->setAttr("train.flop",

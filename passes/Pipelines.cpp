@@ -1,5 +1,5 @@
 // Named pipelines, one per border of IR, and registration of everything.
-#include "passes/Passes.h"
+#include "passes/RecurrencePasses.h"
 
 #include "mlir/InitAllDialects.h"
 #include "mlir/InitAllExtensions.h"
@@ -10,6 +10,8 @@
 namespace td {
 #define GEN_PASS_REGISTRATION
 #include "passes/Passes.h.inc"
+#define GEN_PASS_REGISTRATION
+#include "passes/RecurrencePasses.h.inc"
 } // namespace td
 
 using namespace mlir;
@@ -44,6 +46,7 @@ void td::buildGraphPipeline(OpPassManager &pm, const GraphOptions &options) {
 }
 
 void td::buildHostPipeline(OpPassManager &pm) {
+  pm.addNestedPass<func::FuncOp>(createLowerRecurrences());
   pm.addPass(createParametersToArguments());
   // The rest is upstream's, by name: in td-opt and in the mlir package all of
   // it is registered.
@@ -88,6 +91,7 @@ static void buildLLVMPipeline(OpPassManager &pm) {
 
 void td::registerAllPasses() {
   registerTrainDeeployPasses();
+  registerTrainDeeployRecurrencePasses();
   PassPipelineRegistration<GraphOptions>(
       "td-graph", "A forward model to a decomposed training step",
       buildGraphPipeline);

@@ -1,9 +1,12 @@
 // Turns the training step on tensors into a plan: buffers with a place, groups
 // with an engine and a tiling.
+#include "dialects/Tile/Loop.h"
+#include "dialects/Train/Recurrence.h"
 #include "dialects/Train/Structured.h"
 #include "lib/Planner/ExpandGroups.h"
 #include "lib/Planner/GroupBuilder.h"
 #include "lib/Planner/JobScheduler.h"
+#include "lib/Planner/Loops.h"
 #include "lib/Planner/Placement.h"
 #include "lib/Planner/Recompute.h"
 #include "lib/Planner/TileSearch.h"
@@ -42,7 +45,9 @@ public:
     materializeCopies();
     recomputeActivations(step, target, roomForTemporaries());
     roundParametersOnce();
+    runs = openRecurrences(step);
     views = StepViews::prepare(step);
+    closeLoops(step);
     KeptApart apart;
     while (true) {
       FailureOr<std::vector<OperatorGroup>> formed =
@@ -73,6 +78,7 @@ public:
     }
     for (Value provisional : provisionals)
       eraseWithViews(provisional.getDefiningOp());
+    encloseLoops();
     if (Attribute flop = step->getAttr("train.flop"))
       program->setAttr("tile.flop", flop);
     return success();
@@ -298,6 +304,13 @@ private:
           use(rootOf(operand), index);
         }
       }
+    // What a loop uses lives as long as it runs.
+    for (auto [first, last] : spansOfLoops())
+      for (PlannedBuffer &buffer : planned)
+        if (buffer.firstGroup <= last && buffer.lastGroup >= first) {
+          buffer.firstGroup = std::min(buffer.firstGroup, first);
+          buffer.lastGroup = std::max(buffer.lastGroup, last);
+        }
     // To know what a group's parts would cost, what passes between them needs a
     // place, too.
     for (auto [index, group] : llvm::enumerate(groups))
@@ -309,6 +322,41 @@ private:
                           cast<RankedTensorType>(root.getType()));
             buffer.firstGroup = buffer.lastGroup = index;
           }
+  }
+
+  /// The first and the last group of each loop.
+  SmallVector<std::pair<unsigned, unsigned>> spansOfLoops() {
+    SmallVector<std::pair<unsigned, unsigned>> spans;
+    std::optional<int64_t> before;
+    for (auto [index, group] : llvm::enumerate(groups)) {
+      std::optional<int64_t> loop = loopOf(group);
+      if (loop && loop == before)
+        spans.back().second = index;
+      else if (loop)
+        spans.emplace_back(index, index);
+      before = loop;
+    }
+    return spans;
+  }
+
+  /// Puts the groups of each loop, which stand in a row, in one.
+  void encloseLoops() {
+    tile::LoopOp loop;
+    std::optional<int64_t> number;
+    for (auto group : llvm::make_early_inc_range(
+             program.getBody().front().getOps<tile::GroupOp>())) {
+      std::optional<int64_t> own = loopOf(group);
+      group->removeAttr(loopAttrName);
+      if (own && own != number) {
+        builder.setInsertionPoint(group);
+        loop = tile::LoopOp::create(builder, group.getLoc(), runs[*own]);
+        loop.getBody().emplaceBlock();
+      }
+      number = own;
+      if (own)
+        group->moveBefore(&loop.getBody().front(),
+                          loop.getBody().front().end());
+    }
   }
 
   Value rootOf(Value value) {
@@ -368,7 +416,7 @@ private:
   /// window of.
   ArrayWindow bufferOf(Value tensor) {
     TensorView view = views.viewOf(tensor);
-    return {arrayOf(view), view.offsets, view.strides};
+    return {arrayOf(view), view.offsets, view.strides, advanceOf(tensor)};
   }
 
   Value arrayOf(const TensorView &view) {
@@ -426,8 +474,12 @@ private:
 
   BuiltGroup build(const OperatorGroup &group,
                    ArrayRef<Implementation> implementations) {
-    return buildGroup(builder, group, implementations, outputsOf(group),
-                      [&](Value tensor) { return bufferOf(tensor); });
+    BuiltGroup built =
+        buildGroup(builder, group, implementations, outputsOf(group),
+                   [&](Value tensor) { return bufferOf(tensor); });
+    if (std::optional<int64_t> loop = loopOf(group))
+      built.op->setAttr(loopAttrName, builder.getI64IntegerAttr(*loop));
+    return built;
   }
 
   PlannedGroup planGroup(const OperatorGroup &group) {
@@ -722,6 +774,10 @@ private:
       bytes -= bytesOf(cast<ShapedType>(type));
     for (auto parameter : module.getOps<train::ParameterOp>())
       bytes -= bytesOf(cast<ShapedType>(parameter.getType()));
+    for (auto recurrence : step.getOps<train::RecurrenceOp>())
+      for (Type type : recurrence.getResultTypes())
+        bytes -= bytesOf(cast<ShapedType>(type));
+    bytes = std::max<int64_t>(bytes, 0);
     return bytes * 100 / (100 + margin);
   }
 
@@ -746,6 +802,7 @@ private:
   int64_t tables; // bytes of L1
   OpBuilder builder;
   StepViews views;
+  SmallVector<int64_t> runs; // of each loop
   std::vector<OperatorGroup> groups;
   SmallVector<PlannedBuffer> planned;
   DenseMap<Value, unsigned> indexOf;

@@ -1,4 +1,4 @@
-#include "dialects/Tile/Tile.h"
+#include "dialects/Tile/Loop.h"
 #include "dialects/Tile/Windows.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
@@ -19,11 +19,17 @@ using namespace td::tile;
 #include "dialects/Tile/TileTypes.cpp.inc"
 #define GET_OP_CLASSES
 #include "dialects/Tile/TileOps.cpp.inc"
+#define GET_OP_CLASSES
+#include "dialects/Tile/Loop.cpp.inc"
 
 void TileDialect::initialize() {
   addOperations<
 #define GET_OP_LIST
 #include "dialects/Tile/TileOps.cpp.inc"
+      >();
+  addOperations<
+#define GET_OP_LIST
+#include "dialects/Tile/Loop.cpp.inc"
       >();
   addAttributes<
 #define GET_ATTRDEF_LIST
@@ -94,7 +100,18 @@ LogicalResult GroupOp::verify() {
   Block &block = getBody().front();
   if (getMaps().size() != operands || block.getNumArguments() != operands)
     return emitOpError("needs one map and one block argument per operand");
+  auto loop = dyn_cast<LoopOp>(getOperation()->getParentOp());
+  if (Attribute listed = (*this)->getAttr(advanceAttrName)) {
+    auto advance = dyn_cast<DenseI64ArrayAttr>(listed);
+    if (!advance || advance.size() != (int64_t)operands || !loop)
+      return emitOpError("has '")
+             << advanceAttrName << "' per operand in a tile.loop alone";
+  }
   for (auto [index, operand] : llvm::enumerate(getOperands())) {
+    if (advanceOf(*this, index) != 0 &&
+        cast<MemRefType>(operand.getType()).getRank() == 0)
+      return emitOpError("operand #")
+             << index << " has no dimension to move along";
     Attribute attr = getMaps()[index];
     BlockArgument argument = block.getArgument(index);
     auto type = cast<MemRefType>(operand.getType());
@@ -110,7 +127,15 @@ LogicalResult GroupOp::verify() {
       SmallVector<int64_t> last;
       for (int64_t size : getSizes())
         last.push_back(size - 1);
-      if (sum.at(last) >= type.getDimSize(i))
+      int64_t end = sum.at(last), moved = 0;
+      if (i == 0 && loop &&
+          (llvm::MulOverflow<int64_t>(advanceOf(*this, index),
+                                      (int64_t)loop.getRuns() - 1, moved) ||
+           sum.constant + moved < 0))
+        return emitOpError("operand #")
+               << index << " moves out of its array in the loop";
+      if (end >= type.getDimSize(i) ||
+          std::max<int64_t>(moved, 0) >= type.getDimSize(i) - end)
         return emitOpError("operand's dimension ")
                << i << " is smaller than what the domain walks";
       if (!output)
@@ -138,6 +163,16 @@ LogicalResult GroupOp::verify() {
       return scratch.emitOpError("needs a map with a sum of the domain's "
                                  "dimensions per dimension of its tile");
   }
+  return success();
+}
+
+LogicalResult LoopOp::verify() {
+  constexpr int64_t mostRuns = int64_t(1) << 16;
+  if (getRuns() < 1 || getRuns() > mostRuns)
+    return emitOpError("runs from 1 to ") << mostRuns << " times";
+  for (Operation &op : getBody().front())
+    if (!isa<GroupOp>(op))
+      return op.emitOpError("is no group of a loop");
   return success();
 }
 

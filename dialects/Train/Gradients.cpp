@@ -1,5 +1,6 @@
 // Vector-Jacobian products of the train dialect's operators, and of the
 // upstream ops of the training graph as external models.
+#include "dialects/Train/Recurrence.h"
 #include "dialects/Train/Structured.h"
 
 using namespace mlir;
@@ -24,6 +25,64 @@ static Value asMatrix(OpBuilder &builder, Location location, Value value) {
   int64_t columns = tensorType(value).getShape().back();
   return reshapeTo(builder, location, value,
                    {tensorType(value).getNumElements() / columns, columns});
+}
+
+/// The sum of two arrays that are zero but for boxes which lie side by side, as
+/// the gradients of the parts of a split are: the boxes joined, amid zeros if
+/// there are any left. Null if they do not lie so.
+static Value joinNeighbours(OpBuilder &builder, Location location, Value a,
+                            Value b) {
+  auto first = a.getDefiningOp<EmbedOp>(), second = b.getDefiningOp<EmbedOp>();
+  if (!first || !second)
+    return {};
+  auto isStrided = [](int64_t stride) { return stride != 1; };
+  if (llvm::any_of(first.getStrides(), isStrided) ||
+      llvm::any_of(second.getStrides(), isStrided))
+    return {};
+  std::optional<int64_t> axis;
+  for (int64_t dim = 0; dim < first.getType().getRank(); ++dim)
+    if (first.getOffsets()[dim] != second.getOffsets()[dim]) {
+      if (axis)
+        return {};
+      axis = dim;
+    }
+  if (!axis)
+    return {};
+  if (first.getOffsets()[*axis] > second.getOffsets()[*axis])
+    std::swap(first, second);
+  SmallVector<int64_t> shape(first.getInput().getType().getShape()),
+      other(second.getInput().getType().getShape());
+  if (first.getOffsets()[*axis] + shape[*axis] != second.getOffsets()[*axis])
+    return {};
+  shape[*axis] += other[*axis];
+  other[*axis] = shape[*axis];
+  if (shape != other)
+    return {};
+  SmallVector<Value> parts;
+  for (EmbedOp half : {first, second}) {
+    auto joined = half.getInput().getDefiningOp<ConcatOp>();
+    if (joined && joined.getAxis() == *axis)
+      llvm::append_range(parts, joined.getInputs());
+    else
+      parts.push_back(half.getInput());
+  }
+  RankedTensorType type = first.getType();
+  Value box = ConcatOp::create(
+      builder, location, RankedTensorType::get(shape, type.getElementType()),
+      parts, *axis);
+  if (box.getType() == type)
+    return box;
+  return EmbedOp::create(builder, location, type, box, first.getOffsets(),
+                         first.getStrides());
+}
+
+Value td::train::addCotangents(OpBuilder &builder, Location location, Value a,
+                               Value b) {
+  if (!a || !b)
+    return a ? a : b;
+  if (Value joined = joinNeighbours(builder, location, a, b))
+    return joined;
+  return AddOp::create(builder, location, a, b);
 }
 
 SmallVector<Value> td::train::otherOperands(Value first, Value second,

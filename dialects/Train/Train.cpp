@@ -1,5 +1,5 @@
 // The train dialect: verifiers, type inference, folders.
-#include "dialects/Train/Train.h"
+#include "dialects/Train/Recurrence.h"
 
 #include "mlir/Dialect/Traits.h"
 #include "mlir/IR/Builders.h"
@@ -23,6 +23,10 @@ void TrainDialect::initialize() {
   addOperations<
 #define GET_OP_LIST
 #include "dialects/Train/TrainOps.cpp.inc"
+      >();
+  addOperations<
+#define GET_OP_LIST
+#include "dialects/Train/Recurrence.cpp.inc"
       >();
 }
 
@@ -167,8 +171,10 @@ static LogicalResult verifyMaps(linalg::GenericOp generic) {
   return success();
 }
 
-LogicalResult td::train::verifyDecomposed(func::FuncOp step) {
-  for (Operation &op : step.getBody().front()) {
+/// Checks that a block holds the closed set of ops; `outermost` are those that
+/// the step itself may have besides.
+static LogicalResult verifyDecomposed(Block &block, bool outermost) {
+  for (Operation &op : block) {
     if (auto generic = dyn_cast<linalg::GenericOp>(op)) {
       if (failed(verifyMaps(generic)))
         return failure();
@@ -181,11 +187,24 @@ LogicalResult td::train::verifyDecomposed(func::FuncOp step) {
         return op.emitOpError("needs constant offsets and strides");
       continue;
     }
-    if (!isa<ReadOp, AssignOp, linalg::MatmulOp, linalg::FillOp,
-             tensor::CollapseShapeOp, tensor::ExpandShapeOp, tensor::EmptyOp,
-             arith::ConstantOp, func::ReturnOp>(op))
+    if (auto recurrence = dyn_cast<RecurrenceOp>(op); recurrence && outermost) {
+      if (failed(verifyDecomposed(recurrence.getBody().front(), false)))
+        return failure();
+      continue;
+    }
+    bool isEitherWay =
+        isa<linalg::MatmulOp, linalg::FillOp, tensor::CollapseShapeOp,
+            tensor::ExpandShapeOp, tensor::EmptyOp, arith::ConstantOp>(op);
+    if (!isEitherWay && !(outermost ? isa<ReadOp, AssignOp, func::ReturnOp>(op)
+                                    : isa<NextOp>(op)))
       return op.emitOpError("is not part of a decomposed training step");
   }
+  return success();
+}
+
+LogicalResult td::train::verifyDecomposed(func::FuncOp step) {
+  if (failed(::verifyDecomposed(step.getBody().front(), true)))
+    return failure();
   return verifySnapshots(step.getBody().front());
 }
 

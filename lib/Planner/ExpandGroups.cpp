@@ -1,7 +1,7 @@
 #include "lib/Planner/ExpandGroups.h"
 
 #include "dialects/RedMulE/RedMulE.h"
-#include "dialects/Tile/Tile.h"
+#include "dialects/Tile/Loop.h"
 #include "dialects/Tile/Windows.h"
 #include "lib/Planner/Grouping.h"
 #include "lib/Planner/ScheduleProgram.h"
@@ -110,6 +110,7 @@ struct Slot {
   TiledOperand window;
   MemRefType type; // of the tile, sizes dynamic
   std::string symbol;
+  int64_t advance = 0; // of the window along the first dimension, each run
   bool loaded = false, stored = false;
   bool isView = false; // made with the lines that it is part of
   unsigned lines = 0;  // place + 1 among the group's, if there are ahead of it
@@ -141,18 +142,26 @@ struct Stage {
 
 class GroupExpander {
 public:
-  GroupExpander(GroupOp group, int32_t opIndex, KernelTable &kernels)
-      : group(group), opIndex(opIndex), kernels(kernels), builder(group),
+  /// Jobs are put before `position`.
+  GroupExpander(GroupOp group, int32_t opIndex, KernelTable &kernels,
+                Operation *position)
+      : group(group), opIndex(opIndex), kernels(kernels), builder(position),
         loc(group.getLoc()), sizes(group.getSizes()), tiles(group.getTiles()) {
     for (auto [size, tile] : llvm::zip(sizes, tiles))
       counts.push_back(llvm::divideCeil(size, tile));
     place.resize(sizes.size(), 0);
   }
 
-  LogicalResult run() {
-    if (failed(collectSlots()) || failed(checkOutputs()) ||
-        failed(checkLines()) || failed(collectStages()))
-      return failure();
+  LogicalResult prepare() {
+    return failure(failed(collectSlots()) || failed(checkOutputs()) ||
+                   failed(checkLines()) || failed(collectStages()));
+  }
+
+  /// The jobs of one run of the loop that the group is in.
+  LogicalResult run(int64_t number = 0) {
+    runNumber = number;
+    for (Slot &slot : slots)
+      slot.valid = false;
     do
       if (failed(step()))
         return failure();
@@ -182,13 +191,15 @@ private:
     for (auto [i, operand] : llvm::enumerate(group.getOperands())) {
       AffineMap map = cast<AffineMapAttr>(group.getMaps()[i]).getValue();
       auto found = llvm::find_if(slots, [&](const Slot &slot) {
-        return slot.buffer == operand && slot.map == map;
+        return slot.buffer == operand && slot.map == map &&
+               slot.advance == advanceOf(group, i);
       });
       unsigned index = found - slots.begin();
       if (found == slots.end()) {
         Slot slot;
         slot.buffer = operand;
         slot.map = map;
+        slot.advance = advanceOf(group, i);
         slot.window = TiledOperand(map, tiles);
         slot.type = cast<MemRefType>(block.getArgument(i).getType());
         auto buffer = td::reshapeSource(operand).getDefiningOp<BufferOp>();
@@ -530,6 +541,8 @@ private:
     Index starts, extents;
     locate(starts, extents);
     offsets = slot.window.offsets(starts);
+    if (slot.advance)
+      offsets[0] += runNumber * slot.advance;
     shape = slot.window.shape(extents);
   }
 
@@ -732,6 +745,7 @@ private:
 
   GroupOp group;
   int32_t opIndex;
+  int64_t runNumber = 0;
   KernelTable &kernels;
   OpBuilder builder;
   Location loc;
@@ -748,17 +762,38 @@ private:
 LogicalResult td::expandGroups(ModuleOp module) {
   KernelTable kernels(module);
   for (auto program : module.getOps<ProgramOp>()) {
-    auto groups = llvm::to_vector(program.getOps<GroupOp>());
-    for (GroupOp group : groups) {
-      OpBuilder builder(groups.front());
-      OperatorOp::create(builder, group.getLoc(), group.getName(),
-                         group.getPredicted());
-    }
-    for (auto [i, group] : llvm::enumerate(groups))
-      if (failed(GroupExpander(group, i, kernels).run()))
+    SmallVector<Operation *> parts; // groups and loops
+    for (Operation &op : program.getBody().front())
+      if (isa<GroupOp, LoopOp>(op))
+        parts.push_back(&op);
+    auto runsOf = [](Operation *part) {
+      auto loop = dyn_cast<LoopOp>(part);
+      return loop ? (int64_t)loop.getRuns() : 1;
+    };
+    for (Operation *part : parts)
+      part->walk([&](GroupOp group) {
+        OpBuilder builder(parts.front());
+        SmallVector<int64_t> predicted(group.getPredicted());
+        for (int64_t &cycles : predicted)
+          cycles *= runsOf(part);
+        OperatorOp::create(builder, group.getLoc(), group.getName(), predicted);
+      });
+    int32_t index = 0;
+    for (Operation *part : parts) {
+      std::vector<GroupExpander> groups;
+      WalkResult walked = part->walk([&](GroupOp group) {
+        groups.emplace_back(group, index++, kernels, part);
+        return WalkResult(groups.back().prepare());
+      });
+      if (walked.wasInterrupted())
         return failure();
-    for (GroupOp group : groups)
-      group.erase();
+      for (int64_t run = 0; run < runsOf(part); ++run)
+        for (GroupExpander &group : groups)
+          if (failed(group.run(run)))
+            return failure();
+    }
+    for (Operation *part : parts)
+      part->erase();
   }
   return success();
 }

@@ -1,5 +1,6 @@
 #include "lib/Planner/GroupBuilder.h"
 
+#include "dialects/Tile/Loop.h"
 #include "dialects/Tile/Windows.h"
 #include "lib/Kernels/KernelPlan.h"
 #include "mlir/Dialect/Arith/IR/Arith.h"
@@ -253,11 +254,14 @@ private:
   void addInput(Value tensor, const GroupMember &member, AffineMap loops) {
     ArrayWindow window = bufferOf(tensor);
     AffineMap map = arrayMap(member, loops, window);
-    for (auto [known, knownMap] : llvm::zip(inputBuffers, inputMaps))
-      if (known == window.memref && knownMap == map)
+    for (auto [known, knownMap, advance] :
+         llvm::zip(inputBuffers, inputMaps, inputAdvances))
+      if (known == window.memref && knownMap == map &&
+          advance == window.advance)
         return;
     inputTensors.push_back(tensor);
     inputMaps.push_back(map);
+    inputAdvances.push_back(window.advance);
     inputBuffers.push_back(window.memref);
   }
 
@@ -283,6 +287,7 @@ private:
           outputMaps.push_back(arrayMap(
               member, linalgOp.getIndexingMapMatchingResult(result), window));
           outputBuffers.push_back(window.memref);
+          outputAdvances.push_back(window.advance);
         }
   }
 
@@ -315,6 +320,11 @@ private:
         builder, builder.getFusedLoc(locations), name, sizes, sizes, order,
         group.reductions, inputBuffers, outputBuffers,
         builder.getAffineMapArrayAttr(maps), ArrayRef<int64_t>{0, 0, 0, 0});
+    SmallVector<int64_t> advances(inputAdvances);
+    llvm::append_range(advances, outputAdvances);
+    if (llvm::any_of(advances, [](int64_t advance) { return advance != 0; }))
+      op->setAttr(tile::advanceAttrName,
+                  builder.getDenseI64ArrayAttr(advances));
     Block *block = builder.createBlock(&op.getBody());
     for (auto [tensor, map] : llvm::zip(inputTensors, inputMaps))
       inputTiles.push_back(
@@ -440,9 +450,10 @@ private:
       return tiles[tensor];
     ArrayWindow window = bufferOf(tensor);
     AffineMap full = arrayMap(member, map, window);
-    for (auto [known, knownMap, tile] :
-         llvm::zip(inputBuffers, inputMaps, inputTiles))
-      if (known == window.memref && knownMap == full)
+    for (auto [known, knownMap, advance, tile] :
+         llvm::zip(inputBuffers, inputMaps, inputAdvances, inputTiles))
+      if (known == window.memref && knownMap == full &&
+          advance == window.advance)
         return tile;
     llvm_unreachable(
         "an operand of a member is an operand or a result of its group");
@@ -957,6 +968,7 @@ private:
 
   SmallVector<Value> inputTensors, inputBuffers, outputTensors, outputBuffers;
   SmallVector<AffineMap> inputMaps, outputMaps;
+  SmallVector<int64_t> inputAdvances, outputAdvances;
   SmallVector<Tile> inputTiles, outputTiles;
   DenseMap<Value, Tile> tiles;            // of the members' results
   DenseMap<Value, Tile> finalTiles;       // where a transposed result is stored

@@ -25,6 +25,9 @@ struct Implementation {
 struct ArrayWindow {
   mlir::Value memref;
   llvm::SmallVector<int64_t> offsets, strides;
+  /// Elements of the first dimension that it moves by from run to run of a
+  /// loop.
+  int64_t advance = 0;
 };
 using BufferOf = llvm::function_ref<ArrayWindow(mlir::Value tensor)>;
 

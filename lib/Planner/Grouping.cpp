@@ -3,9 +3,11 @@
 #include "dialects/Tile/Windows.h"
 #include "dialects/Train/Train.h"
 #include "lib/Kernels/KernelPlan.h"
+#include "lib/Planner/Loops.h"
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
 #include "mlir/IR/Matchers.h"
+#include "llvm/ADT/MapVector.h"
 #include "llvm/ADT/SetVector.h"
 #include "llvm/ADT/StringMap.h"
 #include <queue>
@@ -278,9 +280,25 @@ public:
       push(i);
     std::vector<OperatorGroup> result;
     DenseMap<unsigned, unsigned> place;
+    // Groups of a loop come in a row: whatever they need that is not among them
+    // has run when the first of them is ready.
+    std::optional<int64_t> loop;
+    std::vector<Entry> others;
     while (!ready.empty()) {
       unsigned next = ready.top().second;
       ready.pop();
+      if (loop && loopOf(groups[next]) != loop) {
+        others.push_back(
+            {positions.lookup(groups[next].members.back().op), next});
+        if (!ready.empty())
+          continue;
+        loop.reset();
+        for (Entry other : others)
+          ready.push(other);
+        others.clear();
+        continue;
+      }
+      loop = loopOf(groups[next]);
       place[next] = result.size();
       result.push_back(groups[next]);
       for (unsigned target : successors[next]) {
@@ -369,6 +387,31 @@ private:
       for (unsigned reader : readers[assign.getParameter()])
         addEdge(reader, groupOf[producer]);
     }
+    surroundLoops();
+  }
+
+  /// What a group of a loop needs of others runs before all of the loop, and
+  /// what needs a group of it after all.
+  void surroundLoops() {
+    llvm::MapVector<int64_t, SmallVector<unsigned>> loops;
+    for (unsigned i = 0; i < groups.size(); ++i)
+      if (std::optional<int64_t> loop = loopOf(groups[i]))
+        loops[*loop].push_back(i);
+    for (auto &[loop, inside] : loops) {
+      llvm::SmallSetVector<unsigned, 8> before, after;
+      for (unsigned i = 0; i < groups.size(); ++i) {
+        bool isInside = loopOf(groups[i]) == loop;
+        for (unsigned target : successors[i])
+          if ((loopOf(groups[target]) == loop) != isInside)
+            isInside ? after.insert(target) : before.insert(i);
+      }
+      for (unsigned group : inside) {
+        for (unsigned other : before)
+          addEdge(other, group);
+        for (unsigned other : after)
+          addEdge(group, other);
+      }
+    }
   }
 
   /// Maps the consumer's loops on the group's dimensions through an operand
@@ -396,6 +439,8 @@ private:
   /// Group `own` behind `into`, as one group whose members run tile by tile.
   std::optional<OperatorGroup> joinRows(unsigned into, unsigned own,
                                         int64_t rowBytes) {
+    if (!areInOneLoop(into, own))
+      return std::nullopt;
     for (unsigned next : successors[into])
       if (next != own && reaches(next, own))
         return std::nullopt;
@@ -548,7 +593,8 @@ private:
       }
       pooling.between.push_back(producer);
     }
-    if (!pooling.source || pooled.into == own)
+    if (!pooling.source || pooled.into == own ||
+        !areInOneLoop(pooled.into, own))
       return std::nullopt;
     OperatorGroup &merged = pooled.group;
     merged = groups[pooled.into];
@@ -857,6 +903,8 @@ private:
   /// element.
   bool mayMerge(unsigned into, unsigned own, linalg::LinalgOp consumer,
                 ArrayRef<unsigned> dims) {
+    if (!areInOneLoop(into, own))
+      return false;
     for (unsigned next : successors[into])
       if (next != own && reaches(next, own))
         return false;
@@ -887,6 +935,11 @@ private:
                 if (read.getParameter() == assign.getParameter())
                   return false;
     return true;
+  }
+
+  /// Whether both groups run in the same loop, or both in none.
+  bool areInOneLoop(unsigned a, unsigned b) const {
+    return loopOf(groups[a]) == loopOf(groups[b]);
   }
 
   bool reaches(unsigned from, unsigned to) {
@@ -964,7 +1017,7 @@ std::optional<OperatorGroup> mergeSiblings(const OperatorGroup &first,
   if (first.secondChain || second.secondChain || first.rowwise ||
       second.rowwise || first.rowsFrom || second.rowsFrom || first.pooling ||
       second.pooling || !isMatmul(first) ||
-      !(isMatmul(second) || isElementwise))
+      !(isMatmul(second) || isElementwise) || loopOf(first) != loopOf(second))
     return std::nullopt;
   // Within a tile the second may not wait for a sum of the first.
   for (const GroupMember &member : second.members)

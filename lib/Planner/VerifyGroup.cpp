@@ -1,5 +1,6 @@
 #include "lib/Planner/VerifyGroup.h"
 
+#include "dialects/Tile/Loop.h"
 #include "dialects/Tile/Windows.h"
 #include "lib/Planner/ScheduleProgram.h"
 
@@ -14,10 +15,11 @@ struct Access {
   Value array;
   int64_t constant = 0;
   SmallVector<int64_t> steps;
+  int64_t advance = 0; // for a run of the loop that the group is in
 
   bool operator==(const Access &other) const {
     return array == other.array && constant == other.constant &&
-           steps == other.steps;
+           steps == other.steps && advance == other.advance;
   }
 };
 
@@ -82,6 +84,8 @@ private:
           elements * window.offsets[i] + stride * sums[i].constant;
       for (tile::AffineSum::Term term : sums[i].terms)
         addLoop(access.steps, member, term.dim, stride * term.coefficient);
+      if (i == 0)
+        access.advance = elements * window.advance;
       elements *= shape[i];
     }
     return withoutSingle(access);
@@ -117,6 +121,8 @@ private:
         access.constant += elements * sums[i].constant;
         for (tile::AffineSum::Term term : sums[i].terms)
           access.steps[term.dim] += elements * term.coefficient;
+        if (i == 0)
+          access.advance = elements * tile::advanceOf(op, operand);
         elements *= shape[i];
       }
       return withoutSingle(access);

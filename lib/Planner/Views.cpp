@@ -3,6 +3,7 @@
 #include "dialects/Train/Structured.h"
 
 #include "lib/Planner/Grouping.h"
+#include "lib/Planner/Loops.h"
 #include "mlir/Dialect/Arith/IR/Arith.h"
 
 using namespace mlir;
@@ -97,7 +98,9 @@ public:
     }
     SmallVector<tensor::InsertSliceOp> ends;
     for (auto insert : block.getOps<tensor::InsertSliceOp>())
-      if (!continues(insert))
+      if (advanceOf(insert.getOperation()))
+        insertedBy[insert.getSource()] = insert;
+      else if (!continues(insert))
         ends.push_back(insert);
     for (tensor::InsertSliceOp end : ends)
       prepareChain(end, insertedBy, overwritten);
@@ -109,7 +112,8 @@ private:
     if (!insert->hasOneUse())
       return false;
     auto next = dyn_cast<tensor::InsertSliceOp>(*insert->user_begin());
-    return next && next.getDest() == insert.getResult() &&
+    return next && !advanceOf(next.getOperation()) &&
+           next.getDest() == insert.getResult() &&
            next.getSource() != insert.getResult();
   }
 
@@ -267,10 +271,13 @@ TensorView StepViews::viewOf(Value tensor) const {
     return within(slice.getSource(), boxOf(slice));
   if (auto part = insertedBy.lookup(tensor))
     return within(part.getResult(), boxOf(part));
+  // In a loop, a part of the array that is there.
+  if (auto part = dyn_cast<tensor::InsertSliceOp>(op); part && advanceOf(op))
+    return viewOf(part.getDest());
   // An insert_slice is part of what the next one makes of it.
   if (isa<tensor::InsertSliceOp>(op) && op->hasOneUse())
     if (auto next = dyn_cast<tensor::InsertSliceOp>(*op->user_begin());
-        next && next.getDest() == tensor)
+        next && !advanceOf(next.getOperation()) && next.getDest() == tensor)
       return viewOf(next.getResult());
   return view;
 }

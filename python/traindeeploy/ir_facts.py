@@ -154,14 +154,19 @@ def parameter_traffic(graph: ir.Module) -> tuple[int, int]:
 def plan_operators(plan: ir.Module) -> list[Operator]:
     """The operators of a plan, in execution order, without their transfers."""
     operators = []
-    for group in _body(_program(plan)):
-        if group.name != "tile.group":
-            continue
+    groups = []
+    for part in _body(_program(plan)):
+        if part.name == "tile.group":
+            groups.append((part, 1))
+        elif part.name == "tile.loop":
+            runs = ir.IntegerAttr(part.attributes["runs"]).value
+            groups += [(group, runs) for group in _body(part)]
+    for group, runs in groups:
         engines: list[str] = []
         for stage in _body(group):
             if stage.name == "tile.stage" and any(op.name == "linalg.matmul" for op in _body(stage)):
                 engines.append(_keyword(stage.attributes["engine"]))
-        total, dma, cores, redmule = _integers(group.attributes["predicted"])
+        total, dma, cores, redmule = (runs * n for n in _integers(group.attributes["predicted"]))
         reduces = len(_integers(group.attributes["reductions"])) > 0
         operators.append(
             Operator(
@@ -171,6 +176,7 @@ def plan_operators(plan: ir.Module) -> list[Operator]:
                 domain=_integers(group.attributes["sizes"]),
                 tile=_integers(group.attributes["tiles"]),
                 predicted={"total": total, "dma": dma, "cores": cores, "redmule": redmule},
+                runs=runs,
             )
         )
     return operators

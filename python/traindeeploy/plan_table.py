@@ -25,6 +25,8 @@ class Operator:
     """Cycles by the cost model: "total", "dma", "cores", "redmule"."""
     transfers: dict[str, int] = field(default_factory=dict)
     """Bytes that a step moves for it: "l2_to_l1", "l1_to_l2", "l3_to_l2", "l2_to_l3"."""
+    runs: int = 1
+    """How often it runs: in a loop over time as often as that. Cycles and bytes are those of all runs."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,7 +53,8 @@ def plan_table(operators: Sequence[Operator], lower_bound: int) -> str:
         [
             operator.name,
             operator.engine,
-            "x".join(map(str, operator.domain)) or "1",
+            ("x".join(map(str, operator.domain)) or "1")
+            + (f" ({operator.runs} times)" if operator.runs > 1 else ""),
             "x".join(map(str, operator.tile)) or "1",
             f"{sum(operator.transfers.values()):,}",
             f"{operator.predicted['total']:,}",

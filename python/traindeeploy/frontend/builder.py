@@ -305,6 +305,64 @@ class GraphBuilder:
         operands = [untransposed(lhs), untransposed(rhs), Tensor(filled, (m, n))]
         return self.apply("linalg.matmul", (m, n), operands, attributes, self._matmul_body)
 
+    def recurrence(
+        self,
+        inputs: Sequence[Tensor],
+        initials: Sequence[Tensor],
+        shared: Sequence[Tensor],
+        body: Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]],
+        reverse: bool = False,
+    ) -> list[Tensor]:
+        """A loop over axis 0 of `inputs`: the states [T + 1, ...] over time, the initial ones with them.
+
+        body: makes the next states of a step's part of the inputs, the states and what all steps share.
+        reverse: from the last step to the first; the initial state is then the last of its stack.
+        """
+        operands = (*inputs, *initials, *shared)
+        assert not any(operand.transposed for operand in operands)
+        count = inputs[0].shape[0]
+        attributes = {
+            "steps": self._attribute(count),
+            "starts": self._attribute([0] * len(inputs)),
+            "operandSegmentSizes": self._segments(len(inputs), len(initials), len(shared)),
+        }
+        if reverse:
+            attributes["reverse"] = self._attribute(True)
+        shapes = [*(t.shape[1:] for t in inputs), *(t.shape for t in (*initials, *shared))]
+        with self.context, ir.Location.name(self._place) as location:
+            operation = ir.Operation.create(
+                "train.recurrence",
+                results=[self._type((count + 1, *initial.shape)) for initial in initials],
+                operands=[operand.value for operand in operands],
+                attributes=attributes,
+                regions=1,
+                ip=ir.InsertionPoint(self._block),
+            )
+            types = [self._type(shape) for shape in shapes]
+            block = ir.Block.create_at_start(operation.regions[0], types, arg_locs=[location] * len(types))
+        arguments = [
+            replace(operand, value=value, shape=shape, number=None)
+            for operand, value, shape in zip(operands, block.arguments, shapes, strict=True)
+        ]
+        first, last = len(inputs), len(inputs) + len(initials)
+        outer, self._block = self._block, block
+        try:
+            states = body(arguments[:first], arguments[first:last], arguments[last:])
+        finally:
+            self._block = outer
+        with self.context, ir.Location.name(self._place):
+            ir.Operation.create(
+                "train.recurrence_next",
+                operands=[state.value for state in states],
+                ip=ir.InsertionPoint(block),
+            )
+        gradient = next((operand.gradient for operand in operands if operand.gradient), None)
+        on_input = any(operand.on_input for operand in operands)
+        return [
+            Tensor(value, (count + 1, *state.shape), gradient=gradient, on_input=on_input)
+            for value, state in zip(operation.results, states, strict=True)
+        ]
+
     def finish(self, result: Tensor, order: Sequence[str]) -> str:
         """Return `result`, declare the parameters that it needs in the given order, and print."""
         assert not result.transposed

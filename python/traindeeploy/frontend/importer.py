@@ -19,7 +19,7 @@ from traindeeploy.data import COUNTER
 from traindeeploy.interrupts import interrupts_held
 from traindeeploy.isolation import at
 
-from . import composites, functions, resampling  # noqa: F401  (add their entries to the table)
+from . import composites, functions, recurrence, resampling  # noqa: F401  (add their entries to the table)
 from .builder import PRODUCTS, GraphBuilder, Indices, Step, Tensor
 from .model import (
     EVALUATION,
@@ -145,7 +145,7 @@ def lower(
         at(partial("operator {} at '{}'".format, shown, place))
         results = list(operation.results)
         row = TABLE.get(name)
-        op = TorchOperator(name, shown, place, operands, (), naming.supported)
+        op = TorchOperator(name, shown, place, operands, (), naming.supported, operation.attributes)
         if row is None:
             op.refuse()
         shape = _result_shape(results[0].type, operands, f"the result of operator {shown} at '{place}'")

@@ -55,6 +55,7 @@ from .onnx_tensors import (
 )
 from .onnx_windows import spell_out_windows
 from .operators import not_supported
+from .recurrence import ONNX_OPERATORS, keep_whole, name_results
 from .table import LOSSES
 
 # The opset that models of older ones are converted to; the newest whose operators torch-mlir all knows.
@@ -87,7 +88,7 @@ Min Mish Mul Neg Pad Pow RMSNormalization Reciprocal ReduceMax ReduceMean Reduce
 Relu Reshape Selu Shape Sigmoid Slice Softmax Softplus
 Softsign Split Sqrt Squeeze Sub Tanh Tile Transpose Unsqueeze Where
 """
-NORMAL = frozenset(_NAMES.split())
+NORMAL = frozenset([*_NAMES.split(), *ONNX_OPERATORS])
 """Operators that torch-mlir gets to convert."""
 # Operators that ONNX itself defines by others.
 _BY_OTHERS = {
@@ -694,6 +695,7 @@ def _import(graph: _Graph, batch_size: int, name: str, mode: Mode) -> Imported:
     model = _copy(graph.model)
     _set_batch_size(model.graph, graph, batch_size)
     del model.graph.value_info[:]
+    name_results(model.graph)
     model.graph.name = _FUNCTION
     output = model.graph.output[0]
     output.type.tensor_type.ClearField("shape")
@@ -911,6 +913,7 @@ def _to_torch_dialect(model: onnx.ModelProto, naming: Naming):  # type: ignore[n
         importer.import_all()
     except onnx_importer.OnnxImportError as error:
         raise ModelError(f"cannot import the ONNX model: {first_line(error)}") from error
+    keep_whole(module)
     pipeline = "builtin.module(func.func(convert-torch-onnx-to-torch),canonicalize)"
     try:
         with context:

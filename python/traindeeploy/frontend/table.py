@@ -37,6 +37,7 @@ class TorchOperator:
     place:    where it is in the model.
     operands: Tensor, number, bool, str, None or a list of these; a value that is not known is Unknown.
     shape:    of the result that is used.
+    attributes: of the operation, by name, in the torch dialect's form.
     """
 
     name: str
@@ -45,6 +46,7 @@ class TorchOperator:
     operands: list[Any]
     shape: tuple[int, ...]
     supported: Sequence[str]
+    attributes: Any = ()
 
     def refuse(self, reason: str = "") -> NoReturn:
         """reason: what of a supported operator is not, as "has a mask as its index"."""
