@@ -42,6 +42,7 @@ onnx-node-tests: $(STAMPS)/package
 bench: $(STAMPS)/package
 	@$(BIN)/python benchmarks/deep_ae.py
 	@$(BIN)/python benchmarks/strategies.py
+	@$(BIN)/python benchmarks/optimizers.py
 
 format: $(STAMPS)/test
 	@$(BIN)/ruff check --fix --quiet . && $(BIN)/ruff format --quiet .

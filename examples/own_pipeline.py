@@ -17,6 +17,7 @@ from mlir.passmanager import PassManager
 
 from traindeeploy import TrainDeeployError, _td
 from traindeeploy.frontend import import_model
+from traindeeploy.optimizers import SGD, attach
 from traindeeploy.plan_table import table
 from traindeeploy.program import execute
 from traindeeploy.recipes import apply_recipe
@@ -59,6 +60,7 @@ def compiled(text: str, target: Target, pipelines: list[str]) -> tuple[bytes, Co
     _td.register_dialects(context)
     with context:
         module = ir.Module.parse(text)
+        attach(module, SGD())
         module.operation.attributes["tile.target"] = ir.Attribute.parse(mlir_attribute(target.description))
         for pipeline in pipelines:
             run_passes(module, pipeline)

@@ -64,9 +64,16 @@ struct Differentiate : td::impl::DifferentiateBase<Differentiate> {
     Value loss = exit->getOperand(0);
     if (active.contains(loss)) {
       auto type = cast<RankedTensorType>(loss.getType());
+      // A scale that follows what overflows is a state (td-insert-updates).
+      auto scale = module.lookupSymbol<ParameterOp>("optimizer.loss_scale");
       Attribute seed = builder.getFloatAttr(type.getElementType(), lossScale);
-      cotangents[loss] = arith::ConstantOp::create(
-          builder, exit->getLoc(), DenseElementsAttr::get(type, seed));
+      cotangents[loss] =
+          scale ? ReadOp::create(builder, exit->getLoc(), type,
+                                 FlatSymbolRefAttr::get(scale.getSymNameAttr()))
+                      .getResult()
+                : arith::ConstantOp::create(builder, exit->getLoc(),
+                                            DenseElementsAttr::get(type, seed))
+                      .getResult();
     }
     llvm::MapVector<StringAttr, Value> gradients;
     for (Operation *op : llvm::reverse(forward)) {

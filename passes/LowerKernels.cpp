@@ -1155,6 +1155,10 @@ private:
       if (auto quotient = dyn_cast<arith::DivFOp>(inner);
           quotient && quotient.getType().isF32())
         mapping.map(quotient.getResult(), divide(quotient, mapping));
+      else if (auto root = dyn_cast<math::SqrtOp>(inner);
+               root && root.getType().isF32() &&
+               allows(root.getFastmath(), arith::FastMathFlags::afn))
+        mapping.map(root.getResult(), squareRoot(root, mapping));
       else if (Value value = branchFree(inner, mapping))
         mapping.map(inner.getResult(0), value);
       else
@@ -1237,66 +1241,121 @@ private:
   /// quotient is of usual size, comes from a reciprocal and one correction by
   /// the remainder, which rounds it as the divider would: the reciprocal is
   /// rounded correctly itself, as long as the divisor's mantissa is not all
-  /// ones. Everything else is left to the divider.
+  /// ones. Everything else is left to the divider. What may be a product with a
+  /// reciprocal (`arcp`) needs no correction, and looks at the divisor only.
   Value divide(arith::DivFOp op, const IRMapping &mapping) {
     Value x = mapping.lookupOrDefault(op.getLhs()),
           y = mapping.lookupOrDefault(op.getRhs());
-    std::optional<unsigned> innermost =
-        structure->streamed
-            ? structure->cols
-            : std::optional<unsigned>(structure->reductions.back());
-    bool varies = !innermost || plan.varies(op.getRhs(), *innermost);
-    if (!varies && !plan.varies(op.getLhs(), *innermost))
+    bool varies = variesInside(op.getRhs());
+    if (!varies && !variesInside(op.getLhs()))
       return arith::DivFOp::create(b, loc, x, y);
-    auto real = [&](float value) -> Value {
-      return arith::ConstantOp::create(b, loc, b.getF32FloatAttr(value));
-    };
-    auto bits = [&](Value value) -> Value {
-      return b.createOrFold<arith::BitcastOp>(loc, b.getI32Type(), value);
-    };
-    auto fma = [&](Value p, Value q, Value r) -> Value {
-      return math::FmaOp::create(b, loc, p, q, r);
-    };
     // The magnitude is from 2^-60 to 2^60.
     auto usual = [&](Value value) {
       return compare(
           arith::CmpIPredicate::ult,
-          sub(shiftLeft(bits(value), constant(1)), constant(67 << 24)),
+          sub(shiftLeft(bitsOf(value), constant(1)), constant(67 << 24)),
           constant(120 << 24));
     };
-    Value easy = bitAnd(usual(x), usual(y));
+    bool product = allows(op.getFastmath(), arith::FastMathFlags::arcp),
+         rounded = !allows(op.getFastmath(), arith::FastMathFlags::afn);
+    if (product && !varies)
+      return arith::MulFOp::create(
+          b, loc, x, arith::DivFOp::create(b, loc, real(1.0f), y));
+    Value easy = product ? usual(y) : bitAnd(usual(x), usual(y));
     Value minus = arith::NegFOp::create(b, loc, y), reciprocal;
     if (varies) {
-      easy = bitAnd(easy, compare(arith::CmpIPredicate::ult,
-                                  shiftLeft(bits(y), constant(9)),
-                                  constant(-(1 << 9))));
+      if (rounded)
+        easy = bitAnd(easy, compare(arith::CmpIPredicate::ult,
+                                    shiftLeft(bitsOf(y), constant(9)),
+                                    constant(-(1 << 9))));
       // A linear guess, two steps of third order, one of second that rounds.
-      reciprocal = b.createOrFold<arith::BitcastOp>(
-          loc, b.getF32Type(), sub(constant(0x7EF311C7), bits(y)));
+      reciprocal = realOf(sub(constant(0x7EF311C7), bitsOf(y)));
       for (int step = 0; step < 2; ++step) {
         Value error = fma(minus, reciprocal, real(1.0f));
         reciprocal = fma(reciprocal, fma(error, error, error), reciprocal);
       }
-      reciprocal =
-          fma(fma(minus, reciprocal, real(1.0f)), reciprocal, reciprocal);
+      if (rounded)
+        reciprocal =
+            fma(fma(minus, reciprocal, real(1.0f)), reciprocal, reciprocal);
     } else {
       // Before the loop.
       reciprocal = arith::DivFOp::create(b, loc, real(1.0f), y);
     }
     Value quotient = arith::MulFOp::create(b, loc, x, reciprocal);
-    quotient = fma(fma(minus, quotient, x), reciprocal, quotient);
+    if (!product)
+      quotient = fma(fma(minus, quotient, x), reciprocal, quotient);
+    return unless(easy, quotient, [&] {
+      return arith::DivFOp::create(b, loc, x, y).getResult();
+    });
+  }
 
+  /// A square root that may be an approximation, of a normal number: that of
+  /// the reciprocal by a linear guess and a step of third order, and one of
+  /// second for the root. The unit that all cores share is left to the others
+  /// but zero.
+  Value squareRoot(math::SqrtOp op, const IRMapping &mapping) {
+    Value x = mapping.lookupOrDefault(op.getOperand());
+    if (!variesInside(op.getOperand()))
+      return math::SqrtOp::create(b, loc, x);
+    Value bits = bitsOf(x);
+    Value normal = compare(arith::CmpIPredicate::ult,
+                           sub(bits, constant(1 << 23)), constant(254 << 23));
+    auto times = [&](Value p, Value q) -> Value {
+      return arith::MulFOp::create(b, loc, p, q);
+    };
+    Value guess =
+        realOf(sub(constant(0x5F375A86), shiftRight(bits, constant(1))));
+    Value root = times(x, guess);
+    Value error = fma(arith::NegFOp::create(b, loc, root), guess, real(1.0f));
+    Value reciprocal =
+        fma(times(guess, error), fma(error, real(0.375f), real(0.5f)), guess);
+    root = times(x, reciprocal);
+    Value rest = fma(arith::NegFOp::create(b, loc, root), root, x);
+    // Half of the reciprocal: its exponent less one.
+    Value half = realOf(sub(bitsOf(reciprocal), constant(1 << 23)));
+    return unless(normal, fma(rest, half, root), [&] {
+      Value isZero = compare(arith::CmpIPredicate::eq, bits, constant(0));
+      return unless(isZero, x, [&] {
+        return math::SqrtOp::create(b, loc, x).getResult();
+      });
+    });
+  }
+
+  static bool allows(arith::FastMathFlags flags, arith::FastMathFlags what) {
+    return bitEnumContainsAll(flags, what);
+  }
+  /// Whether a value of the body is another one in each turn of the innermost
+  /// loop.
+  bool variesInside(Value value) {
+    std::optional<unsigned> innermost =
+        structure->streamed
+            ? structure->cols
+            : std::optional<unsigned>(structure->reductions.back());
+    return !innermost || plan.varies(value, *innermost);
+  }
+  /// `value` if the condition holds, which is likely, or else what `other`
+  /// emits.
+  Value unless(Value likely, Value value, function_ref<Value()> other) {
     Block *before = b.getInsertionBlock();
     Block *hard = b.createBlock(exit);
-    Block *after = b.createBlock(exit, x.getType(), loc);
+    Block *after = b.createBlock(exit, value.getType(), loc);
     b.setInsertionPointToEnd(before);
-    LLVM::CondBrOp::create(b, loc, easy, after, ValueRange(quotient), hard,
+    LLVM::CondBrOp::create(b, loc, likely, after, ValueRange(value), hard,
                            ValueRange(), std::make_pair(1000u, 1u));
     b.setInsertionPointToEnd(hard);
-    Value exact = arith::DivFOp::create(b, loc, x, y);
+    Value exact = other();
     LLVM::BrOp::create(b, loc, exact, after);
     b.setInsertionPointToEnd(after);
     return after->getArgument(0);
+  }
+  Value real(float value) {
+    return arith::ConstantOp::create(b, loc, b.getF32FloatAttr(value));
+  }
+  Value realOf(Value bits) {
+    return b.createOrFold<arith::BitcastOp>(loc, b.getF32Type(), bits);
+  }
+  Value fma(Value p, Value q, Value r) {
+    return math::FmaOp::create(b, loc, p, q, r);
   }
 
   //===--- Running extrema

@@ -41,10 +41,6 @@ struct GraphOptions : mlir::PassPipelineOptions<GraphOptions> {
       *this, "trainable",
       llvm::cl::desc(
           "Symbols of the parameters to train; none if they are marked")};
-  Option<std::string> optimizer{*this, "optimizer", llvm::cl::desc("sgd"),
-                                llvm::cl::init("sgd")};
-  Option<double> momentum{*this, "momentum", llvm::cl::desc("Momentum of SGD"),
-                          llvm::cl::init(0.0)};
   Option<Precision> precision{
       *this, "precision", llvm::cl::desc("Of products of matrices"),
       llvm::cl::init(Precision::Fp32),
@@ -55,6 +51,10 @@ struct GraphOptions : mlir::PassPipelineOptions<GraphOptions> {
       *this, "loss-scale",
       llvm::cl::desc("What gradients are multiplied by until the update"),
       llvm::cl::init(1.0)};
+  Option<double> clipNorm{
+      *this, "clip-norm",
+      llvm::cl::desc("Largest norm of all gradients together; 0 is none"),
+      llvm::cl::init(0.0)};
 };
 /// td-graph: a forward model to a decomposed training step.
 void buildGraphPipeline(mlir::OpPassManager &pm, const GraphOptions &options);

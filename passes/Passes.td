@@ -108,18 +108,21 @@ def Differentiate : Pass<"td-differentiate", "::mlir::ModuleOp"> {
 def InsertUpdates : Pass<"td-insert-updates", "::mlir::ModuleOp"> {
   let summary = "Replace every gradient by the optimizer's update of its parameter";
   let description = [{
-    Requires: `train.gradient`s from td-differentiate. Guarantees: none is left;
-    @step has a last argument, the learning rate (`train.name` "lr", rank 0); each
-    gradient's place is taken by `train.sgd`, as early as the gradient exists and
-    the last op that uses the parameter's old value is done (checked by
-    `verifySnapshots`). With momentum, each trained parameter p has a state
-    parameter p.momentum behind it. What gradients were scaled by is divided out,
-    exactly: of the learning rate, or with momentum of each gradient.
+    Requires: `train.gradient`s from td-differentiate, and a `train.optimizer`; if there are several, parameters
+    name theirs. Guarantees: none of these is left; @step has a last argument, the learning rate
+    (`train.name` "lr", rank 0). What an optimizer computes once a step is one operator at its start.
+    Each gradient's place is taken by the update, an operator on weight, gradient and states and an assignment to
+    each, as early as the gradient exists and the last op that uses the parameter's old value is done (checked by
+    `verifySnapshots`). Each trained parameter p has a parameter p.s behind it for each state s; what all share is
+    a parameter of rank 0, called after the optimizer's symbol. What gradients were scaled by is divided out,
+    exactly: of the learning rate if the optimizer is `linear`, or of each gradient.
+    With `clip-norm` gradients are multiplied by min(1, clip-norm / (norm + 1e-6)), all of them are kept
+    until then, and @step returns their norm behind the loss.
   }];
-  let options = [Option<"optimizer", "optimizer", "std::string", "\"sgd\"", "sgd">,
-                 Option<"momentum", "momentum", "double", "0.0", "Momentum of SGD; 0 is none">,
-                 Option<"lossScale", "loss-scale", "double", "1.0",
-      "What gradients are multiplied by: a power of two">];
+  let options = [Option<"lossScale", "loss-scale", "double", "1.0",
+                        "What gradients are multiplied by: a power of two">,
+                 Option<"clipNorm", "clip-norm", "double", "0.0",
+                        "Largest norm of all gradients together; 0 is none">];
   let dependentDialects = ["::td::train::TrainDialect"];
 }
 

@@ -30,8 +30,7 @@ void td::buildGraphPipeline(OpPassManager &pm, const GraphOptions &options) {
       createMoveActivations({/*differentiated=*/true}));
   pm.addPass(createAssignLayouts());
   pm.addNestedPass<func::FuncOp>(createMovePermutes());
-  pm.addPass(createInsertUpdates(
-      {options.optimizer, options.momentum, options.lossScale}));
+  pm.addPass(createInsertUpdates({options.lossScale, options.clipNorm}));
   OpPassManager &function = pm.nest<func::FuncOp>();
   function.addPass(createDecompose());
   // Before anything else changes them: what a loss and its gradient share are

@@ -257,8 +257,8 @@ private:
       if (!root)
         continue; // not part of the step
       auto &buffer = addBuffer(root, parameter.getSymName().str(),
-                               parameter.getStateOf() ? tile::Role::State
-                                                      : tile::Role::Parameter,
+                               parameter.getState() ? tile::Role::State
+                                                    : tile::Role::Parameter,
                                cast<RankedTensorType>(root.getType()));
       buffer.trainable = parameter.getTrainable();
       parameterRoot[parameter.getSymName()] = root;

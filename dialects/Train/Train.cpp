@@ -48,11 +48,13 @@ static LogicalResult verifyParameter(Operation *op,
 }
 
 LogicalResult ParameterOp::verifySymbolUses(SymbolTableCollection &symbols) {
-  if (!getStateOfAttr())
-    return success();
-  if (getTrainable())
-    return emitOpError("is optimizer state and cannot be trainable");
-  return verifyParameter(*this, symbols, getStateOfAttr(), Type());
+  if (FlatSymbolRefAttr optimizer = getOptimizerAttr())
+    if (!symbols.lookupNearestSymbolFrom<OptimizerOp>(*this, optimizer))
+      return emitOpError() << "names " << optimizer
+                           << ", which is no optimizer";
+  return getStateOfAttr()
+             ? verifyParameter(*this, symbols, getStateOfAttr(), Type())
+             : success();
 }
 
 LogicalResult ReadOp::verifySymbolUses(SymbolTableCollection &symbols) {
@@ -70,28 +72,91 @@ LogicalResult GradientOp::verifySymbolUses(SymbolTableCollection &symbols) {
                          getValue().getType());
 }
 
-LogicalResult SGDOp::verifySymbolUses(SymbolTableCollection &symbols) {
-  if (failed(verifyParameter(*this, symbols, getParameterAttr(),
-                             getGradient().getType())))
-    return failure();
-  if (getStateAttr())
-    return verifyParameter(*this, symbols, getStateAttr(),
-                           getGradient().getType());
+//===----------------------------------------------------------------------===//
+// Optimizers
+//===----------------------------------------------------------------------===//
+
+static SmallVector<StringAttr> names(std::optional<ArrayAttr> attribute) {
+  if (!attribute)
+    return {};
+  return llvm::to_vector(attribute->getAsRange<StringAttr>());
+}
+
+SmallVector<StringAttr> OptimizerOp::getSharedNames() {
+  return names(getShared());
+}
+
+SmallVector<StringAttr> OptimizerOp::getStateNames() {
+  return names(getStates());
+}
+
+double OptimizerOp::getFirstOf(unsigned state) {
+  return getFirst() ? cast<FloatAttr>((*getFirst())[state]).getValueAsDouble()
+                    : 0.0;
+}
+
+Type OptimizerOp::getElementType() {
+  return getOnce().front().getArgument(0).getType();
+}
+
+/// Checks a formula: numbers of one type in and out, and operations on numbers
+/// in between.
+static LogicalResult verifyFormula(OptimizerOp op, StringRef name, Block &body,
+                                   unsigned arguments, unsigned results) {
+  if (body.getNumArguments() != arguments)
+    return op.emitOpError() << "needs " << arguments << " arguments of '"
+                            << name << "', and has " << body.getNumArguments();
+  auto yield = dyn_cast<YieldOp>(body.getTerminator());
+  if (!yield)
+    return op.emitOpError()
+           << "needs a train.yield at the end of '" << name << "'";
+  if (yield.getNumOperands() != results)
+    return op.emitOpError() << "needs " << results << " results of '" << name
+                            << "', and has " << yield.getNumOperands();
+  Type element = op.getElementType();
+  auto isNumber = [&](Type type) { return type == element; };
+  if (!isa<FloatType>(element) ||
+      !llvm::all_of(body.getArgumentTypes(), isNumber) ||
+      !llvm::all_of(yield.getOperandTypes(), isNumber))
+    return op.emitOpError() << "needs numbers of one floating-point type as "
+                               "arguments and results of '"
+                            << name << "'";
+  for (Operation &inner : body.without_terminator())
+    if (!isa_and_present<arith::ArithDialect, math::MathDialect>(
+            inner.getDialect()) ||
+        inner.getNumRegions() != 0 ||
+        llvm::any_of(inner.getResultTypes(), llvm::IsaPred<ShapedType>))
+      return inner.emitOpError() << "is no operation on numbers, which is what "
+                                    "an optimizer's formula is made of";
   return success();
 }
 
-LogicalResult SGDOp::verify() {
-  double momentum = getMomentum().convertToDouble();
-  if (!(momentum >= 0.0))
-    return emitOpError("needs a momentum >= 0");
-  if ((momentum != 0.0) != getStateAttr().operator bool())
-    return emitOpError("needs a state exactly when the momentum is not 0");
-  if (getRate().getType() !=
-      RankedTensorType::get({}, getGradient().getType().getElementType()))
-    return emitOpError(
-        "needs a learning rate of rank 0 and of the gradient's element type");
-  return success();
+LogicalResult OptimizerOp::verifyRegions() {
+  SmallVector<StringAttr> shared = getSharedNames(), states = getStateNames();
+  llvm::SmallDenseSet<StringAttr> seen;
+  for (StringAttr name : llvm::concat<StringAttr>(shared, states))
+    if (!seen.insert(name).second)
+      return emitOpError() << "has two states called " << name;
+  if (getFirst() && getFirst()->size() != shared.size() + states.size())
+    return emitOpError() << "needs a first value for each of its "
+                         << shared.size() + states.size() << " states";
+  Block &once = getOnce().front(), &each = getEach().front();
+  if (once.getNumArguments() == 0)
+    return emitOpError("needs the learning rate as an argument of 'once'");
+  unsigned yielded = once.getTerminator()->getNumOperands();
+  if (yielded < shared.size())
+    return emitOpError() << "needs the next values of its " << shared.size()
+                         << " shared states as results of 'once'";
+  if (failed(verifyFormula(*this, "once", once, 1 + shared.size(), yielded)))
+    return failure();
+  return verifyFormula(*this, "each", each,
+                       2 + states.size() + yielded - shared.size(),
+                       1 + states.size());
 }
+
+//===----------------------------------------------------------------------===//
+// Snapshots
+//===----------------------------------------------------------------------===//
 
 StringAttr td::train::getSnapshotParameter(Value value) {
   while (Operation *op = value.getDefiningOp()) {
@@ -130,11 +195,6 @@ LogicalResult td::train::verifySnapshots(Block &block) {
     });
     if (auto assign = dyn_cast<AssignOp>(op))
       lastUpdate[assign.getParameterAttr().getAttr()] = assign;
-    if (auto sgd = dyn_cast<SGDOp>(op)) {
-      lastUpdate[sgd.getParameterAttr().getAttr()] = sgd;
-      if (sgd.getStateAttr())
-        lastUpdate[sgd.getStateAttr().getAttr()] = sgd;
-    }
   }
   return result;
 }

@@ -48,8 +48,8 @@ void registerDifferentiableExternalModels(mlir::DialectRegistry &registry);
 mlir::StringAttr getSnapshotParameter(mlir::Value value);
 
 /// Checks that no op of `block` uses a snapshot of a parameter (the result of
-/// train.read, or a reshape of it) after a train.assign or train.sgd to that
-/// parameter: then parameters can be updated in place, without copies.
+/// train.read, or a reshape of it) after a train.assign to that parameter:
+/// then parameters can be updated in place, without copies.
 mlir::LogicalResult verifySnapshots(mlir::Block &block);
 
 /// Checks that `step` is what td-decompose guarantees: the closed set of ops on

@@ -34,14 +34,17 @@ def Train_ParameterOp : Train_Op<"parameter", [Symbol, DeclareOpInterfaceMethods
   let summary = "a parameter of the model, or an optimizer state tensor";
   let description = [{
     Its value persists from step to step and is loaded before the first one.
-    `trainable` is set by a recipe. `state_of` names the parameter whose
-    optimizer state this is (initially zero). `layout` says that memory holds
+    `trainable` is set by a recipe, and `optimizer` may name the `train.optimizer`
+    that then moves it. `state` is the name of an optimizer's state that this is,
+    with the value `first` before the first step (zero without it); `state_of`
+    names the parameter that it is a state of, unless all share it. `layout` says that memory holds
     the model's tensor transposed: stored = numpy.transpose(model, layout). The
     type is that of what is stored.
   }];
   let arguments = (ins SymbolNameAttr:$sym_name, TypeAttrOf<Train_Tensor>:$type,
                        UnitAttr:$trainable, OptionalAttr<FlatSymbolRefAttr>:$state_of,
-                       OptionalAttr<DenseI64ArrayAttr>:$layout);
+                       OptionalAttr<DenseI64ArrayAttr>:$layout, OptionalAttr<StrAttr>:$state,
+                       OptionalAttr<F64Attr>:$first, OptionalAttr<FlatSymbolRefAttr>:$optimizer);
   let assemblyFormat = "$sym_name (`state_of` $state_of^)? (`trainable` $trainable^)? attr-dict `:` $type";
   let hasVerifier = 1;
 }
@@ -456,18 +459,40 @@ def Train_AvgPool2DVJPOp : Train_TypedBackward<"avg_pool2d_vjp"> {
 // Optimizers
 //===----------------------------------------------------------------------===//
 
-def Train_SGDOp : Train_Op<"sgd", [MemoryEffects<[MemRead, MemWrite]>, DeclareOpInterfaceMethods<SymbolUserOpInterface>,
-                                   DeclareOpInterfaceMethods<AggregatedOpInterface, ["decomposeOperation"]>]> {
-  let summary = "a step of stochastic gradient descent";
+def Train_OptimizerOp : Train_Op<"optimizer", [Symbol, IsolatedFromAbove]> {
+  let summary = "how a gradient moves its parameter: a formula on numbers";
   let description = [{
-    Reads and assigns `parameter` w and, with momentum, `state` v:
-    v = momentum * v + gradient, w = w - rate * v; torch.optim.SGD. `rate` is a
-    tensor of rank 0.
+    `once` is what a step computes once: from the learning rate and the `shared` states (numbers that all
+    parameters share, such as a count of updates) it yields numbers for the updates, and then the next
+    values of the shared states. `each` is the update of an element: from weight, gradient, `states` (one array
+    of the parameter's shape each) and the numbers of `once` it yields the next weight and the next states.
+    `first` has the values before the first step, of the shared states and then of the others; without it
+    they are zero. `linear` says that a weight moves by the rate times the gradient, so that what gradients are
+    scaled by may be divided out of the rate. td-insert-updates applies it to every `train.gradient`.
   }];
-  let arguments = (ins FlatSymbolRefAttr:$parameter, Train_Tensor:$gradient, Train_Tensor:$rate,
-                       DefaultValuedAttr<F64Attr, "0.0">:$momentum, OptionalAttr<FlatSymbolRefAttr>:$state);
-  let assemblyFormat = "$parameter `,` $gradient `,` $rate attr-dict `:` type($gradient) `,` type($rate)";
-  let hasVerifier = 1;
+  let arguments = (ins SymbolNameAttr:$sym_name, OptionalAttr<StrArrayAttr>:$shared,
+                       OptionalAttr<StrArrayAttr>:$states, OptionalAttr<F64ArrayAttr>:$first, UnitAttr:$linear);
+  let regions = (region SizedRegion<1>:$once, SizedRegion<1>:$each);
+  let assemblyFormat = [{
+    $sym_name (`shared` $shared^)? (`states` $states^)? (`first` $first^)? (`linear` $linear^)? attr-dict
+    `once` $once `each` $each
+  }];
+  let hasRegionVerifier = 1;
+  let extraClassDeclaration = [{
+    /// Names of the shared states, and of those of each parameter.
+    ::llvm::SmallVector<::mlir::StringAttr> getSharedNames();
+    ::llvm::SmallVector<::mlir::StringAttr> getStateNames();
+    /// The first value of a state, counted through the shared ones first.
+    double getFirstOf(unsigned state);
+    /// What it computes in.
+    ::mlir::Type getElementType();
+  }];
+}
+
+def Train_YieldOp : Train_Op<"yield", [Pure, Terminator, HasParent<"OptimizerOp">]> {
+  let summary = "what a region of an optimizer gives";
+  let arguments = (ins Variadic<AnyFloat>:$values);
+  let assemblyFormat = "attr-dict ($values^ `:` type($values))?";
 }
 
 #endif

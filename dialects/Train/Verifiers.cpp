@@ -44,6 +44,11 @@ static LogicalResult verifyResultShape(Operation *op,
 //===----------------------------------------------------------------------===//
 
 LogicalResult ParameterOp::verify() {
+  if (getTrainable() && getState())
+    return emitOpError("is optimizer state and cannot be trainable");
+  if (getStateOf() && !getState())
+    return emitOpError() << "is a state of @" << *getStateOf()
+                         << ", but which one is not said: state = \"...\"";
   if (std::optional<ArrayRef<int64_t>> layout = getLayout()) {
     int64_t rank = cast<RankedTensorType>(getType()).getRank();
     if (static_cast<int64_t>(layout->size()) != rank)

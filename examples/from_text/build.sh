@@ -12,7 +12,7 @@ mkdir -p "$out"
 
 # Level 2: loss, gradients and updates of the parameters that are marked.
 td-opt "$here/mlp.mlir" --td-set-target=name=$target \
-  --td-graph="loss=cross-entropy trainable=hidden.weight,out.weight optimizer=sgd momentum=0.9" -o "$out/1-graph.mlir"
+  --td-graph="loss=cross-entropy trainable=hidden.weight,out.weight" -o "$out/1-graph.mlir"
 # Levels 3 to 6; each of them can be looked at, changed, and taken up again.
 td-opt "$out/1-graph.mlir" --td-plan -o "$out/2-plan.mlir"
 td-opt "$out/2-plan.mlir" --td-tile -o "$out/3-tile.mlir"

@@ -65,6 +65,9 @@ constexpr double gridCandidate = 9, shareOfLoop = 10;
 // another of each and the element taken over.
 constexpr Work firstMaximumWork{4.0, 1.2, 0, 0};
 constexpr Work quotientWork{19, 11, 0, 0}, correctionWork{7, 3, 0, 0};
+// Those that need not be rounded correctly.
+constexpr Work approximateQuotientWork{12, 7, 0, 0},
+    approximateRootWork{14, 8, 0, 0};
 // Functions by tables: 5 loads, which meet in the banks more than those of
 // streams, and a polynomial of fourth degree; GELU is a product.
 constexpr Work geluWork{20, 8, 5, 0}, geluSlopeWork{19, 7, 5, 0};
@@ -443,12 +446,19 @@ private:
           quotient && varies && quotient.getType().isF32()) {
         if (!structure.streamed || !structure.cols ||
             plan.varies(quotient.getRhs(), *structure.cols)) {
-          element += quotientWork;
+          element +=
+              isApproximate(quotient) ? approximateQuotientWork : quotientWork;
           constants.insert(StringAttr::get(op.getContext(), "guess"));
         } else {
-          element += correctionWork;
+          element += isApproximate(quotient) ? floating(1) : correctionWork;
           invariant += Work{double(divide), 0, 0, double(divide)};
         }
+        continue;
+      }
+      if (auto root = dyn_cast<math::SqrtOp>(op);
+          root && varies && isApproximate(root)) {
+        element += approximateRootWork;
+        constants.insert(StringAttr::get(op.getContext(), "root"));
         continue;
       }
       (varies ? element : invariant) += operationWork(op, constants, varies);
@@ -460,6 +470,11 @@ private:
     // LLVM makes those anew that have no register, or reloads them.
     if (constants.size() > constantRegisters)
       remade = remakeConstant * (constants.size() - constantRegisters);
+  }
+  /// Whether it may differ from the correctly rounded result.
+  template <typename Op> static bool isApproximate(Op op) {
+    return op.getType().isF32() &&
+           op.getFastmath() != arith::FastMathFlags::none;
   }
   static bool isConstant(Operation &op) {
     return op.hasTrait<OpTrait::ConstantLike>();

@@ -111,6 +111,9 @@ unsigned instructions(Operation &op) {
     return 0;
   if (isa<arith::DivFOp>(op))
     return 20;
+  if (auto root = dyn_cast<math::SqrtOp>(op);
+      root && root.getFastmath() != arith::FastMathFlags::none)
+    return 14;
   if (!isa_and_present<math::MathDialect>(op.getDialect()) ||
       isMathInstruction(&op))
     return 1;

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple, NoReturn
 from . import __version__
 from .errors import TrainDeeployError, UsageError
 from .interrupts import interrupts_held
+from .optimizers import OPTIMIZERS, ParameterGroup, choose
 from .output import reason
-from .precision import PRECISIONS
+from .precision import PRECISIONS, DynamicScale, loss_scale
 from .schedules import SCHEDULES
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
@@ -53,6 +54,35 @@ _positive = _number(int, lambda n: 0 < n < 2**63, "a positive whole number of 63
 _natural = _number(int, lambda n: 0 <= n < 2**63, "a whole number of 63 bits that is at least 0")
 _rate = _number(float, math.isfinite, "a finite number")
 _momentum = _number(float, lambda x: 0 <= x < 1, "a number from 0 up to, but not including, 1")
+
+_decay = _momentum
+_bound = _number(float, lambda x: math.isfinite(x) and x > 0, "a number above 0")
+
+
+def _multiple(text: str) -> tuple[str, float]:
+    """An argparse type: RE=X."""
+    pattern, equals, factor = text.rpartition("=")
+    if not equals or not pattern:
+        raise argparse.ArgumentTypeError(f"{text!r} is not RE=X")
+    return pattern, _number(float, lambda x: math.isfinite(x) and x >= 0, "a factor of at least 0")(factor)
+
+
+def _loss_scale(text: str) -> float | DynamicScale:
+    """An argparse type: a number, or dynamic."""
+    try:
+        return loss_scale(text)
+    except TrainDeeployError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _optimizer(text: str) -> str:
+    """An argparse type: the text of an optimizer."""
+    try:
+        choose(text)
+    except TrainDeeployError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
 
 _share = _number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
 
@@ -121,8 +151,45 @@ def _add_graph_options(parser: argparse.ArgumentParser) -> None:
         choices=["frozen", "batch"],
         help="with the running statistics (default), or those of the batch, which the running ones follow",
     )
-    parser.add_argument("--optimizer", default="sgd", choices=["sgd"])
-    parser.add_argument("--momentum", type=_momentum, default=0.0, metavar="X")
+    parser.add_argument(
+        "--optimizer",
+        type=_optimizer,
+        default="sgd",
+        metavar="O",
+        help=f"NAME or NAME:KEY=VALUE,...: {', '.join(OPTIMIZERS)} (default: sgd; docs/optimizers.md)",
+    )
+    parser.add_argument(
+        "--momentum", type=_momentum, default=0.0, metavar="X", help="short for --optimizer sgd:momentum=X"
+    )
+    parser.add_argument(
+        "--no-decay",
+        metavar="RE",
+        help="no weight decay for parameters whose names this is found in: norm|bias",
+    )
+    parser.add_argument(
+        "--lr-multiple",
+        nargs="+",
+        type=_multiple,
+        default=(),
+        metavar="RE=X",
+        help="X times the learning rate for parameters in whose names the regular expression RE is found",
+    )
+    parser.add_argument(
+        "--clip-value", type=_bound, metavar="X", help="clip the elements of gradients to -X and X"
+    )
+    parser.add_argument(
+        "--clip-norm", type=_bound, metavar="X", help="clip the norm of all gradients together to X"
+    )
+    parser.add_argument(
+        "--accumulate",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="one update for the gradients of N steps (default: 1)",
+    )
+    parser.add_argument(
+        "--ema", type=_decay, metavar="D", help="average the weights over updates with this decay"
+    )
     parser.add_argument(
         "--precision",
         default="fp32",
@@ -131,9 +198,10 @@ def _add_graph_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--loss-scale",
-        type=_rate,
+        type=_loss_scale,
         metavar="S",
-        help="multiply gradients by this power of two until the update (default: 1024 with mixed, else 1)",
+        help="multiply gradients by this power of two until the update (default: 1024 with mixed, else 1);"
+        " dynamic[:init=65536,growth_interval=2000]: it follows what overflows",
     )
     _add_recipe_options(parser)
 
@@ -199,7 +267,10 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "--timeline", type=Path, metavar="FILE", help="write what each engine did, as a trace for Perfetto"
     )
     parser.add_argument(
-        "--save-onnx", type=Path, metavar="FILE", help="write the ONNX model with the trained parameters"
+        "--save-onnx",
+        type=Path,
+        metavar="FILE",
+        help="write the ONNX model with the trained parameters (with --ema, their averages)",
     )
     parser.add_argument(
         "--timeline-steps", type=_positive, default=1, metavar="N", help="last steps in it (default: 1)"
@@ -290,6 +361,22 @@ def _recipe(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _updates(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of the driver that say what is done with gradients."""
+    groups = [ParameterGroup(pattern, lr=factor) for pattern, factor in options.lr_multiple]
+    if options.no_decay is not None:
+        groups.append(ParameterGroup(options.no_decay, weight_decay=0.0))
+    return {
+        "optimizer": options.optimizer,
+        "momentum": options.momentum,
+        "groups": groups,
+        "clip_value": options.clip_value,
+        "clip_norm": options.clip_norm,
+        "accumulate": options.accumulate,
+        "ema": options.ema,
+    }
+
+
 def _notice(message: str) -> None:
     print(f"traindeeploy: {message}", file=sys.stderr)
 
@@ -323,8 +410,7 @@ def _compiled(options: argparse.Namespace, progress: _Progress) -> Any:
         label_smoothing=options.label_smoothing,
         dropout=options.dropout,
         batch_norm=options.batch_norm,
-        optimizer=options.optimizer,
-        momentum=options.momentum,
+        **_updates(options),
         precision=options.precision,
         loss_scale=options.loss_scale,
         **_recipe(options),
@@ -337,11 +423,14 @@ def _compiled(options: argparse.Namespace, progress: _Progress) -> Any:
     )
 
 
-def _loaded(options: argparse.Namespace) -> dict[str, Any]:
-    """The files of a run. They are read first: what is wrong with them is said before long work."""
+def _loaded(options: argparse.Namespace, micro: int) -> dict[str, Any]:
+    """The files of a run. They are read first: what is wrong with them is said before long work.
+
+    micro: steps whose gradients make up an update.
+    """
     with interrupts_held():
         from .data import check_numbers, load_npz
-        from .driver import STEPS_KEY
+        from .driver import STEPS_KEY, check_micro_batches
         from .schedules import rates
 
     check_numbers(options.steps, options.lr, options.start_sample or 0)
@@ -354,7 +443,8 @@ def _loaded(options: argparse.Namespace) -> dict[str, Any]:
     init = None if options.init is None else load_npz(options.init, "--init")
     done = init.get(STEPS_KEY) if init is not None else None
     first = int(done) if done is not None and done.shape == () else 0
-    rates(options.schedule, options.lr, options.warmup, first, options.steps)
+    check_micro_batches(options.steps, first, micro)
+    rates(options.schedule, options.lr, options.warmup, first // micro, options.steps // micro)
     return {"data": load_npz(options.data, "data"), "init": init}
 
 
@@ -406,7 +496,7 @@ def _write_files(program: Any, result: Any, options: argparse.Namespace) -> None
     if options.timeline:
         write_file(options.timeline, result.trace())
     if options.save_onnx:
-        program.save_onnx(options.save_onnx)
+        program.save_onnx(options.save_onnx, result.ema or None)
 
 
 class Shown(NamedTuple):
@@ -419,7 +509,7 @@ class Shown(NamedTuple):
 def _train(options: argparse.Namespace, progress: _Progress) -> Shown:
     from .output import output_folder
 
-    files = _loaded(options)
+    files = _loaded(options, options.accumulate)
     with output_folder(options.output) as folder:
         program = _compiled(options, progress)
         result = _result(program, files, options, progress)
@@ -449,8 +539,7 @@ def _graph(options: argparse.Namespace, progress: _Progress) -> Shown:
         label_smoothing=options.label_smoothing,
         dropout=options.dropout,
         batch_norm=options.batch_norm,
-        optimizer=options.optimizer,
-        momentum=options.momentum,
+        **_updates(options),
         precision=options.precision,
         loss_scale=options.loss_scale,
         **_recipe(options),
@@ -484,7 +573,7 @@ def _run(options: argparse.Namespace, progress: _Progress) -> Shown:
     from .output import output_folder
 
     program = Program.load(options.program)
-    files = _loaded(options)
+    files = _loaded(options, program.accumulated)
     with output_folder(options.output or options.program) as folder:
         result = _result(program, files, options, progress)
         program.write(folder, dump_ir=bool(program.ir))

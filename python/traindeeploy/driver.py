@@ -25,9 +25,10 @@ from .interrupts import interrupts_held, let_interrupts_arrive
 from .isolation import isolated, keep
 from .losses import TARGETS as LOSS_TARGETS
 from .losses import Loss, notes_on_activation
+from .optimizers import Optimizer, ParameterGroup, Updates, attach, choose
 from .output import MANIFEST, explained, output_folder, read_summed, reason, write_summed
 from .plan_table import Operator, plan_table, table
-from .precision import Precision
+from .precision import DynamicScale, Precision
 from .report import build_report, lower_bound, summary, transfers
 from .schedules import Schedule, rates
 from .schema import check_json
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from .recipes import LoraOptions
     from .target import Target
 
-FORMAT = 6
+FORMAT = 7
 """Version of what Program.write writes; Program.load refuses others."""
 
 
@@ -71,6 +72,19 @@ class Numbers(TypedDict):
 
     name: str
     loss_scale: float
+    dynamic: NotRequired[dict[str, float]]
+
+
+class State(TypedDict):
+    """An optimizer's state: its symbol in the program, its name in params.npz, and its first value.
+
+    parameter: whose shape it has; it is one number without.
+    """
+
+    symbol: str
+    key: str
+    first: float
+    parameter: NotRequired[str]
 
 
 class PlannedOperator(TypedDict):
@@ -99,7 +113,7 @@ class Manifest(TypedDict):
     inputs: list[Input]
     output: list[int]
     parameters: dict[str, bool]
-    states: dict[str, str]
+    states: list[State]
     adapters: list[dict[str, Any]]
     running: list[str]
     layouts: dict[str, list[int]]
@@ -241,6 +255,14 @@ def _lower(
     return elf, operators, memory
 
 
+def _state_key(name: str, state: Mapping[str, Any]) -> str:
+    """The name of an optimizer's state in params.npz (ir_facts.parameters says what a state is)."""
+    if "parameter" in state:
+        return f"{STATE_PREFIX}{state['parameter']}/{name}"
+    # Those of further groups of parameters have a number, as their optimizers.
+    return STATE_PREFIX + name + state["symbol"].removeprefix("optimizer").removesuffix(f".{name}")
+
+
 @dataclass
 class _Step:
     """A decomposed training step (level 2) on its way down, and the model that it trains."""
@@ -259,8 +281,7 @@ def _training_step(
     label_smoothing: float,
     dropout: int | None,
     batch_norm: str,
-    optimizer: str,
-    momentum: float,
+    updates: Updates,
     precision: Precision,
     recipe: str | None,
     trainable: Sequence[str] | None,
@@ -280,10 +301,11 @@ def _training_step(
         from .recipes import apply_recipe
 
     attached = Loss(loss, loss_reduction, label_smoothing)
-    if optimizer != "sgd":
-        raise TrainDeeployError(f"unknown optimizer '{optimizer}'; there is: sgd")
-    if not 0 <= momentum < 1:
-        raise TrainDeeployError(f"momentum {momentum} is not from 0 up to, but not including, 1")
+    if precision.dynamic and updates.accumulate > 1:
+        raise TrainDeeployError(
+            "a dynamic loss scale and accumulate do not go together: a step that overflows is left out;"
+            " take a number as loss scale"
+        )
     mode = training_mode(dropout, batch_norm)
     progress("importing the model")
     imported = import_model(model, example_inputs, batch_size, mode, untie)
@@ -308,11 +330,15 @@ def _training_step(
         for op in module.body.operations:
             if op.operation.name == "train.parameter" and op.attributes["sym_name"].value in marked:
                 op.operation.attributes["trainable"] = ir.UnitAttr.get()
+        if precision.dynamic:
+            for text in precision.dynamic.states.splitlines():
+                module.body.append(ir.Operation.parse(text))
+        attach(module, updates.by_parameter(chosen, loss_reduction == "mean"))
         lowering = _Lowering(module, keep_ir, progress)
         lowering.keep("model")
         lowering.run(
             "graph",
-            f"{attached.options} optimizer={optimizer} momentum={momentum!r} {precision.options}",
+            f"{attached.options} {updates.options} {precision.options}",
         )
     return _Step(imported, lowering)
 
@@ -327,10 +353,15 @@ def training_graph(
     label_smoothing: float = 0.0,
     dropout: int | None = None,
     batch_norm: str = "frozen",
-    optimizer: str = "sgd",
+    optimizer: str | Optimizer = "sgd",
     momentum: float = 0.0,
+    groups: Sequence[ParameterGroup] = (),
+    clip_value: float | None = None,
+    clip_norm: float | None = None,
+    accumulate: int = 1,
+    ema: float | None = None,
     precision: str = "fp32",
-    loss_scale: float | None = None,
+    loss_scale: float | DynamicScale | None = None,
     recipe: str | None = None,
     trainable: Sequence[str] | None = None,
     trainable_file: str | Path | None = None,
@@ -352,8 +383,7 @@ def training_graph(
         label_smoothing=label_smoothing,
         dropout=dropout,
         batch_norm=batch_norm,
-        optimizer=optimizer,
-        momentum=momentum,
+        updates=Updates(choose(optimizer, momentum), groups, clip_value, clip_norm, accumulate, ema),
         precision=Precision(precision, loss_scale),
         recipe=recipe,
         trainable=trainable,
@@ -375,10 +405,15 @@ def compile(
     label_smoothing: float = 0.0,
     dropout: int | None = None,
     batch_norm: str = "frozen",
-    optimizer: str = "sgd",
+    optimizer: str | Optimizer = "sgd",
     momentum: float = 0.0,
+    groups: Sequence[ParameterGroup] = (),
+    clip_value: float | None = None,
+    clip_norm: float | None = None,
+    accumulate: int = 1,
+    ema: float | None = None,
     precision: str = "fp32",
-    loss_scale: float | None = None,
+    loss_scale: float | DynamicScale | None = None,
     recipe: str | None = None,
     trainable: Sequence[str] | None = None,
     trainable_file: str | Path | None = None,
@@ -399,9 +434,14 @@ def compile(
     dropout: a seed turns dropout on (the same bits on every simulator); it is off without one.
     batch_norm: "frozen" (running statistics) or "batch": those of the batch, and the running ones
         follow, as part of the trained parameters.
-    optimizer: "sgd"; `momentum` from 0 up to, but not including, 1.
+    optimizer: one of optimizers.OPTIMIZERS with its hyperparameters ("adamw:weight_decay=0.1"), or an
+        optimizers.Optimizer; `momentum` is short for that of "sgd" (docs/optimizers.md).
+    groups: optimizers.ParameterGroup, of parameters with another rate or weight decay.
+    clip_value, clip_norm: largest magnitude of a gradient's elements, and of all gradients as a vector.
+    accumulate: steps whose gradients make up one update. ema: decay of an average of the weights.
     precision: "fp32", or "mixed": products of matrices in FP16, on a target whose RedMulE reads that; with
-        `loss_scale`, a power of two that gradients are multiplied by until the update (default: 1024).
+        `loss_scale`, a power of two that gradients are multiplied by until the update (default: 1024), or a
+        precision.DynamicScale.
     recipe: "full" (default), "linear-probe", "last:N", "blocks:N", "lora" or "lora:N" with the options
         `lora`; or `trainable`, names or patterns of parameters, or `trainable_file`, a file with one of
         these a line.
@@ -421,6 +461,7 @@ def compile(
     machine = load_target(target)
     chosen = Precision(precision, loss_scale)
     chosen.check(machine)
+    updates = Updates(choose(optimizer, momentum), groups, clip_value, clip_norm, accumulate, ema)
     step = _training_step(
         model,
         example_inputs,
@@ -430,8 +471,7 @@ def compile(
         label_smoothing=label_smoothing,
         dropout=dropout,
         batch_norm=batch_norm,
-        optimizer=optimizer,
-        momentum=momentum,
+        updates=updates,
         precision=chosen,
         recipe=recipe,
         trainable=trainable,
@@ -469,15 +509,19 @@ def compile(
         "batch": imported.batch_size,
         "loss": loss,
         "loss_options": {"reduction": loss_reduction, "label_smoothing": label_smoothing},
-        "optimizer": {"name": optimizer, "momentum": momentum},
-        "precision": {"name": chosen.name, "loss_scale": chosen.scale},
+        "optimizer": updates.to_json(),
+        "precision": {
+            "name": chosen.name,
+            "loss_scale": chosen.scale,
+            **({"dynamic": asdict(chosen.dynamic)} if chosen.dynamic else {}),
+        },
         "inputs": [
             {"name": name, "shape": list(shape), "type": element, **rows.get(name, {})}
             for name, shape, element in inputs
         ],
         "output": list(imported.output.shape),
         "parameters": trained,
-        "states": states,
+        "states": [{**state, "key": _state_key(name, state)} for name, state in states],
         "adapters": [asdict(adapter) for adapter in imported.adapters],
         "running": sorted(imported.running),
         "layouts": layouts,
@@ -565,14 +609,16 @@ class Result:
     params: dict[str, Array]
     """Trained parameters, by name."""
     state: dict[str, Array]
-    """Optimizer state as in params.npz: "optimizer/<parameter>/momentum", "optimizer/samples",
-    "optimizer/steps"."""
+    """Optimizer state as in params.npz: "optimizer/<parameter>/<state>", "optimizer/<state>" of what all
+    parameters share, "optimizer/samples", "optimizer/steps"."""
     losses: list[float]
     """Loss of each step, before its update."""
     report: dict[str, Any]
     """The content of report.json, see docs/report.md."""
     all_params: dict[str, Array]
     """All parameters as the program left them in memory, the frozen ones too."""
+    ema: dict[str, Array]
+    """The average of each trained parameter over the steps, if the program makes one."""
     make_timeline: Callable[[], list[Slice]] = field(repr=False)
     """Makes `timeline`."""
 
@@ -619,6 +665,12 @@ class Program:
     def operators(self) -> list[Operator]:
         """The operators of the plan, in execution order."""
         return [Operator(**operator) for operator in self.manifest["operators"]]
+
+    @property
+    def accumulated(self) -> int:
+        """Steps whose gradients make up an update."""
+        count: int = self.manifest["optimizer"].get("accumulate", 1)
+        return count
 
     @property
     def fields(self) -> list[Field]:
@@ -751,10 +803,11 @@ class Program:
         values = dict(self.initial)
         shapes = {name: array.shape for name, array in values.items()}
         keys = {name: name for name in self.manifest["parameters"]}
-        for state, parameter in self.manifest["states"].items():
-            shapes[state] = shapes[parameter]
-            values[state] = np.zeros(shapes[parameter], np.float32)
-            keys[f"{STATE_PREFIX}{parameter}/momentum"] = state
+        for state in self.manifest["states"]:
+            symbol = state["symbol"]
+            shapes[symbol] = shapes[state["parameter"]] if "parameter" in state else ()
+            values[symbol] = np.full(shapes[symbol], state["first"], np.float32)
+            keys[state["key"]] = symbol
         counts = {SAMPLES_KEY: 0, STEPS_KEY: 0}
         for key, array in init.items():
             if key in counts:
@@ -763,20 +816,23 @@ class Program:
                     raise TrainDeeployError(f"'{key}' of {source} is not a count of {what}")
                 counts[key] = int(array)
                 continue
-            symbol = keys.get(key)
-            if symbol is None and key.startswith(STATE_PREFIX):
-                notice(f"{source}: ignored, the optimizer has no such state: {key}")
-                continue
-            if symbol is None:
+            found = keys.get(key)
+            if found is None and key.startswith(STATE_PREFIX):
+                raise TrainDeeployError(
+                    f"{source} has '{key}', which is no state of optimizer"
+                    f" {self.manifest['optimizer']['name']} as the program was compiled; without"
+                    f" {STATE_PREFIX}... it gives parameters alone"
+                )
+            if found is None:
                 raise TrainDeeployError(
                     f"{source} has '{key}', which is no parameter of {self.manifest['model']}"
                 )
-            if array.shape != shapes[symbol] or array.dtype != np.float32:
+            if array.shape != shapes[found] or array.dtype != np.float32:
                 raise TrainDeeployError(
                     f"'{key}' of {source} is {array.dtype} of shape {array.shape},"
-                    f" but float32 of shape {shapes[symbol]} is needed"
+                    f" but float32 of shape {shapes[found]} is needed"
                 )
-            values[symbol] = array
+            values[found] = array
         return values, counts[SAMPLES_KEY], counts[STEPS_KEY]
 
     def run(
@@ -815,8 +871,10 @@ class Program:
             the variable TRAINDEEPLOY_CHECK is set to something else than 0.
         timeline_steps: how many steps, the last ones, `Result.timeline` has.
 
-        Raises TrainDeeployError for wrong data, a loss that is not finite (with the step), and a
-        program that the simulator stops.
+        Where gradients of several steps make up an update, the schedule counts updates.
+
+        Raises TrainDeeployError for wrong data, a loss that is not finite (with the step), steps that are
+        no whole updates, and a program that the simulator stops.
         """
         with interrupts_held():
             from .program import execute
@@ -828,7 +886,13 @@ class Program:
         if isinstance(init, str | Path):
             init = load_npz(Path(init), "--init")
         values, samples, before = self._start(init or {}, notice)
-        next_rates = rates(schedule, lr, warmup, before, steps)
+        micro = self.accumulated
+        check_micro_batches(steps, before, micro)
+        next_rates = (
+            rate
+            for rate in rates(schedule, lr, warmup, before // micro, steps // micro)
+            for _ in range(micro)
+        )
         learning_rates: list[float] = []
         if start_sample is not None:
             samples = start_sample
@@ -889,21 +953,43 @@ class Program:
         for name, array in params.items():
             if not np.isfinite(array).all():
                 raise TrainDeeployError(f"'{name}' is not finite after step {steps}; {advice}")
-        momenta = {parameter: name for name, parameter in self.manifest["states"].items()}
-        state: dict[str, Array] = {
-            f"{STATE_PREFIX}{name}/momentum": values[momenta[name]] for name in params if name in momenta
-        }
+        state: dict[str, Array] = {item["key"]: values[item["symbol"]] for item in self.manifest["states"]}
         state[SAMPLES_KEY] = np.asarray(samples + steps * batch, np.int64)
         state[STEPS_KEY] = np.asarray(before + steps, np.int64)
         report = build_report(
             self.target, self.manifest, self.operators, self.lower_bound(), simulator, losses, outcome
         )
         report["learning_rate"] = learning_rates
+        if "clip_norm" in self.manifest["optimizer"]:
+            norms = [float(outputs["output1"]) for outputs in outcome.outputs]
+            norms = [norm for norm in norms if np.isfinite(norm)]  # but those of steps that are left out
+            report["gradient_norm"] = {
+                "mean": sum(norms) / len(norms) if norms else None,
+                "max": max(norms, default=None),
+            }
+        if "dynamic" in self.manifest["precision"]:
+            flag = "output2" if "clip_norm" in self.manifest["optimizer"] else "output1"
+            used = sum(bool(outputs[flag]) for outputs in outcome.outputs)
+            report["loss_scale"] = {"last": float(values["optimizer.loss_scale"]), "skipped": steps - used}
         everything = {name: values[name] for name in self.manifest["parameters"]}
         self.trained = params
         first = steps - len(outcome.logs) + 1
         timeline = partial(slices, Elf(self.elf).manifest, outcome.logs, first)
-        return Result(params, state, losses, report, everything, timeline)
+        averages = {
+            item["parameter"]: values[item["symbol"]]
+            for item in self.manifest["states"]
+            if item["key"].endswith("/ema") and "parameter" in item and "ema" in self.manifest["optimizer"]
+        }
+        return Result(params, state, losses, report, everything, averages, timeline)
+
+
+def check_micro_batches(steps: int, before: int, micro: int) -> None:
+    """Raises TrainDeeployError unless steps, and those done before, are whole updates of `micro` steps."""
+    for count, what in ((steps, ""), (before, " that are done")):
+        if count % micro:
+            raise TrainDeeployError(
+                f"{count} steps{what} are no multiple of the {micro} that accumulate gradients for an update"
+            )
 
 
 def _json(value: Any) -> str:

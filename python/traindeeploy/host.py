@@ -12,6 +12,7 @@ from mlir.ir import (
     Context,
     DenseI64ArrayAttr,
     FlatSymbolRefAttr,
+    FloatAttr,
     Location,
     MLIRError,
     Module,
@@ -90,8 +91,8 @@ def run_pipeline(module: Module, pipeline: str) -> None:
         raise TrainDeeployError(messages[0] if messages else str(error)) from None
 
 
-def graph_pipeline(loss: str, trainable: Sequence[str], optimizer: str = "sgd", momentum: float = 0.0) -> str:
-    """The text of pipeline td-graph with its options.
+def graph_pipeline(loss: str, trainable: Sequence[str]) -> str:
+    """The text of pipeline td-graph with its options, for a module with an optimizer (optimizers.attach).
 
     Raises TrainDeeployError for a name that the syntax of options cannot hold.
     """
@@ -101,7 +102,7 @@ def graph_pipeline(loss: str, trainable: Sequence[str], optimizer: str = "sgd", 
                 f"the name '{name}' holds a brace or quote; mark the parameter in the module"
             )
     names = ",".join(f"{{{name}}}" for name in trainable)
-    return f"td-graph{{loss={loss} trainable={{{names}}} optimizer={optimizer} momentum={momentum!r}}}"
+    return f"td-graph{{loss={loss} trainable={{{names}}}}}"
 
 
 def to_float64(text: str) -> str:
@@ -135,7 +136,7 @@ class HostStep:
                 module = Module.parse(module)
         module = Module.parse(str(module), module.context)  # the caller's stays as it is
         self.parameters: list[TensorSpec] = []
-        self.state: set[str] = set()
+        self.state: dict[str, float] = {}
         self.inputs: list[TensorSpec] = []
         assigned: set[str] = set()
         step = None
@@ -148,8 +149,9 @@ class HostStep:
                     layout = tuple(DenseI64ArrayAttr(operation.attributes["layout"]))
                 type_ = TypeAttr(operation.attributes["type"]).value
                 self.parameters.append(TensorSpec.of(name, type_, layout))
-                if "state_of" in operation.attributes:
-                    self.state.add(name)
+                if "state" in operation.attributes:
+                    first = operation.attributes.get("first")
+                    self.state[name] = FloatAttr(first).value if first else 0.0
             elif operation.name == "func.func" and _symbol(operation, "sym_name") == "step":
                 step = view
         if step is None:
@@ -168,9 +170,11 @@ class HostStep:
         self._engine = ExecutionEngine(module, opt_level=2)
 
     def initial_state(self) -> dict[str, np.ndarray]:
-        """Optimizer state before the first step: zeros."""
+        """Optimizer state before the first step."""
         return {
-            spec.name: np.zeros(spec.shape, spec.dtype) for spec in self.parameters if spec.name in self.state
+            spec.name: np.full(spec.shape, self.state[spec.name], spec.dtype)
+            for spec in self.parameters
+            if spec.name in self.state
         }
 
     def __call__(
@@ -195,7 +199,7 @@ class HostStep:
         ]
         self._engine.invoke("step", *pointers)
         updated = {spec.name: np.array(params[spec.name], spec.dtype) for spec in self.parameters}
-        for name, stored in zip(self.updated, results[1:], strict=True):
+        for name, stored in zip(self.updated, results[len(self._loss) :], strict=True):
             updated[name] = by_name[name].restore(stored)
         return float(results[0]), updated
 
@@ -209,7 +213,7 @@ def run_on_host(
     """Trains on this machine: one step for each of `samples`.
 
     `module` is a decomposed training step (td-graph's result), `params` its
-    parameters by name (optimizer state that is not given starts at zero), a
+    parameters by name (optimizer state that is not given starts at its first value), a
     sample the step's inputs and target by name. Returns all parameters after the
     last step, state included, and the losses.
     """

@@ -84,17 +84,25 @@ def flop(graph: ir.Module) -> int:
     return 0
 
 
-def parameters(graph: ir.Module) -> tuple[dict[str, bool], dict[str, str]]:
-    """Parameters of a training graph (name -> trained), and its optimizer states (name -> parameter)."""
+def parameters(graph: ir.Module) -> tuple[dict[str, bool], list[tuple[str, dict[str, Any]]]]:
+    """Parameters of a training graph (name -> trained), and its optimizer states.
+
+    A state is its name and a dictionary: "symbol", "first" (value before the first step) and, unless all
+    share it, "parameter".
+    """
     trained: dict[str, bool] = {}
-    states: dict[str, str] = {}
+    states = []
     for op in _body(graph.operation):
         if op.name == "train.parameter":
-            name = ir.StringAttr(op.attributes["sym_name"]).value
+            symbol = ir.StringAttr(op.attributes["sym_name"]).value
+            if "state" not in op.attributes:
+                trained[symbol] = "trainable" in op.attributes
+                continue
+            first = ir.FloatAttr(op.attributes["first"]).value if "first" in op.attributes else 0.0
+            state: dict[str, Any] = {"symbol": symbol, "first": first}
             if "state_of" in op.attributes:
-                states[name] = ir.FlatSymbolRefAttr(op.attributes["state_of"]).value
-            else:
-                trained[name] = "trainable" in op.attributes
+                state["parameter"] = ir.FlatSymbolRefAttr(op.attributes["state_of"]).value
+            states.append((ir.StringAttr(op.attributes["state"]).value, state))
     return trained, states
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from .choices import chosen
 from .errors import TrainDeeployError
 
 
@@ -242,28 +243,10 @@ SCHEDULES: dict[str, type[Schedule]] = {
 
 
 def parse(text: str) -> Schedule:
-    """The schedule that NAME or NAME:KEY=VALUE,... says.
-
-    Raises TrainDeeployError for a name or parameter that there is not, a wrong value, and a missing one.
-    """
-    name, _, given = text.partition(":")
-    if name not in SCHEDULES:
-        raise TrainDeeployError(f"unknown schedule '{name}'; there are: {', '.join(SCHEDULES)}")
-    known: dict[str, Field[Any]] = {item.name: item for item in fields(SCHEDULES[name])}
-    values: dict[str, Any] = {}
-    for part in given.split(",") if given else ():
-        key, equals, value = part.partition("=")
-        if key not in known or not equals:
-            has = ", ".join(f"{key}=" for key in known) or "no parameters"
-            raise TrainDeeployError(f"schedule {name} does not take '{part}'; it takes {has}")
-        try:
-            values[key] = known[key].metadata["kind"](value)
-        except (ValueError, OverflowError):
-            raise TrainDeeployError(f"'{value}' is no {key} of schedule {name}") from None
-    missing = [key for key, item in known.items() if item.default is MISSING and key not in values]
-    if missing:
-        raise TrainDeeployError(f"schedule {name} needs {', '.join(f'{key}=' for key in missing)}")
-    return SCHEDULES[name](**values)
+    """The schedule that NAME or NAME:KEY=VALUE,... says; errors are those of choices.chosen."""
+    schedule = chosen("schedule", SCHEDULES, text)
+    assert isinstance(schedule, Schedule)
+    return schedule
 
 
 def rates(

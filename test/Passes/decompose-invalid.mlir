@@ -26,11 +26,11 @@ func.func @step(%x: tensor<35xf32>) -> tensor<7x5xf32> {
 
 // A snapshot used after the update of its parameter would need a copy.
 train.parameter @w : tensor<7x5xf32>
-func.func @step(%g: tensor<7x5xf32>, %lr: tensor<f32>) -> tensor<35xf32> {
+func.func @step(%g: tensor<7x5xf32>) -> tensor<35xf32> {
   %w = train.read @w : tensor<7x5xf32>
   %view = train.reshape %w : tensor<7x5xf32> -> tensor<35xf32>
   // expected-note@+1 {{updated here}}
-  train.sgd @w, %g, %lr : tensor<7x5xf32>, tensor<f32>
+  train.assign %g to @w : tensor<7x5xf32>
   %new = train.read @w : tensor<7x5xf32>
   %y = train.relu %new : tensor<7x5xf32>
   // expected-error@+1 {{uses the value that @w had before its update}}

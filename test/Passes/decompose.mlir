@@ -132,27 +132,6 @@ func.func @cross_entropy(%x: tensor<7x5xf32>, %labels: tensor<7xi32>, %g: tensor
 
 // -----
 
-train.parameter @w : tensor<3x5xf32>
-train.parameter @w.momentum state_of @w : tensor<3x5xf32>
-train.parameter @b : tensor<3xf32>
-// CHECK-LABEL: @sgd
-// CHECK-SAME: %[[G:[a-z0-9]*]]: tensor<3x5xf32>, %[[H:[a-z0-9]*]]: tensor<3xf32>, %[[LR:[a-z0-9]*]]: tensor<f32>
-func.func @sgd(%g: tensor<3x5xf32>, %h: tensor<3xf32>, %lr: tensor<f32>) {
-  // CHECK: %[[W:.*]] = train.read @w :
-  // CHECK: %[[V:.*]] = train.read @w.momentum :
-  // CHECK: %[[NEW:.*]]:2 = linalg.generic {{.*}} ins(%[[G]], %[[LR]], %[[W]], %[[V]] :
-  // CHECK: train.assign %[[NEW]]#0 to @w :
-  // CHECK: train.assign %[[NEW]]#1 to @w.momentum :
-  train.sgd @w, %g, %lr {momentum = 0.9, state = @w.momentum} : tensor<3x5xf32>, tensor<f32>
-  // CHECK: %[[B:.*]] = train.read @b :
-  // CHECK: %[[NEXT:.*]] = linalg.generic {{.*}} ins(%[[H]], %[[LR]], %[[B]] :
-  // CHECK: train.assign %[[NEXT]] to @b :
-  train.sgd @b, %h, %lr : tensor<3xf32>, tensor<f32>
-  return
-}
-
-// -----
-
 // Bits of a hash of the position: nothing is stored, and the same op is its gradient.
 // CHECK-LABEL: @dropout
 func.func @dropout(%x: tensor<3x5xf32>, %c: tensor<i32>) -> tensor<3x5xf32> {

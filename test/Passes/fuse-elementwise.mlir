@@ -56,13 +56,13 @@ func.func @constant(%x: tensor<7x5xf32>) -> tensor<7x5xf32> {
 // The producer reads the old @w: it must not move behind the update.
 train.parameter @w : tensor<7x5xf32>
 // CHECK-LABEL: @step
-func.func @step(%x: tensor<7x5xf32>, %g: tensor<7x5xf32>, %lr: tensor<f32>) -> tensor<7x5xf32> {
+func.func @step(%x: tensor<7x5xf32>, %g: tensor<7x5xf32>) -> tensor<7x5xf32> {
   // CHECK: arith.mulf
   // CHECK: train.assign
   // CHECK: math.tanh
   %w = train.read @w : tensor<7x5xf32>
   %0 = train.mul %x, %w : tensor<7x5xf32>, tensor<7x5xf32> -> tensor<7x5xf32>
-  train.sgd @w, %g, %lr : tensor<7x5xf32>, tensor<f32>
+  train.assign %g to @w : tensor<7x5xf32>
   %1 = train.tanh %0 : tensor<7x5xf32>
   return %1 : tensor<7x5xf32>
 }

@@ -1,7 +1,6 @@
 // RUN: td-opt %s --td-graph="trainable=fc1.weight,fc1.bias,fc2.weight" | FileCheck %s
-// RUN: td-opt %s --td-graph="trainable=fc1.weight,fc1.bias,fc2.weight momentum=0.9" | FileCheck %s --check-prefix=MOMENTUM
 // RUN: td-opt %s --td-graph="loss=cross-entropy trainable=fc2.weight" | FileCheck %s --check-prefix=PROBE
-// RUN: td-opt %s --td-graph="trainable=fc1.weight,fc1.bias,fc2.weight momentum=0.9" | td-opt --td-host | FileCheck %s --check-prefix=HOST
+// RUN: td-opt %s --td-graph="trainable=fc1.weight,fc1.bias,fc2.weight" | td-opt --td-host | FileCheck %s --check-prefix=HOST
 // RUN: not td-opt %s --td-graph 2>&1 | FileCheck %s --check-prefix=NOTHING
 
 // NOTHING: error: the recipe trains nothing
@@ -9,8 +8,21 @@
 train.parameter @fc1.weight : tensor<7x5xf32>
 train.parameter @fc1.bias : tensor<7xf32>
 train.parameter @fc2.weight : tensor<3x7xf32>
+train.optimizer @optimizer states ["momentum"] once {
+^bb0(%rate: f32):
+  train.yield %rate : f32
+} each {
+^bb0(%weight: f32, %gradient: f32, %momentum: f32, %rate: f32):
+  %share = arith.constant 0.9 : f32
+  %velocity = math.fma %share, %momentum, %gradient : f32
+  %step = arith.negf %rate : f32
+  %moved = math.fma %step, %velocity, %weight : f32
+  train.yield %moved, %velocity : f32, f32
+}
 // CHECK-DAG: #[[ROWS:.*]] = affine_map<(d0, d1, d2) -> (d2, d0)>
 // CHECK-DAG: #[[COLUMNS:.*]] = affine_map<(d0, d1, d2) -> (d2, d1)>
+// CHECK: train.parameter @fc1.weight trainable
+// CHECK-NEXT: train.parameter @fc1.weight.momentum state_of @fc1.weight
 // CHECK-LABEL: func.func @step
 // CHECK-SAME: {train.name = "x"}, %{{.*}}: tensor<13x3xf32> {train.name = "target"}, %[[LR:.*]]: tensor<f32> {train.name = "lr"}) -> tensor<f32>
 // The forward: linear, bias and ReLU, linear. Nothing but the forward's product reads the
@@ -30,8 +42,10 @@ train.parameter @fc2.weight : tensor<3x7xf32>
 // The old weight is read before its gradient and update, which are neighbours.
 // CHECK: linalg.matmul ins(%[[DY]], %[[W2]] :
 // CHECK: %[[DW2:.*]] = linalg.matmul indexing_maps = [#[[ROWS]], #[[COLUMNS]], #{{.*}}] ins(%[[DY]],
-// CHECK-NEXT: %[[N2:.*]] = linalg.generic {{.*}} ins(%[[DW2]], %[[LR]], %[[W2]] :
-// CHECK: train.assign %[[N2]] to @fc2.weight
+// CHECK-NEXT: %[[V2:.*]] = train.read @fc2.weight.momentum
+// CHECK: %[[N2:.*]]:2 = linalg.generic {{.*}} ins(%[[DW2]], %[[LR]], %[[W2]], %[[V2]] :
+// CHECK: train.assign %[[N2]]#0 to @fc2.weight :
+// CHECK-NEXT: train.assign %[[N2]]#1 to @fc2.weight.momentum :
 // CHECK: arith.cmpf ole
 // CHECK: %[[DW1:.*]] = linalg.matmul indexing_maps = [#[[ROWS]], #[[COLUMNS]], #{{.*}}] ins(%arg0,
 // CHECK: linalg.generic {{.*}} ins(%[[DW1]], %[[LR]],
@@ -40,17 +54,13 @@ train.parameter @fc2.weight : tensor<3x7xf32>
 // CHECK-NOT: linalg
 // CHECK: return
 
-// MOMENTUM: train.parameter @fc1.weight trainable
-// MOMENTUM-NEXT: train.parameter @fc1.weight.momentum state_of @fc1.weight
-// MOMENTUM: train.assign %{{.*}}#0 to @fc2.weight :
-// MOMENTUM-NEXT: train.assign %{{.*}}#1 to @fc2.weight.momentum :
-
 // Only the last layer: three matmuls, two forward and one backward.
 // PROBE: train.parameter @fc1.weight {layout = array<i64: 1, 0>} : tensor<5x7xf32>
 // PROBE: train.parameter @fc2.weight trainable {layout = array<i64: 1, 0>} :
 // PROBE-COUNT-3: = linalg.matmul
 // PROBE-NOT: linalg.matmul
-// PROBE: train.assign %{{.*}} to @fc2.weight
+// PROBE: train.assign %{{.*}} to @fc2.weight :
+// PROBE-NEXT: train.assign %{{.*}} to @fc2.weight.momentum :
 // PROBE-NOT: train.assign
 
 // HOST: llvm.func @_mlir_ciface_step

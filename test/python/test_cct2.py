@@ -12,6 +12,7 @@ from traindeeploy import host
 from traindeeploy.acceptance import deviations, loss_deviation
 from traindeeploy.driver import training_graph
 from traindeeploy.frontend import load_model
+from traindeeploy.optimizers import SGD, attach
 from traindeeploy.recipes import LoraOptions, RecipeError, apply_recipe
 
 LR = np.float32(0.01)
@@ -202,6 +203,7 @@ def graph_with(path, trainable, change, loss="cross-entropy"):
             "func.func(td-recognize-composites,td-move-permutes),td-differentiate",
         )
         module = Module.parse(change(str(module)))
+        attach(module, SGD())
         host.run_pipeline(
             module,
             "td-assign-layouts,func.func(td-move-permutes),td-insert-updates,"

@@ -230,7 +230,7 @@ def test_names_that_are_not_there(
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--start-sample", "9" * 20], "of 63 bits"),
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--batch-size", "-1"], "not a positive whole number"),
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--momentum", "1"], "not a number from 0 up to"),
-        (["train", "deep-ae", "--data", "d", *OPTIONS, "--optimizer", "lion"], "lion"),
+        (["train", "deep-ae", "--data", "d", *OPTIONS, "--optimizer", "lyon"], "unknown optimizer 'lyon'"),
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--loss", "hinge"], "hinge"),
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--loss-reduction", "none"], "none"),
         (

@@ -10,6 +10,7 @@ from torch import nn
 from test_frontend_torch import FUNCTIONS, Functional, Tied, normal
 from traindeeploy.frontend import import_model
 from traindeeploy.host import graph_pipeline, make_context, run_on_host, run_pipeline, to_float64
+from traindeeploy.optimizers import SGD, attach
 from traindeeploy.recipes import resolve_recipe
 
 
@@ -63,6 +64,7 @@ def test_one_step_agrees_with_autograd(name):
     trainable = resolve_recipe(imported, "full")
     with make_context():
         graph = Module.parse(to_float64(imported.module_text))
+    attach(graph, SGD(), element="f64")
     run_pipeline(graph, graph_pipeline("mse", trainable))
     target = normal(*imported.output.shape, seed=3).double()
     sample = {imported.inputs[0].name: x.double().numpy(), "target": target.numpy()}

@@ -14,6 +14,7 @@ from torch import nn
 from onnx_export import exported
 from traindeeploy.frontend import import_model
 from traindeeploy.host import graph_pipeline, make_context, run_on_host, run_pipeline, to_float64
+from traindeeploy.optimizers import SGD, attach
 from traindeeploy.recipes import resolve_recipe
 
 
@@ -374,6 +375,7 @@ def reference(module, x, seed=3):
 def check_on_host(imported, x, loss, gradients, target):
     with make_context():
         graph = Module.parse(to_float64(imported.module_text))
+    attach(graph, SGD(), element="f64")
     run_pipeline(graph, graph_pipeline("mse", resolve_recipe(imported, "full")))
     values = {key: value.astype(np.float64) for key, value in imported.parameters.items()}
     sample = {

@@ -8,12 +8,10 @@ from mlir.ir import Location, Module
 
 from traindeeploy import host
 from traindeeploy.errors import TrainDeeployError
+from traindeeploy.optimizers import SGD, attach
 
 DTYPES = {"float64": "f64", "int32": "i32"}
-REST = (
-    "td-insert-updates{{momentum={momentum}}},"
-    "func.func(td-decompose,cse,canonicalize,td-fuse-elementwise,canonicalize,cse)"
-)
+REST = "td-insert-updates,func.func(td-decompose,cse,canonicalize,td-fuse-elementwise,canonicalize,cse)"
 
 
 def shape_text(shape, dtype="f64"):
@@ -47,7 +45,8 @@ def make_step(body, params, inputs, result, loss="mse", trainable=None, momentum
             changed = mutate(str(module))
             assert changed != str(module)
             module = Module.parse(changed)
-        host.run_pipeline(module, REST.format(momentum=momentum))
+        attach(module, SGD(momentum=momentum), element="f64")
+        host.run_pipeline(module, REST)
         return host.HostStep(module)
 
 
@@ -392,6 +391,7 @@ def test_loss_is_a_compensated_sum():
     """
     with host.make_context(), Location.unknown():
         module = Module.parse(text)
+    attach(module, SGD())
     host.run_pipeline(module, host.graph_pipeline("mse", ["w"]))
     sample = {"x": np.zeros(shape, np.float32), "target": target}
     _, losses = host.run_on_host(module, {"w": np.float32(0)}, [sample], 0.0)
@@ -416,10 +416,11 @@ def test_float64_helper():
     params = {name: random.normal(size=(3, 5))}
     samples = [{"x": random.normal(size=(7, 5)), "target": random.normal(size=(7, 3))} for _ in range(2)]
     results = []
-    for version in (text, host.to_float64(text)):
+    for version, element in ((text, "f32"), (host.to_float64(text), "f64")):
         with host.make_context(), Location.unknown():
             module = Module.parse(version)
-        host.run_pipeline(module, host.graph_pipeline("mse", [name], momentum=0.9))
+        attach(module, SGD(momentum=0.9), element=element)
+        host.run_pipeline(module, host.graph_pipeline("mse", [name]))
         results.append(host.run_on_host(module, params, samples, 0.1))
     (values32, losses32), (values64, losses64) = results
     assert values32[name].dtype == np.float32 and values64[name].dtype == np.float64

@@ -35,13 +35,13 @@ func.func @gradient(%v: tensor<3xf64>) {
 // -----
 
 // expected-error@+1 {{'train.parameter' op @v is not a parameter}}
-train.parameter @w state_of @v : tensor<3xf32>
+train.parameter @w state_of @v {state = "sum"} : tensor<3xf32>
 
 // -----
 
 train.parameter @v : tensor<3xf32>
 // expected-error@+1 {{'train.parameter' op is optimizer state and cannot be trainable}}
-train.parameter @w state_of @v trainable : tensor<3xf32>
+train.parameter @w state_of @v trainable {state = "sum"} : tensor<3xf32>
 
 // -----
 
@@ -172,37 +172,101 @@ func.func @sum_to(%x: tensor<2x5xf32>) {
 
 // -----
 
-train.parameter @w : tensor<3xf32>
-func.func @sgd(%g: tensor<3xf32>, %lr: tensor<f32>) {
-  // expected-error@+1 {{'train.sgd' op needs a state exactly when the momentum is not 0}}
-  train.sgd @w, %g, %lr {momentum = 0.9} : tensor<3xf32>, tensor<f32>
-  return
+train.parameter @v : tensor<3xf32>
+// expected-error@+1 {{'train.parameter' op is a state of @v, but which one is not said: state = "..."}}
+train.parameter @w state_of @v : tensor<3xf32>
+
+// -----
+
+train.parameter @v : tensor<3xf32>
+// expected-error@+1 {{'train.parameter' op names @v, which is no optimizer}}
+train.parameter @w {optimizer = @v} : tensor<3xf32>
+
+// -----
+
+// expected-error@+1 {{'train.optimizer' op has two states called "sum"}}
+train.optimizer @o shared ["sum"] states ["sum"] once {
+^bb0(%rate: f32, %sum: f32):
+  train.yield %rate, %sum : f32, f32
+} each {
+^bb0(%weight: f32, %gradient: f32, %sum: f32, %rate: f32):
+  train.yield %weight, %sum : f32, f32
 }
 
 // -----
 
-train.parameter @w : tensor<3xf32>
-func.func @sgd(%g: tensor<3xf32>, %lr: tensor<f32>) {
-  // expected-error@+1 {{'train.sgd' op needs a momentum >= 0}}
-  train.sgd @w, %g, %lr {momentum = -0.9} : tensor<3xf32>, tensor<f32>
-  return
+// expected-error@+1 {{'train.optimizer' op needs a first value for each of its 2 states}}
+train.optimizer @o shared ["updates"] states ["sum"] first [0.0] once {
+^bb0(%rate: f32, %updates: f32):
+  train.yield %rate, %updates : f32, f32
+} each {
+^bb0(%weight: f32, %gradient: f32, %sum: f32, %rate: f32):
+  train.yield %weight, %sum : f32, f32
 }
 
 // -----
 
-train.parameter @w : tensor<3xf32>
-func.func @sgd(%g: tensor<3xf32>, %lr: tensor<1xf32>) {
-  // expected-error@+1 {{'train.sgd' op needs a learning rate of rank 0 and of the gradient's element type}}
-  train.sgd @w, %g, %lr : tensor<3xf32>, tensor<1xf32>
-  return
+// expected-error@+1 {{'train.optimizer' op needs the learning rate as an argument of 'once'}}
+train.optimizer @o once {
+  train.yield
+} each {
+^bb0(%weight: f32, %gradient: f32):
+  train.yield %weight : f32
 }
 
 // -----
 
-train.parameter @w : tensor<3xf32>
-train.parameter @v state_of @w : tensor<5xf32>
-func.func @sgd(%g: tensor<3xf32>, %lr: tensor<f32>) {
-  // expected-error@+1 {{'train.sgd' op has type 'tensor<3xf32>', but parameter @v has type 'tensor<5xf32>'}}
-  train.sgd @w, %g, %lr {momentum = 0.9, state = @v} : tensor<3xf32>, tensor<f32>
-  return
+// expected-error@+1 {{'train.optimizer' op needs the next values of its 1 shared states as results of 'once'}}
+train.optimizer @o shared ["updates"] once {
+^bb0(%rate: f32, %updates: f32):
+  train.yield
+} each {
+^bb0(%weight: f32, %gradient: f32):
+  train.yield %weight : f32
+}
+
+// -----
+
+// expected-error@+1 {{'train.optimizer' op needs 2 arguments of 'once', and has 1}}
+train.optimizer @o shared ["updates"] once {
+^bb0(%rate: f32):
+  train.yield %rate : f32
+} each {
+^bb0(%weight: f32, %gradient: f32):
+  train.yield %weight : f32
+}
+
+// -----
+
+// expected-error@+1 {{'train.optimizer' op needs 2 results of 'each', and has 1}}
+train.optimizer @o states ["sum"] once {
+^bb0(%rate: f32):
+  train.yield %rate : f32
+} each {
+^bb0(%weight: f32, %gradient: f32, %sum: f32, %rate: f32):
+  train.yield %weight : f32
+}
+
+// -----
+
+// expected-error@+1 {{'train.optimizer' op needs numbers of one floating-point type as arguments and results of 'each'}}
+train.optimizer @o once {
+^bb0(%rate: f32):
+  train.yield
+} each {
+^bb0(%weight: f64, %gradient: f64):
+  train.yield %weight : f64
+}
+
+// -----
+
+train.parameter @w : tensor<f32>
+train.optimizer @o once {
+^bb0(%rate: f32):
+  // expected-error@+1 {{'tensor.empty' op is no operation on numbers, which is what an optimizer's formula is made of}}
+  %a = tensor.empty() : tensor<f32>
+  train.yield
+} each {
+^bb0(%weight: f32, %gradient: f32):
+  train.yield %weight : f32
 }

@@ -3,23 +3,38 @@
 
 // CHECK: train.parameter @fc.weight trainable : tensor<3x5xf32>
 train.parameter @fc.weight trainable : tensor<3x5xf32>
-// CHECK: train.parameter @fc.weight.momentum state_of @fc.weight : tensor<3x5xf32>
-train.parameter @fc.weight.momentum state_of @fc.weight : tensor<3x5xf32>
+// CHECK: train.parameter @fc.weight.momentum state_of @fc.weight {first = 5.000000e-01 : f64, state = "momentum"} : tensor<3x5xf32>
+train.parameter @fc.weight.momentum state_of @fc.weight {state = "momentum", first = 0.5} : tensor<3x5xf32>
+// CHECK: train.parameter @updates {state = "updates"} : tensor<f32>
+train.parameter @updates {state = "updates"} : tensor<f32>
+// CHECK: train.parameter @moved trainable {optimizer = @halves} : tensor<f32>
+train.parameter @moved trainable {optimizer = @halves} : tensor<f32>
+// CHECK: train.optimizer @halves shared ["updates"] states ["sum", "largest"] first [0.000000e+00, 1.000000e+00, 2.000000e+00] linear once {
+train.optimizer @halves shared ["updates"] states ["sum", "largest"] first [0.0, 1.0, 2.0] linear once {
+// CHECK-NEXT: ^bb0(%[[RATE:.*]]: f32, %[[UPDATES:.*]]: f32):
+^bb0(%rate: f32, %updates: f32):
+  // CHECK: train.yield %[[RATE]], %{{.*}} : f32, f32
+  // CHECK-NEXT: } each {
+  %one = arith.constant 1.0 : f32
+  %next = arith.addf %updates, %one : f32
+  train.yield %rate, %next : f32, f32
+} each {
+^bb0(%weight: f32, %gradient: f32, %sum: f32, %largest: f32, %rate: f32):
+  %step = arith.mulf %rate, %gradient : f32
+  %moved = arith.subf %weight, %step : f32
+  train.yield %moved, %sum, %largest : f32, f32, f32
+}
 // CHECK: train.parameter @"a b" : tensor<3xf64>
 train.parameter @"a b" : tensor<3xf64>
 
 // CHECK-LABEL: @parameters
-func.func @parameters(%lr: tensor<f32>) {
+func.func @parameters() {
   // CHECK: %[[W:.*]] = train.read @fc.weight : tensor<3x5xf32>
   %w = train.read @fc.weight : tensor<3x5xf32>
   // CHECK: train.gradient %[[W]] of @fc.weight : tensor<3x5xf32>
   train.gradient %w of @fc.weight : tensor<3x5xf32>
   // CHECK: train.assign %[[W]] to @fc.weight : tensor<3x5xf32>
   train.assign %w to @fc.weight : tensor<3x5xf32>
-  // CHECK: train.sgd @fc.weight, %[[W]], %{{.*}} : tensor<3x5xf32>, tensor<f32>
-  train.sgd @fc.weight, %w, %lr : tensor<3x5xf32>, tensor<f32>
-  // CHECK: train.sgd @fc.weight, %[[W]], %{{.*}} {momentum = 9.000000e-01 : f64, state = @fc.weight.momentum} : tensor<3x5xf32>, tensor<f32>
-  train.sgd @fc.weight, %w, %lr {momentum = 0.9, state = @fc.weight.momentum} : tensor<3x5xf32>, tensor<f32>
   return
 }
 
