@@ -54,7 +54,7 @@ struct Differentiate : td::impl::DifferentiateBase<Differentiate> {
     for (Operation &op : body.without_terminator()) {
       auto read = dyn_cast<ReadOp>(op);
       if (read ? trainable.contains(read.getParameterAttr().getAttr())
-               : dependsOnActive(&op))
+               : !op.hasTrait<StopsGradient>() && dependsOnActive(&op))
         active.insert_range(op.getResults());
       forward.push_back(&op);
     }

@@ -19,6 +19,9 @@
 #include "mlir/Pass/PassOptions.h"
 
 namespace td {
+/// The value of the option `ignored` of td-attach-loss if every label counts.
+inline constexpr int64_t noLabel = std::numeric_limits<int64_t>::min();
+
 #define GEN_PASS_DECL
 #include "passes/Passes.h.inc"
 
@@ -37,6 +40,18 @@ struct GraphOptions : mlir::PassPipelineOptions<GraphOptions> {
   Option<double> smoothing{*this, "smoothing",
                            llvm::cl::desc("Label smoothing of cross entropy"),
                            llvm::cl::init(0.0)};
+  Option<int64_t> classAxis{
+      *this, "class-axis",
+      llvm::cl::desc("Axis of the prediction that holds the classes"),
+      llvm::cl::init(1)};
+  ListOption<int64_t> labels{*this, "labels",
+                             llvm::cl::desc("Shape of the labels")};
+  Option<int64_t> ignored{*this, "ignored",
+                          llvm::cl::desc("Label that does not count"),
+                          llvm::cl::init(noLabel)};
+  Option<bool> weighted{*this, "weighted",
+                        llvm::cl::desc("Whether classes have weights"),
+                        llvm::cl::init(false)};
   ListOption<std::string> trainable{
       *this, "trainable",
       llvm::cl::desc(

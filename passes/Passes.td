@@ -12,14 +12,21 @@ def AttachLoss : Pass<"td-attach-loss", "::mlir::ModuleOp"> {
   let summary = "Turn @forward into a training step that returns the loss";
   let description = [{
     Requires: a function @forward of one block with one result, a tensor of
-    floats (of rank 2, [N, C], for cross entropy). Guarantees: @forward is gone; @step has
+    floats (of rank 2 or more for cross entropy). Guarantees: @forward is gone; @step has
     its arguments, then the target (`train.name` "target", the prediction's type,
-    for mse, l1 and bce-with-logits; "labels", tensor<Nxi32>, for cross entropy), and returns
-    the loss, a tensor of rank 0: the mean, or the sum, over elements or samples.
+    for mse, l1 and bce-with-logits; "labels", whole numbers, for cross entropy), and returns
+    the loss, a tensor of rank 0: the mean, or the sum, over elements or rows of classes.
+    Labels have the shape `labels`, by default the prediction's without the axis `class-axis` (negative ones count from the
+    last); those that are `ignored` do not count. With `weighted` the parameter @loss.weight [classes] weighs them.
+    For the loss "model" the result of @forward, of one element, is the loss already.
   }];
   let options = [Option<"loss", "loss", "std::string", "\"mse\"", "mse, l1, bce-with-logits or cross-entropy">,
                  Option<"reduction", "reduction", "std::string", "\"mean\"", "mean or sum">,
-                 Option<"smoothing", "smoothing", "double", "0.0", "Label smoothing of cross entropy">];
+                 Option<"smoothing", "smoothing", "double", "0.0", "Label smoothing of cross entropy">,
+                 Option<"classAxis", "class-axis", "int64_t", "1", "Axis of the prediction that holds the classes">,
+                 ListOption<"labels", "labels", "int64_t", "Shape of the labels">,
+                 Option<"ignored", "ignored", "int64_t", "::td::noLabel", "Label that does not count">,
+                 Option<"weighted", "weighted", "bool", "false", "Whether classes have weights">];
   let dependentDialects = ["::td::train::TrainDialect"];
 }
 

@@ -17,8 +17,15 @@ namespace td {
 using namespace mlir;
 
 void td::buildGraphPipeline(OpPassManager &pm, const GraphOptions &options) {
-  pm.addPass(
-      createAttachLoss({options.loss, options.reduction, options.smoothing}));
+  AttachLossOptions loss;
+  loss.loss = options.loss;
+  loss.reduction = options.reduction;
+  loss.smoothing = options.smoothing;
+  loss.classAxis = options.classAxis;
+  loss.labels.assign(options.labels.begin(), options.labels.end());
+  loss.ignored = options.ignored;
+  loss.weighted = options.weighted;
+  pm.addPass(createAttachLoss(loss));
   ApplyRecipeOptions recipe;
   recipe.trainable.assign(options.trainable.begin(), options.trainable.end());
   pm.addPass(createApplyRecipe(recipe));

@@ -105,12 +105,21 @@ Values MatmulOp::decomposeOperation(OpBuilder &builder) {
       });
 }
 
+/// Whether two whole numbers, both integers or both floats, are equal.
+static Value equal(OpBuilder &b, Location l, Value x, Value y) {
+  if (isa<FloatType>(x.getType()))
+    return arith::CmpFOp::create(b, l, arith::CmpFPredicate::OEQ, x, y);
+  return arith::CmpIOp::create(b, l, arith::CmpIPredicate::eq, x, y);
+}
+
 /// `value` where the index `position` of this iteration is `index`, else zero.
 static Value whereIndex(OpBuilder &b, Location l, Value index,
                         unsigned position, Value value) {
   Value at = arith::IndexCastOp::create(
-      b, l, index.getType(), linalg::IndexOp::create(b, l, position));
-  Value here = arith::CmpIOp::create(b, l, arith::CmpIPredicate::eq, at, index);
+      b, l, b.getI32Type(), linalg::IndexOp::create(b, l, position));
+  if (isa<FloatType>(index.getType()))
+    at = arith::SIToFPOp::create(b, l, index.getType(), at);
+  Value here = equal(b, l, at, index);
   return arith::SelectOp::create(b, l, here, value,
                                  scalar(b, l, value.getType(), 0.0));
 }
@@ -161,10 +170,15 @@ Values EmbeddingVJPOp::decomposeOperation(OpBuilder &builder) {
       [&](OpBuilder &b, Location l, ValueRange v) {
         Value share = whereIndex(b, l, v[0], 0, v[1]);
         if (getPadding() >= 0) {
-          Value padding = arith::ConstantOp::create(
-              b, l, b.getI32IntegerAttr(static_cast<int32_t>(getPadding())));
-          Value padded = arith::CmpIOp::create(b, l, arith::CmpIPredicate::eq,
-                                               v[0], padding);
+          Value padding =
+              isa<FloatType>(v[0].getType())
+                  ? scalar(b, l, v[0].getType(),
+                           static_cast<double>(getPadding()))
+                  : arith::ConstantOp::create(
+                        b, l,
+                        b.getI32IntegerAttr(static_cast<int32_t>(getPadding())))
+                        .getResult();
+          Value padded = equal(b, l, v[0], padding);
           share = arith::SelectOp::create(
               b, l, padded, scalar(b, l, v[1].getType(), 0.0), share);
         }

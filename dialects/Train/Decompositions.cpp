@@ -1,6 +1,10 @@
 // Decomposition of the train dialect's operators to linalg on tensors.
 #include "dialects/Train/Structured.h"
 
+#include "llvm/ADT/StringSwitch.h"
+
+#include <numeric>
+
 using namespace mlir;
 using namespace td::train;
 
@@ -393,6 +397,103 @@ Values TanhVJPOp::decomposeOperation(OpBuilder &builder) {
 }
 
 //===----------------------------------------------------------------------===//
+// Truth values and what stops gradients
+//===----------------------------------------------------------------------===//
+
+Values CompareOp::decomposeOperation(OpBuilder &builder) {
+  auto predicate = llvm::StringSwitch<arith::CmpFPredicate>(getPredicate())
+                       .Case("eq", arith::CmpFPredicate::OEQ)
+                       .Case("lt", arith::CmpFPredicate::OLT)
+                       .Case("le", arith::CmpFPredicate::OLE)
+                       .Case("gt", arith::CmpFPredicate::OGT)
+                       .Case("ge", arith::CmpFPredicate::OGE)
+                       .Default(arith::CmpFPredicate::UNE);
+  return SmallVector<Value>{elementwise(
+      builder, getLoc(), getType(), getOperands(),
+      [&](OpBuilder &b, Location l, ValueRange v) {
+        Type type = v[0].getType();
+        Value holds = arith::CmpFOp::create(b, l, predicate, v[0], v[1]);
+        return arith::SelectOp::create(b, l, holds, scalar(b, l, type, 1.0),
+                                       scalar(b, l, type, 0.0))
+            .getResult();
+      })};
+}
+
+Values SelectOp::decomposeOperation(OpBuilder &builder) {
+  return SmallVector<Value>{elementwise(
+      builder, getLoc(), getType(), getOperands(),
+      [](OpBuilder &b, Location l, ValueRange v) {
+        Value holds =
+            arith::CmpFOp::create(b, l, arith::CmpFPredicate::UNE, v[0],
+                                  scalar(b, l, v[0].getType(), 0.0));
+        return arith::SelectOp::create(b, l, holds, v[1], v[2]).getResult();
+      })};
+}
+
+Values DetachOp::decomposeOperation(OpBuilder &) {
+  return SmallVector<Value>{getInput()};
+}
+
+Values FromIntegersOp::decomposeOperation(OpBuilder &builder) {
+  return SmallVector<Value>{elementwise(
+      builder, getLoc(), getType(), getInput(),
+      [&](OpBuilder &b, Location l, ValueRange v) {
+        return arith::SIToFPOp::create(b, l, getType().getElementType(), v[0])
+            .getResult();
+      })};
+}
+
+/// `x` to the nearest whole number, of two equally near the even one: a sum
+/// with the power of two from which on floats are whole is rounded so.
+static Value roundedEven(OpBuilder &b, Location l, Value x) {
+  auto type = cast<FloatType>(x.getType());
+  Value zero = scalar(b, l, type, 0.0);
+  Value whole =
+      scalar(b, l, type, std::ldexp(1.0, type.getFPMantissaWidth() - 1));
+  Value size = math::AbsFOp::create(b, l, x);
+  Value sum = arith::AddFOp::create(b, l, size, whole);
+  Value rounded = arith::SubFOp::create(b, l, sum, whole);
+  Value small =
+      arith::CmpFOp::create(b, l, arith::CmpFPredicate::OLT, size, whole);
+  rounded = arith::SelectOp::create(b, l, small, rounded, size);
+  Value negative =
+      arith::CmpFOp::create(b, l, arith::CmpFPredicate::OLT, x, zero);
+  return arith::SelectOp::create(b, l, negative,
+                                 arith::NegFOp::create(b, l, rounded), rounded);
+}
+
+Values RoundOp::decomposeOperation(OpBuilder &builder) {
+  StringRef mode = getMode();
+  return SmallVector<Value>{elementwise(
+      builder, getLoc(), getType(), getInput(),
+      [&](OpBuilder &b, Location l, ValueRange v) -> Value {
+        Value x = v[0];
+        Type type = x.getType();
+        Value zero = scalar(b, l, type, 0.0), one = scalar(b, l, type, 1.0);
+        auto oneIf = [&](arith::CmpFPredicate predicate, Value a, Value c) {
+          Value holds = arith::CmpFOp::create(b, l, predicate, a, c);
+          return arith::SelectOp::create(b, l, holds, one, zero).getResult();
+        };
+        if (mode == "sign")
+          return arith::SubFOp::create(
+              b, l, oneIf(arith::CmpFPredicate::OGT, x, zero),
+              oneIf(arith::CmpFPredicate::OLT, x, zero));
+        Value rounded = roundedEven(b, l, x);
+        if (mode == "even")
+          return rounded;
+        Value floor = arith::SubFOp::create(
+            b, l, rounded, oneIf(arith::CmpFPredicate::OGT, rounded, x));
+        Value ceil = arith::AddFOp::create(
+            b, l, rounded, oneIf(arith::CmpFPredicate::OLT, rounded, x));
+        if (mode != "trunc")
+          return mode == "floor" ? floor : ceil;
+        Value negative =
+            arith::CmpFOp::create(b, l, arith::CmpFPredicate::OLT, x, zero);
+        return arith::SelectOp::create(b, l, negative, ceil, floor);
+      })};
+}
+
+//===----------------------------------------------------------------------===//
 // Losses
 //===----------------------------------------------------------------------===//
 
@@ -406,17 +507,18 @@ static SmallVector<Value> addCompensated(OpBuilder &b, Location l, Value sum,
   return {next, arith::SubFOp::create(b, l, added, corrected)};
 }
 
-/// The sum over all elements of `body`(operands' elements), times `scale`, as a
+/// The sum over all elements of `body`(operands' elements), of type `element`,
+/// times `scale` and the tensor `factor` if there is one, as a
 /// tensor of rank 0. The operands have one shape. Compensated, in two stages:
 /// the elements as a matrix P x Q, of which the sums over P are independent of
 /// each other (parallel over Q), then over the Q sums. P and Q are as close to
 /// each other as the number of elements allows, for the shortest last stage; a
 /// prime number of elements has that stage only.
 static Value compensatedSum(
-    OpBuilder &builder, Location loc, ValueRange operands, double scale,
+    OpBuilder &builder, Location loc, Type element, ValueRange operands,
+    double scale, Value factor,
     llvm::function_ref<Value(OpBuilder &, Location, ValueRange)> body) {
   int64_t count = tensorType(operands[0]).getNumElements();
-  Type element = getElementTypeOrSelf(operands[0].getType());
   int64_t rows = 1;
   for (int64_t divisor = 1; divisor * divisor <= count; ++divisor)
     if (count % divisor == 0)
@@ -465,12 +567,18 @@ static Value compensatedSum(
         Value term = twoStages ? v[0] : body(b, l, v.drop_back(2));
         linalg::YieldOp::create(b, l, addCompensated(b, l, sum, error, term));
       });
-  return elementwise(builder, loc, type, total.getResults(),
-                     [&](OpBuilder &b, Location l, ValueRange v) {
+  SmallVector<Value> results(total.getResults());
+  if (factor)
+    results.push_back(factor);
+  return elementwise(builder, loc, type, results,
+                     [&](OpBuilder &b, Location l, ValueRange v) -> Value {
                        Value sum = arith::SubFOp::create(b, l, v[0], v[1]);
+                       if (factor)
+                         sum = arith::MulFOp::create(b, l, sum, v[2]);
+                       if (factor && scale == 1.0)
+                         return sum;
                        return arith::MulFOp::create(
-                                  b, l, sum, scalar(b, l, element, scale))
-                           .getResult();
+                           b, l, sum, scalar(b, l, element, scale));
                      });
 }
 
@@ -481,8 +589,9 @@ static double lossScale(bool sum, int64_t count) {
 
 Values MSELossOp::decomposeOperation(OpBuilder &builder) {
   return SmallVector<Value>{compensatedSum(
-      builder, getLoc(), getOperands(),
-      lossScale(getSum(), getPrediction().getType().getNumElements()),
+      builder, getLoc(), getPrediction().getType().getElementType(),
+      getOperands(),
+      lossScale(getSum(), getPrediction().getType().getNumElements()), Value(),
       [](OpBuilder &b, Location l, ValueRange v) {
         Value difference = arith::SubFOp::create(b, l, v[0], v[1]);
         return arith::MulFOp::create(b, l, difference, difference).getResult();
@@ -491,8 +600,9 @@ Values MSELossOp::decomposeOperation(OpBuilder &builder) {
 
 Values L1LossOp::decomposeOperation(OpBuilder &builder) {
   return SmallVector<Value>{compensatedSum(
-      builder, getLoc(), getOperands(),
-      lossScale(getSum(), getPrediction().getType().getNumElements()),
+      builder, getLoc(), getPrediction().getType().getElementType(),
+      getOperands(),
+      lossScale(getSum(), getPrediction().getType().getNumElements()), Value(),
       [](OpBuilder &b, Location l, ValueRange v) {
         return math::AbsFOp::create(b, l,
                                     arith::SubFOp::create(b, l, v[0], v[1]))
@@ -502,8 +612,9 @@ Values L1LossOp::decomposeOperation(OpBuilder &builder) {
 
 Values BCELossOp::decomposeOperation(OpBuilder &builder) {
   return SmallVector<Value>{compensatedSum(
-      builder, getLoc(), getOperands(),
-      lossScale(getSum(), getPrediction().getType().getNumElements()),
+      builder, getLoc(), getPrediction().getType().getElementType(),
+      getOperands(),
+      lossScale(getSum(), getPrediction().getType().getNumElements()), Value(),
       [](OpBuilder &b, Location l, ValueRange v) {
         // exp of what is not positive: no overflow for logits of any size.
         Type type = v[0].getType();
@@ -521,138 +632,288 @@ Values BCELossOp::decomposeOperation(OpBuilder &builder) {
 }
 
 namespace {
-/// What cross entropy and its gradient have in common, per sample; CSE makes
-/// one of the two copies.
-struct SoftmaxParts {
-  Value max;      // the largest logit
+/// Cross entropy's logits as rows of classes: [before, C, behind] without what
+/// has one element, and what addresses them.
+struct Classes {
+  Classes(OpBuilder &builder, Location loc, Value tensor, Value wholeLabels,
+          int64_t classAxis)
+      : builder(builder), loc(loc) {
+    ArrayRef<int64_t> given = tensorType(tensor).getShape();
+    auto countOf = [](ArrayRef<int64_t> sizes) {
+      return std::accumulate(sizes.begin(), sizes.end(), int64_t(1),
+                             std::multiplies<int64_t>());
+    };
+    int64_t before = countOf(given.take_front(classAxis)),
+            behind = countOf(given.drop_front(classAxis + 1));
+    classes = given[classAxis];
+    SmallVector<int64_t> shape, rowShape;
+    SmallVector<AffineExpr> dims;
+    auto addRow = [&](int64_t size) {
+      dims.push_back(builder.getAffineDimExpr(shape.size()));
+      shape.push_back(size);
+      rowShape.push_back(size);
+      reduced.push_back(false);
+    };
+    if (before > 1 || behind == 1)
+      addRow(before);
+    axis = shape.size();
+    shape.push_back(classes);
+    reduced.push_back(true);
+    if (behind > 1)
+      addRow(behind);
+    logits = reshapeTo(builder, loc, tensor, shape);
+    labels = reshapeTo(builder, loc, wholeLabels, rowShape);
+    rowType =
+        RankedTensorType::get(rowShape, tensorType(tensor).getElementType());
+    unsigned rank = shape.size();
+    MLIRContext *context = builder.getContext();
+    all = builder.getMultiDimIdentityMap(rank);
+    row = AffineMap::get(rank, 0, dims, context);
+    ofClass =
+        AffineMap::get(rank, 0, {builder.getAffineDimExpr(axis)}, context);
+  }
+
+  /// Whether the element at hand is that of its row's label.
+  Value isLabelled(OpBuilder &b, Location l, Value label) const {
+    Value index = linalg::IndexOp::create(b, l, axis);
+    Value position = arith::IndexCastOp::create(b, l, label.getType(), index);
+    return arith::CmpIOp::create(b, l, arith::CmpIPredicate::eq, position,
+                                 label);
+  }
+
+  OpBuilder &builder;
+  Location loc;
+  Value logits, labels;
+  RankedTensorType rowType;
+  AffineMap all, row, ofClass;
+  SmallVector<bool> reduced;
+  int64_t classes;
+  unsigned axis;
+};
+
+/// What cross entropy and its gradient have in common; CSE makes one of the two
+/// copies. A row is a sample, token or pixel.
+struct CrossEntropyParts {
+  Value max;      // the largest logit of a row
   Value sum;      // of exp(logit - max)
-  Value labelled; // logit - max of the label's class, or smoothed over all
+  Value labelled; // logit - max by the row's target, before what does not count
+  Value target;   // the sum of the row's target; null where that is 1
+  double scale = 1.0; // of the sum of the losses, if that is known
+  Value inverse;      // of what it is divided by, if that depends on labels
 };
 } // namespace
 
-/// Whether the element at hand is that of its sample's label.
-static Value isLabelled(OpBuilder &b, Location l, Value label) {
-  Value index = linalg::IndexOp::create(b, l, 1);
-  Value position = arith::IndexCastOp::create(b, l, label.getType(), index);
-  return arith::CmpIOp::create(b, l, arith::CmpIPredicate::eq, position, label);
-}
-
-/// The element's share of the target: `whole` on the label; with smoothing 1 -
-/// s of it there and s / classes everywhere.
-static Value targetShare(OpBuilder &b, Location l, Value label, Value whole,
-                         double smoothing, int64_t classes) {
+/// The element's share of the target times `whole`: `whole` on the label; with
+/// smoothing 1 - s of it there and s / classes everywhere; times the class's
+/// weight, if there is one.
+static Value targetShare(OpBuilder &b, Location l, const Classes &rows,
+                         Value label, Value whole, Value weight,
+                         double smoothing) {
   Type type = whole.getType();
+  if (weight)
+    whole = arith::MulFOp::create(b, l, whole, weight);
   if (smoothing == 0.0)
-    return arith::SelectOp::create(b, l, isLabelled(b, l, label), whole,
+    return arith::SelectOp::create(b, l, rows.isLabelled(b, l, label), whole,
                                    scalar(b, l, type, 0.0));
-  double everywhere = smoothing / static_cast<double>(classes);
+  double everywhere = smoothing / static_cast<double>(rows.classes);
   Value share =
-      arith::SelectOp::create(b, l, isLabelled(b, l, label),
+      arith::SelectOp::create(b, l, rows.isLabelled(b, l, label),
                               scalar(b, l, type, 1.0 - smoothing + everywhere),
                               scalar(b, l, type, everywhere));
   return arith::MulFOp::create(b, l, whole, share);
 }
 
-static SoftmaxParts softmaxParts(OpBuilder &builder, Location loc, Value logits,
-                                 Value labels, double smoothing) {
-  RankedTensorType type = tensorType(logits);
-  auto perSample =
-      RankedTensorType::get({type.getDimSize(0)}, type.getElementType());
-  AffineMap all = builder.getMultiDimIdentityMap(2);
-  AffineMap sample =
-      AffineMap::get(2, 0, {builder.getAffineDimExpr(0)}, builder.getContext());
-  SmallVector<utils::IteratorType> iterators = {utils::IteratorType::parallel,
-                                                utils::IteratorType::reduction};
-  Value lowest =
-      filled(builder, loc, perSample, -std::numeric_limits<double>::infinity());
-  SoftmaxParts parts;
-  parts.max =
-      linalg::GenericOp::create(
-          builder, loc, TypeRange{perSample}, ValueRange{logits},
-          ValueRange{lowest}, {all, sample}, iterators,
-          [](OpBuilder &b, Location l, ValueRange v) {
-            linalg::YieldOp::create(
-                b, l, arith::MaximumFOp::create(b, l, v[0], v[1]).getResult());
-          })
-          .getResult(0);
-  Value zeros = filled(builder, loc, perSample, 0.0);
-  auto sums = linalg::GenericOp::create(
-      builder, loc, TypeRange{perSample, perSample},
-      ValueRange{logits, parts.max, labels}, ValueRange{zeros, zeros},
-      {all, sample, sample, sample, sample}, iterators,
+/// `value` where the label is none to ignore, else 0.
+static Value whereCounted(OpBuilder &b, Location l, Value label,
+                          std::optional<int64_t> ignored, Value value) {
+  if (!ignored)
+    return value;
+  Value none = arith::ConstantOp::create(
+      b, l, b.getI32IntegerAttr(static_cast<int32_t>(*ignored)));
+  Value isIgnored =
+      arith::CmpIOp::create(b, l, arith::CmpIPredicate::eq, label, none);
+  return arith::SelectOp::create(b, l, isIgnored,
+                                 scalar(b, l, value.getType(), 0.0), value);
+}
+
+/// For cross_entropy and its gradient, whose attributes are the same.
+template <typename Op>
+static CrossEntropyParts crossEntropyParts(Op op, const Classes &rows,
+                                           Value weight) {
+  OpBuilder &builder = rows.builder;
+  Location loc = rows.loc;
+  double smoothing = op.getSmoothing().convertToDouble();
+  std::optional<int64_t> ignored = op.getIgnored();
+  Type element = rows.rowType.getElementType();
+  CrossEntropyParts parts;
+  Value lowest = filled(builder, loc, rows.rowType,
+                        -std::numeric_limits<double>::infinity());
+  parts.max = structured(
+      builder, loc, rows.logits, lowest, {rows.all, rows.row}, rows.reduced,
+      [](OpBuilder &b, Location l, ValueRange v) {
+        return SmallVector<Value>{arith::MaximumFOp::create(b, l, v[0], v[1])};
+      })[0];
+  Value zeros = filled(builder, loc, rows.rowType, 0.0);
+  SmallVector<Value> inputs = {rows.logits, parts.max, rows.labels};
+  SmallVector<AffineMap> maps = {rows.all, rows.row, rows.row};
+  if (weight) {
+    inputs.push_back(weight);
+    maps.push_back(rows.ofClass);
+  }
+  maps.append(2, rows.row);
+  SmallVector<Value> sums = structured(
+      builder, loc, inputs, {zeros, zeros}, maps, rows.reduced,
       [&](OpBuilder &b, Location l, ValueRange v) {
         Value exp = expOfDifference(b, l, v[0], v[1]);
         Value shifted = exp.getDefiningOp()->getOperand(0);
-        Value sum = arith::AddFOp::create(b, l, v[3], exp);
-        Value labelled = smoothing == 0.0
-                             ? arith::SelectOp::create(
-                                   b, l, isLabelled(b, l, v[2]), shifted, v[4])
-                                   .getResult()
-                             : arith::AddFOp::create(
-                                   b, l, v[4],
-                                   targetShare(b, l, v[2], shifted, smoothing,
-                                               type.getDimSize(1)))
-                                   .getResult();
-        linalg::YieldOp::create(b, l, ValueRange{sum, labelled});
+        Value sum = arith::AddFOp::create(b, l, v.drop_back(1).back(), exp);
+        Value last = v.back();
+        Value labelled =
+            smoothing == 0.0 && !weight
+                ? arith::SelectOp::create(b, l, rows.isLabelled(b, l, v[2]),
+                                          shifted, last)
+                      .getResult()
+                : arith::AddFOp::create(b, l, last,
+                                        targetShare(b, l, rows, v[2], shifted,
+                                                    weight ? v[3] : Value(),
+                                                    smoothing))
+                      .getResult();
+        return SmallVector<Value>{sum, labelled};
       });
-  parts.sum = sums.getResult(0);
-  parts.labelled = sums.getResult(1);
+  parts.sum = sums[0];
+  parts.labelled = sums[1];
+
+  // The weight of the row's label, and the sum of its target.
+  Value labelWeight;
+  if (weight) {
+    auto sumOf = [&](double smoothed) {
+      return structured(
+          builder, loc, {rows.labels, weight}, zeros,
+          {rows.row, rows.ofClass, rows.row}, rows.reduced,
+          [&](OpBuilder &b, Location l, ValueRange v) {
+            Value one = scalar(b, l, element, 1.0);
+            Value share = targetShare(b, l, rows, v[0], one, v[1], smoothed);
+            return SmallVector<Value>{arith::AddFOp::create(b, l, v[2], share)};
+          })[0];
+    };
+    labelWeight = sumOf(0.0);
+    parts.target = smoothing == 0.0 ? labelWeight : sumOf(smoothing);
+  }
+  if (op.getSum())
+    return parts;
+  if (!weight && !ignored) {
+    parts.scale = lossScale(false, rows.rowType.getNumElements());
+    return parts;
+  }
+  SmallVector<Value> counted = {rows.labels};
+  if (weight)
+    counted.push_back(labelWeight);
+  Value divisor =
+      compensatedSum(builder, loc, element, counted, 1.0, Value(),
+                     [&](OpBuilder &b, Location l, ValueRange v) {
+                       Value own = weight ? v[1] : scalar(b, l, element, 1.0);
+                       return whereCounted(b, l, v[0], ignored, own);
+                     });
+  parts.inverse = elementwise(
+      builder, loc, tensorType(divisor), divisor,
+      [&](OpBuilder &b, Location l, ValueRange v) {
+        // Of nothing that counts the mean is 0.
+        Value zero = scalar(b, l, element, 0.0);
+        Value none =
+            arith::CmpFOp::create(b, l, arith::CmpFPredicate::OEQ, v[0], zero);
+        Value inverse =
+            arith::DivFOp::create(b, l, scalar(b, l, element, 1.0), v[0]);
+        return arith::SelectOp::create(b, l, none, zero, inverse).getResult();
+      });
   return parts;
 }
 
 Values CrossEntropyOp::decomposeOperation(OpBuilder &builder) {
-  SoftmaxParts parts = softmaxParts(builder, getLoc(), getLogits(), getLabels(),
-                                    getSmoothing().convertToDouble());
+  Classes rows(builder, getLoc(), getLogits(), getLabels(), getAxis());
+  CrossEntropyParts parts = crossEntropyParts(*this, rows, getWeight());
   // The logarithms are a step of their own: they are independent of each other,
   // the sum's terms are not.
-  Value losses = elementwise(
-      builder, getLoc(), tensorType(parts.sum), {parts.sum, parts.labelled},
-      [](OpBuilder &b, Location l, ValueRange v) {
-        return arith::SubFOp::create(b, l, math::LogOp::create(b, l, v[0]),
-                                     v[1])
-            .getResult();
-      });
-  double scale = lossScale(getSum(), getLogits().getType().getDimSize(0));
-  return SmallVector<Value>{
-      compensatedSum(builder, getLoc(), losses, scale,
-                     [](OpBuilder &, Location, ValueRange v) { return v[0]; })};
+  SmallVector<Value> operands = {parts.sum, parts.labelled};
+  if (getIgnored())
+    operands.push_back(rows.labels);
+  if (parts.target)
+    operands.push_back(parts.target);
+  Value losses =
+      elementwise(builder, getLoc(), rows.rowType, operands,
+                  [&](OpBuilder &b, Location l, ValueRange v) {
+                    Value log = math::LogOp::create(b, l, v[0]);
+                    if (parts.target)
+                      log = arith::MulFOp::create(b, l, log, v.back());
+                    Value loss = arith::SubFOp::create(b, l, log, v[1]);
+                    return getIgnored()
+                               ? whereCounted(b, l, v[2], getIgnored(), loss)
+                               : loss;
+                  });
+  return SmallVector<Value>{compensatedSum(
+      builder, getLoc(), rows.rowType.getElementType(), losses, parts.scale,
+      parts.inverse, [](OpBuilder &, Location, ValueRange v) { return v[0]; })};
 }
 
 Values CrossEntropyVJPOp::decomposeOperation(OpBuilder &builder) {
   Location loc = getLoc();
   RankedTensorType type = getLogits().getType();
-  Type element = type.getElementType();
-  double perSample = lossScale(getSum(), type.getDimSize(0));
   double smoothing = getSmoothing().convertToDouble();
-  SoftmaxParts parts =
-      softmaxParts(builder, loc, getLogits(), getLabels(), smoothing);
-  // One division per sample, not one per element.
+  Classes rows(builder, loc, getLogits(), getLabels(), getAxis());
+  CrossEntropyParts parts = crossEntropyParts(*this, rows, getWeight());
+  // What a row that counts has for the cotangent of its loss.
+  Value scale = getCotangent();
+  if (parts.inverse || parts.scale != 1.0) {
+    SmallVector<Value> factors = {scale};
+    if (parts.inverse)
+      factors.push_back(parts.inverse);
+    scale = elementwise(
+        builder, loc, tensorType(scale), factors,
+        [&](OpBuilder &b, Location l, ValueRange v) {
+          Value factor =
+              parts.inverse ? v[1] : scalar(b, l, v[0].getType(), parts.scale);
+          return arith::MulFOp::create(b, l, v[0], factor).getResult();
+        });
+  }
+  AffineMap scaleMap = AffineMap::get(rows.all.getNumDims(), 0, getContext());
+  if (std::optional<int64_t> ignored = getIgnored()) {
+    scaleMap = rows.row;
+    scale = elementwise(builder, loc, rows.rowType, {rows.labels, scale},
+                        [&](OpBuilder &b, Location l, ValueRange v) {
+                          return whereCounted(b, l, v[0], ignored, v[1]);
+                        });
+  }
+  // One division per row, not one per element.
+  SmallVector<Value> operands = {parts.sum, scale};
+  if (parts.target)
+    operands.push_back(parts.target);
   Value factor = elementwise(
-      builder, loc, tensorType(parts.sum), {parts.sum, getCotangent()},
+      builder, loc, rows.rowType, operands,
       [&](OpBuilder &b, Location l, ValueRange v) {
-        Value scale =
-            arith::MulFOp::create(b, l, v[1], scalar(b, l, element, perSample));
-        return arith::DivFOp::create(b, l, scale, v[0]).getResult();
+        Value whole = parts.target
+                          ? arith::MulFOp::create(b, l, v[1], v[2]).getResult()
+                          : v[1];
+        return arith::DivFOp::create(b, l, whole, v[0]).getResult();
       });
-  AffineMap all = builder.getMultiDimIdentityMap(2);
-  AffineMap sample =
-      AffineMap::get(2, 0, {builder.getAffineDimExpr(0)}, builder.getContext());
-  AffineMap none = AffineMap::get(2, 0, builder.getContext());
-  SmallVector<utils::IteratorType> iterators(2, utils::IteratorType::parallel);
-  Value empty = tensor::EmptyOp::create(builder, loc, type.getShape(), element);
-  auto gradient = linalg::GenericOp::create(
-      builder, loc, TypeRange{type},
-      ValueRange{getLogits(), parts.max, factor, getLabels(), getCotangent()},
-      ValueRange{empty}, {all, sample, sample, sample, none, all}, iterators,
+  SmallVector<Value> inputs = {rows.logits, parts.max, factor, rows.labels,
+                               scale};
+  SmallVector<AffineMap> maps = {rows.all, rows.row, rows.row, rows.row,
+                                 scaleMap};
+  if (getWeight()) {
+    inputs.push_back(getWeight());
+    maps.push_back(rows.ofClass);
+  }
+  maps.push_back(rows.all);
+  Value empty = tensor::EmptyOp::create(
+      builder, loc, tensorType(rows.logits).getShape(), type.getElementType());
+  Value gradient = structured(
+      builder, loc, inputs, empty, maps,
+      SmallVector<bool>(rows.reduced.size(), false),
       [&](OpBuilder &b, Location l, ValueRange v) {
         Value exp = expOfDifference(b, l, v[0], v[1]);
         Value softmax = arith::MulFOp::create(b, l, exp, v[2]);
-        Value scale =
-            arith::MulFOp::create(b, l, v[4], scalar(b, l, element, perSample));
-        Value target =
-            targetShare(b, l, v[3], scale, smoothing, type.getDimSize(1));
-        linalg::YieldOp::create(
-            b, l, arith::SubFOp::create(b, l, softmax, target).getResult());
-      });
-  return SmallVector<Value>{gradient.getResult(0)};
+        Value target = targetShare(b, l, rows, v[3], v[4],
+                                   getWeight() ? v[5] : Value(), smoothing);
+        return SmallVector<Value>{arith::SubFOp::create(b, l, softmax, target)};
+      })[0];
+  return SmallVector<Value>{reshapeTo(builder, loc, gradient, type.getShape())};
 }

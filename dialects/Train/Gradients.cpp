@@ -309,11 +309,11 @@ bool BCELossOp::isCheapToRecompute() { return false; }
 SmallVector<Value> CrossEntropyOp::buildVJP(OpBuilder &builder,
                                             ValueRange cotangents,
                                             ArrayRef<bool> wanted) {
-  SmallVector<Value> result(2);
+  SmallVector<Value> result(getNumOperands());
   if (wanted[0])
-    result[0] = CrossEntropyVJPOp::create(builder, getLoc(), getLogits(),
-                                          getLabels(), cotangents[0],
-                                          getSmoothingAttr(), getSumAttr());
+    result[0] = CrossEntropyVJPOp::create(
+        builder, getLoc(), getLogits(), getLabels(), cotangents[0], getWeight(),
+        getAxisAttr(), getIgnoredAttr(), getSmoothingAttr(), getSumAttr());
   return result;
 }
 TD_READS_BOTH(CrossEntropyOp)

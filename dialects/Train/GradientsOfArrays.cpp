@@ -79,6 +79,31 @@ TD_FUNCTION(PowOp, getInput,
             powerGradient(builder, loc, x, dy, getExponent().convertToDouble()))
 #undef TD_FUNCTION
 
+SmallVector<Value> SelectOp::buildVJP(OpBuilder &builder, ValueRange cotangents,
+                                      ArrayRef<bool> wanted) {
+  Location loc = getLoc();
+  Value zero = constantScalar(builder, loc, getType().getElementType(), 0.0);
+  SmallVector<Value> result(3);
+  auto taken = [&](Value yes, Value no, Value operand) {
+    return sumTo(
+        builder, loc,
+        SelectOp::create(builder, loc, getType(), getCondition(), yes, no),
+        operand);
+  };
+  if (wanted[1])
+    result[1] = taken(cotangents[0], zero, getYes());
+  if (wanted[2])
+    result[2] = taken(zero, cotangents[0], getNo());
+  // The condition is what was compared: it has no gradient.
+  if (wanted[0])
+    result[0] = filled(builder, loc, getCondition().getType(), 0.0);
+  return result;
+}
+SmallVector<Value> SelectOp::getResiduals(ArrayRef<bool>) {
+  return {getCondition()};
+}
+bool SelectOp::isCheapToRecompute() { return true; }
+
 //===----------------------------------------------------------------------===//
 // Shapes
 //===----------------------------------------------------------------------===//

@@ -341,6 +341,13 @@ LogicalResult DivOp::inferReturnTypes(MLIRContext *,
   return inferBroadcast(location, adaptor.getLhs(), adaptor.getRhs(), types);
 }
 
+LogicalResult CompareOp::inferReturnTypes(MLIRContext *,
+                                          std::optional<Location> location,
+                                          Adaptor adaptor,
+                                          SmallVectorImpl<Type> &types) {
+  return inferBroadcast(location, adaptor.getLhs(), adaptor.getRhs(), types);
+}
+
 LogicalResult ReshapeOp::verify() {
   if (getInput().getType().getElementType() !=
           getResult().getType().getElementType() ||
@@ -415,17 +422,41 @@ TD_POINTWISE_LOSS(L1LossOp)
 TD_POINTWISE_LOSS(BCELossOp)
 #undef TD_POINTWISE_LOSS
 
-/// Checks that logits are [N, C] and labels [N].
-static LogicalResult checkLogits(std::optional<Location> location, Type logits,
-                                 Type labels) {
-  auto logitsType = dyn_cast<RankedTensorType>(logits);
-  auto labelsType = dyn_cast<RankedTensorType>(labels);
-  if (!logitsType || !labelsType || logitsType.getRank() != 2 ||
-      labelsType.getRank() != 1 ||
-      logitsType.getDimSize(0) != labelsType.getDimSize(0))
+/// Checks the operands that cross entropy and its gradient have in common.
+template <typename Adaptor>
+static LogicalResult checkCrossEntropy(std::optional<Location> location,
+                                       Adaptor adaptor) {
+  auto logits = dyn_cast<RankedTensorType>(adaptor.getLogits().getType());
+  auto labels = dyn_cast<RankedTensorType>(adaptor.getLabels().getType());
+  if (!logits || !labels || logits.getRank() < 2)
     return emitOptionalError(
-        location, "cross entropy needs logits [N, C] and labels [N], not ",
-        logits, " and ", labels);
+        location, "cross entropy needs logits of rank 2 or more, not ",
+        adaptor.getLogits().getType());
+  int64_t axis = adaptor.getAxis();
+  if (axis < 0 || axis >= logits.getRank())
+    return emitOptionalError(location, "cross entropy needs an axis from 0 to ",
+                             logits.getRank() - 1, ", not ", axis);
+  int64_t classes = logits.getDimSize(axis);
+  if (labels.getNumElements() * classes != logits.getNumElements())
+    return emitOptionalError(location,
+                             "cross entropy needs a label for each of the ",
+                             classes ? logits.getNumElements() / classes : 0,
+                             " rows of ", classes, " classes, not ", labels);
+  if (Value weight = adaptor.getWeight())
+    if (weight.getType() !=
+        RankedTensorType::get({classes}, logits.getElementType()))
+      return emitOptionalError(location,
+                               "cross entropy needs a weight for "
+                               "each of the ",
+                               classes, " classes, not ", weight.getType());
+  if (std::optional<uint64_t> ignored = adaptor.getIgnored())
+    if (!llvm::isInt<32>(static_cast<int64_t>(*ignored)))
+      return emitOptionalError(location,
+                               "cross entropy ignores a label of 32 bits");
+  double smoothing = adaptor.getSmoothing().convertToDouble();
+  if (!(smoothing >= 0.0 && smoothing <= 1.0))
+    return emitOptionalError(location,
+                             "cross entropy needs a smoothing from 0 to 1");
   return success();
 }
 
@@ -433,8 +464,7 @@ LogicalResult CrossEntropyOp::inferReturnTypes(MLIRContext *,
                                                std::optional<Location> location,
                                                Adaptor adaptor,
                                                SmallVectorImpl<Type> &types) {
-  if (failed(checkLogits(location, adaptor.getLogits().getType(),
-                         adaptor.getLabels().getType())))
+  if (failed(checkCrossEntropy(location, adaptor)))
     return failure();
   types.push_back(RankedTensorType::get(
       {}, getElementTypeOrSelf(adaptor.getLogits().getType())));
@@ -445,7 +475,7 @@ LogicalResult CrossEntropyVJPOp::inferReturnTypes(
     MLIRContext *, std::optional<Location> location, Adaptor adaptor,
     SmallVectorImpl<Type> &types) {
   Type logits = adaptor.getLogits().getType();
-  if (failed(checkLogits(location, logits, adaptor.getLabels().getType())))
+  if (failed(checkCrossEntropy(location, adaptor)))
     return failure();
   if (adaptor.getCotangent().getType() !=
       RankedTensorType::get({}, getElementTypeOrSelf(logits)))

@@ -25,6 +25,10 @@ using mlir::FailureOr;
 using mlir::OpBuilder;
 using mlir::SmallVector;
 using mlir::Value;
+
+/// Of an operator through which no gradient passes.
+template <typename ConcreteOp>
+struct StopsGradient : mlir::OpTrait::TraitBase<ConcreteOp, StopsGradient> {};
 } // namespace td::train
 
 #include "dialects/Train/TrainDialect.h.inc"

@@ -26,6 +26,14 @@ class Train_Op<string mnemonic, list<Trait> traits = []> : Op<Train_Dialect, mne
 /// A ranked tensor of static shape and any float type.
 def Train_Tensor : StaticShapeTensorOf<[AnyFloat]>;
 
+/// Whole numbers that index a table.
+def Train_Indices : StaticShapeTensorOf<[I32, AnyFloat]>;
+
+/// Of an operator through which no gradient passes.
+def Train_StopsGradient : NativeOpTrait<"StopsGradient"> {
+  let cppNamespace = "::td::train";
+}
+
 //===----------------------------------------------------------------------===//
 // Parameters
 //===----------------------------------------------------------------------===//
@@ -249,11 +257,58 @@ def Train_NormalizeOp : Train_TypedOperator<"normalize"> {
 def Train_EmbeddingOp : Train_TypedOperator<"embedding"> {
   let summary = "rows of a table by index";
   let description = [{
-    `indices` [...] are 0 <= index < rows (what feeds the program checks them), `table` [rows, width].
+    `indices` [...] are 0 <= index < rows (what feeds the program checks them), `table` [rows, width]. Floats
+    hold whole numbers: indices that are known are a constant beside the parameters.
     The row `padding`, if it is one, has no gradient.
   }];
-  let arguments = (ins StaticShapeTensorOf<[I32]>:$indices, Train_Tensor:$table,
+  let arguments = (ins Train_Indices:$indices, Train_Tensor:$table,
                        DefaultValuedAttr<I64Attr, "-1">:$padding);
+}
+
+//===----------------------------------------------------------------------===//
+// Truth values and what stops gradients
+//===----------------------------------------------------------------------===//
+
+/// An operator that is a constant to all before it: no gradient passes. Its result is not active.
+class Train_ConstantOperator<string mnemonic, list<Trait> traits = []>
+    : Train_Op<mnemonic, !listconcat([Pure, Train_StopsGradient,
+                                      DeclareOpInterfaceMethods<AggregatedOpInterface, ["decomposeOperation"]>], traits)> {
+  let results = (outs Train_Tensor:$result);
+}
+
+def Train_CompareOp : Train_ConstantOperator<"compare", [InferTypeOpAdaptor]> {
+  let summary = "1 where two numbers compare as `predicate` (eq, ne, lt, le, gt, ge) says, else 0";
+  let description = "The operands broadcast as in numpy. NaN is unequal to all. Truth values are floats in memory.";
+  let arguments = (ins Train_Tensor:$lhs, Train_Tensor:$rhs, StrAttr:$predicate);
+  let assemblyFormat = "$lhs $predicate $rhs attr-dict `:` type($lhs) `,` type($rhs) `->` type($result)";
+  let hasVerifier = 1;
+}
+
+def Train_RoundOp : Train_ConstantOperator<"round", [SameOperandsAndResultType]> {
+  let summary = "a whole number near each: by `mode` floor, ceil, trunc, even (the nearest), or sign";
+  let description = "NaN stays one, but its sign is 0.";
+  let arguments = (ins Train_Tensor:$input, StrAttr:$mode);
+  let assemblyFormat = "$input $mode attr-dict `:` type($result)";
+  let hasVerifier = 1;
+}
+
+def Train_DetachOp : Train_ConstantOperator<"detach", [SameOperandsAndResultType]> {
+  let summary = "the input, to which no gradient passes";
+  let arguments = (ins Train_Tensor:$input);
+  let assemblyFormat = "$input attr-dict `:` type($result)";
+}
+
+def Train_FromIntegersOp : Train_ConstantOperator<"from_integers"> {
+  let summary = "whole numbers as floats";
+  let arguments = (ins StaticShapeTensorOf<[I32]>:$input);
+  let assemblyFormat = "$input attr-dict `:` type($input) `->` type($result)";
+  let hasVerifier = 1;
+}
+
+def Train_SelectOp : Train_TypedOperator<"select"> {
+  let summary = "`yes` where `condition` is not 0, else `no`";
+  let description = "The three broadcast as in numpy to the result. The gradient of what is not taken is 0.";
+  let arguments = (ins Train_Tensor:$condition, Train_Tensor:$yes, Train_Tensor:$no);
 }
 
 //===----------------------------------------------------------------------===//
@@ -328,17 +383,23 @@ def Train_BCELossOp : Train_PointwiseLossOp<
     "bce_loss", "binary cross-entropy of logits: max(x, 0) - x target + log(1 + exp(-|x|))">;
 
 def Train_CrossEntropyOp : Train_Operator<"cross_entropy", [InferTypeOpAdaptor]> {
-  let summary = "mean over the samples of log(sum(exp(logits))) - logits[label]";
+  let summary = "mean over rows of log(sum(exp(logits))) - logits[label]";
   let description = [{
-    `logits` is [N, C], `labels` [N] with class indices 0 <= label < C (what
-    feeds the program checks them). Stable for logits of any size. With `sum`
-    the sum over the samples; `smoothing` s mixes the label with the uniform distribution:
-    1 - s on the label and s / C on all.
+    The classes are the axis `axis` of `logits`; a row, of what is along it, is a sample, token or pixel.
+    `labels` has as many elements as there are rows, in row-major order: class indices 0 <= label < C, or `ignored`
+    for a row that does not count (what feeds the program checks them). Stable for logits of any size.
+    `smoothing` s mixes the label with the uniform distribution: 1 - s on the label and s / C on all; `weight` [C]
+    multiplies each class's share. The sum over the rows is divided by the number of those that count, or, with weights, by
+    the sum of their labels' weights (0 if nothing counts); with `sum` it is not. torch.nn.functional.cross_entropy.
   }];
-  let arguments = (ins Train_Tensor:$logits, StaticShapeTensorOf<[I32]>:$labels,
+  let arguments = (ins Train_Tensor:$logits, StaticShapeTensorOf<[I32]>:$labels, Optional<Train_Tensor>:$weight,
+                       DefaultValuedAttr<I64Attr, "1">:$axis, OptionalAttr<I64Attr>:$ignored,
                        DefaultValuedAttr<F64Attr, "0.0">:$smoothing, UnitAttr:$sum);
   let results = (outs Train_Tensor:$result);
-  let assemblyFormat = "$logits `,` $labels attr-dict `:` type($logits) `,` type($labels) `->` type($result)";
+  let assemblyFormat = [{
+    $logits `,` $labels (`weight` $weight^)? attr-dict `:` type($logits) `,` type($labels) (`,` type($weight)^)?
+    `->` type($result)
+  }];
 }
 
 //===----------------------------------------------------------------------===//
@@ -360,13 +421,15 @@ def Train_SigmoidVJPOp : Train_UnaryVJPOp<"sigmoid_vjp", "cotangent * y * (1 - y
 def Train_TanhVJPOp : Train_UnaryVJPOp<"tanh_vjp", "cotangent * (1 - y^2) with the output y of tanh">;
 
 def Train_CrossEntropyVJPOp : Train_Backward<"cross_entropy_vjp", [InferTypeOpAdaptor]> {
-  let summary = "cotangent / N * (softmax(logits) - onehot(labels))";
+  let summary = "the cotangent of the logits of cross_entropy: for one that counts (softmax - onehot) / count";
+  let description = "Operands and attributes are those of the loss, which `cotangent` is that of.";
   let arguments = (ins Train_Tensor:$logits, StaticShapeTensorOf<[I32]>:$labels, Train_Tensor:$cotangent,
-                       DefaultValuedAttr<F64Attr, "0.0">:$smoothing, UnitAttr:$sum);
+                       Optional<Train_Tensor>:$weight, DefaultValuedAttr<I64Attr, "1">:$axis,
+                       OptionalAttr<I64Attr>:$ignored, DefaultValuedAttr<F64Attr, "0.0">:$smoothing, UnitAttr:$sum);
   let results = (outs Train_Tensor:$result);
   let assemblyFormat = [{
-    $logits `,` $labels `,` $cotangent attr-dict `:` type($logits) `,` type($labels) `,` type($cotangent)
-    `->` type($result)
+    $logits `,` $labels `,` $cotangent (`weight` $weight^)? attr-dict `:` type($logits) `,` type($labels) `,`
+    type($cotangent) (`,` type($weight)^)? `->` type($result)
   }];
 }
 
@@ -431,7 +494,7 @@ def Train_NormalizeScaleVJPOp : Train_TypedBackward<"normalize_scale_vjp"> {
 
 def Train_EmbeddingVJPOp : Train_TypedBackward<"embedding_vjp"> {
   let summary = "the cotangent of an embedding's table";
-  let arguments = (ins StaticShapeTensorOf<[I32]>:$indices, Train_Tensor:$cotangent,
+  let arguments = (ins Train_Indices:$indices, Train_Tensor:$cotangent,
                        DefaultValuedAttr<I64Attr, "-1">:$padding);
 }
 

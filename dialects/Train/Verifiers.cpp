@@ -237,6 +237,49 @@ LogicalResult NormalizeOp::verify() {
   return verifyResultShape(*this, getInput().getType().getShape());
 }
 
+//===----------------------------------------------------------------------===//
+// Truth values and what stops gradients
+//===----------------------------------------------------------------------===//
+
+/// Checks that `word` is one of `words`.
+static LogicalResult verifyWord(Operation *op, StringRef what, StringRef word,
+                                ArrayRef<StringRef> words) {
+  if (llvm::is_contained(words, word))
+    return success();
+  InFlightDiagnostic diagnostic = op->emitOpError()
+                                  << "has the " << what << " '" << word
+                                  << "'; there are ";
+  llvm::interleaveComma(words, diagnostic);
+  return diagnostic;
+}
+
+LogicalResult CompareOp::verify() {
+  return verifyWord(*this, "predicate", getPredicate(),
+                    {"eq", "ne", "lt", "le", "gt", "ge"});
+}
+
+LogicalResult RoundOp::verify() {
+  return verifyWord(*this, "mode", getMode(),
+                    {"floor", "ceil", "trunc", "even", "sign"});
+}
+
+LogicalResult FromIntegersOp::verify() {
+  return verifyResultShape(*this,
+                           cast<ShapedType>(getInput().getType()).getShape());
+}
+
+LogicalResult SelectOp::verify() {
+  SmallVector<int64_t> both, shape;
+  if (!OpTrait::util::getBroadcastedShape(getYes().getType().getShape(),
+                                          getNo().getType().getShape(), both) ||
+      !OpTrait::util::getBroadcastedShape(getCondition().getType().getShape(),
+                                          both, shape))
+    return emitOpError("needs operands that broadcast");
+  if (failed(verifyElementTypes(*this)))
+    return failure();
+  return verifyResultShape(*this, shape);
+}
+
 LogicalResult EmbeddingOp::verify() {
   if (getTable().getType().getRank() != 2)
     return emitOpError("needs a table of rank 2");

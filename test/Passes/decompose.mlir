@@ -132,6 +132,24 @@ func.func @cross_entropy(%x: tensor<7x5xf32>, %labels: tensor<7xi32>, %g: tensor
 
 // -----
 
+// Rows along the last axis, of which some do not count; weights. What is counted is summed once for loss and gradient.
+// CHECK-LABEL: @cross_entropy_of_pixels
+func.func @cross_entropy_of_pixels(%x: tensor<2x5x3x7xf32>, %labels: tensor<2x3x7xi32>, %w: tensor<5xf32>, %g: tensor<f32>) -> (tensor<f32>, tensor<2x5x3x7xf32>) {
+  // CHECK: arith.maximumf
+  // CHECK: math.exp
+  // CHECK: linalg.index 1
+  // CHECK: arith.constant -100 : i32
+  // CHECK: arith.cmpi eq
+  // CHECK: arith.divf
+  // CHECK: arith.divf
+  // CHECK-NOT: arith.divf
+  %0 = train.cross_entropy %x, %labels weight %w {ignored = -100 : i64} : tensor<2x5x3x7xf32>, tensor<2x3x7xi32>, tensor<5xf32> -> tensor<f32>
+  %1 = train.cross_entropy_vjp %x, %labels, %g weight %w {ignored = -100 : i64} : tensor<2x5x3x7xf32>, tensor<2x3x7xi32>, tensor<f32>, tensor<5xf32> -> tensor<2x5x3x7xf32>
+  return %0, %1 : tensor<f32>, tensor<2x5x3x7xf32>
+}
+
+// -----
+
 // Bits of a hash of the position: nothing is stored, and the same op is its gradient.
 // CHECK-LABEL: @dropout
 func.func @dropout(%x: tensor<3x5xf32>, %c: tensor<i32>) -> tensor<3x5xf32> {
@@ -142,4 +160,25 @@ func.func @dropout(%x: tensor<3x5xf32>, %c: tensor<i32>) -> tensor<3x5xf32> {
   // CHECK: arith.select
   %0 = train.dropout %x, %c {seed = 1, probability = 0.5 : f64} : (tensor<3x5xf32>, tensor<i32>) -> tensor<3x5xf32>
   return %0 : tensor<3x5xf32>
+}
+
+// -----
+
+// Truth values are floats in memory; what stops a gradient is nothing in the forward.
+// CHECK-LABEL: @truth
+func.func @truth(%x: tensor<3x5xf32>, %y: tensor<5xf32>, %ids: tensor<3x5xi32>) -> (tensor<3x5xf32>, tensor<3x5xf32>, tensor<3x5xf32>) {
+  // CHECK: arith.cmpf olt
+  // CHECK: arith.select
+  %0 = train.compare %x "lt" %y : tensor<3x5xf32>, tensor<5xf32> -> tensor<3x5xf32>
+  // CHECK: arith.cmpf une
+  // CHECK: arith.select
+  %1 = train.select %0, %y, %x : (tensor<3x5xf32>, tensor<5xf32>, tensor<3x5xf32>) -> tensor<3x5xf32>
+  // CHECK-NOT: train.detach
+  %2 = train.detach %1 : tensor<3x5xf32>
+  // CHECK: arith.addf
+  // CHECK: arith.subf
+  %3 = train.round %x "even" : tensor<3x5xf32>
+  // CHECK: arith.sitofp
+  %4 = train.from_integers %ids : tensor<3x5xi32> -> tensor<3x5xf32>
+  return %2, %3, %4 : tensor<3x5xf32>, tensor<3x5xf32>, tensor<3x5xf32>
 }

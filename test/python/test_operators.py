@@ -513,16 +513,105 @@ def compare_loss(body, x, target, reference):
 @pytest.mark.parametrize("total", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("scale", [1.0, 300.0])
-def test_cross_entropy(total, smoothing, scale):
-    x = uniform(5, 7) * scale
-    labels = x.argmin(axis=1).astype(np.int32)
-    body = op(
-        "cross_entropy", ["x", "t"], [(5, 7), (5,)], (), dtypes={"t": "i32"}, smoothing=smoothing, sum=total
+@pytest.mark.parametrize(
+    ("shape", "axis", "ignored", "weighted"),
+    [((5, 7), 1, None, False), ((5, 7), 1, -100, True), ((2, 3, 5), 1, 1, True), ((5, 1, 3, 2), 0, 0, False)],
+)
+def test_cross_entropy(shape, axis, ignored, weighted, total, smoothing, scale):
+    x = uniform(*shape) * scale
+    labels = x.argmin(axis=axis).astype(np.int32)
+    if ignored is not None:
+        labels.flat[1::2] = ignored
+    classes = shape[axis]
+    lines = []
+    operands, shapes = ["x", "t"], [shape, labels.shape]
+    weight = torch.linspace(0.5, 2, classes, dtype=torch.float64) if weighted else None
+    if weighted:
+        values = ", ".join(f"{value:.16e}" for value in weight.tolist())
+        lines.append(f"%w = arith.constant dense<[{values}]> : tensor<{classes}xf64>")
+        operands, shapes = [*operands, "w"], [*shapes, (classes,)]
+    attributes = {} if ignored is None else {"ignored": ignored}
+    lines.append(
+        op(
+            "cross_entropy", operands, shapes, (), dtypes={"t": "i32"}, axis=axis, smoothing=smoothing,
+            sum=total, **attributes,
+        )
     )  # fmt: skip
-    reduction = "sum" if total else "mean"
     compare_loss(
-        body,
+        "\n".join(lines),
         x,
         labels,
-        lambda x, t: F.cross_entropy(x, t.long(), reduction=reduction, label_smoothing=smoothing),
+        lambda x, t: F.cross_entropy(
+            x.movedim(axis, 1),
+            t.long(),
+            weight=weight,
+            ignore_index=-100 if ignored is None else ignored,
+            reduction="sum" if total else "mean",
+            label_smoothing=smoothing,
+        ),
+    )
+
+
+COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+
+
+@pytest.mark.parametrize("predicate", COMPARISONS)
+def test_select_by_a_comparison(predicate):
+    """Of whole numbers, so that some are equal; operands broadcast, and the condition has no gradient."""
+    x = np.round(uniform(3, 1, 5) * 2)
+    y = np.round(uniform(7, 1, seed=1) * 2)
+    types = "tensor<3x1x5xf64>, tensor<7x1xf64> -> tensor<3x7x5xf64>"
+    body = f'%c = train.compare %x "{predicate}" %y : {types}\n' + op(
+        "select", ["c", "x", "y"], [(3, 7, 5), (3, 1, 5), (7, 1)], (3, 7, 5)
+    )
+    compare = getattr(torch, predicate)
+    check(body, {"x": x, "y": y}, (3, 7, 5), lambda x, y: torch.where(compare(x, y), x, y), smooth=False)
+
+
+ROUNDINGS = {
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "trunc": torch.trunc,
+    "even": torch.round,
+    "sign": torch.sign,
+}
+
+
+@pytest.mark.parametrize("mode", ROUNDINGS)
+def test_rounding_stops_the_gradient(mode):
+    """At halves, whole numbers, what is large, and zero; only what is beside it has a gradient."""
+    x = np.array(
+        [0.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.0, 3.0, 0.3, -0.7, 1e15, -1e17, 4503599627370497.0, 1e-300]
+    )
+    type_ = "tensor<14xf64>"
+    body = f'%y = train.round %x "{mode}" : {type_}\n%result = train.mul %y, %z : {type_}, {type_} -> {type_}'
+    step = make_step(body, {"x": x, "z": uniform(14)}, {"target": np.zeros(14)}, (14,), trainable=["z"])
+    z = np.ones(14)
+    feeds = {"target": np.zeros(14)}
+    expected = ROUNDINGS[mode](torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(gradients(step, {"x": x, "z": z}, feeds)["z"], 2 * expected**2 / 14)
+    with pytest.raises(Exception, match="no trainable parameter reaches the loss"):
+        make_step(body, {"x": x, "z": z}, feeds, (14,), trainable=["x"])
+
+
+def test_detach_passes_the_value_only():
+    body = """%y = train.detach %x : tensor<5xf64>
+        %result = train.mul %y, %x : tensor<5xf64>, tensor<5xf64> -> tensor<5xf64>"""
+    check(body, {"x": uniform(5)}, (5,), lambda x: x.detach() * x, smooth=False)
+
+
+@pytest.mark.parametrize("padding", [-1, 2])
+def test_embedding_by_floats(padding):
+    """Whole numbers as floats, made of an input."""
+    indices = np.array([[0, 2, 6], [2, 2, 5]], np.int32)
+    body = "%f = train.from_integers %i : tensor<2x3xi32> -> tensor<2x3xf64>\n" + op(
+        "embedding", ["f", "table"], [(2, 3), (7, 5)], (2, 3, 5), padding=padding
+    )
+    check(
+        body,
+        {"table": uniform(7, 5)},
+        (2, 3, 5),
+        lambda table, i: F.embedding(i.long(), table, padding_idx=None if padding < 0 else padding),
+        inputs={"i": indices},
+        smooth=padding < 0,
     )

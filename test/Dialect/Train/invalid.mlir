@@ -147,9 +147,54 @@ func.func @mse(%x: tensor<2x5xf32>, %y: tensor<2x3xf32>) {
 // -----
 
 func.func @cross_entropy(%x: tensor<2x5xf32>, %y: tensor<5xi32>) {
-  // expected-error@+2 {{cross entropy needs logits [N, C] and labels [N], not 'tensor<2x5xf32>' and 'tensor<5xi32>'}}
+  // expected-error@+2 {{cross entropy needs a label for each of the 2 rows of 5 classes, not 'tensor<5xi32>'}}
   // expected-error@+1 {{'train.cross_entropy' op failed to infer returned types}}
   %0 = train.cross_entropy %x, %y : tensor<2x5xf32>, tensor<5xi32> -> tensor<f32>
+  return
+}
+
+// -----
+
+func.func @cross_entropy_rank(%x: tensor<5xf32>, %y: tensor<1xi32>) {
+  // expected-error@+2 {{cross entropy needs logits of rank 2 or more, not 'tensor<5xf32>'}}
+  // expected-error@+1 {{'train.cross_entropy' op failed to infer returned types}}
+  %0 = train.cross_entropy %x, %y : tensor<5xf32>, tensor<1xi32> -> tensor<f32>
+  return
+}
+
+// -----
+
+func.func @cross_entropy_axis(%x: tensor<2x5xf32>, %y: tensor<2xi32>) {
+  // expected-error@+2 {{cross entropy needs an axis from 0 to 1, not 2}}
+  // expected-error@+1 {{'train.cross_entropy' op failed to infer returned types}}
+  %0 = train.cross_entropy %x, %y {axis = 2 : i64} : tensor<2x5xf32>, tensor<2xi32> -> tensor<f32>
+  return
+}
+
+// -----
+
+func.func @cross_entropy_weight(%x: tensor<2x5xf32>, %y: tensor<2xi32>, %w: tensor<2xf32>) {
+  // expected-error@+2 {{cross entropy needs a weight for each of the 5 classes, not 'tensor<2xf32>'}}
+  // expected-error@+1 {{'train.cross_entropy' op failed to infer returned types}}
+  %0 = train.cross_entropy %x, %y weight %w : tensor<2x5xf32>, tensor<2xi32>, tensor<2xf32> -> tensor<f32>
+  return
+}
+
+// -----
+
+func.func @cross_entropy_ignored(%x: tensor<2x5xf32>, %y: tensor<2xi32>) {
+  // expected-error@+2 {{cross entropy ignores a label of 32 bits}}
+  // expected-error@+1 {{'train.cross_entropy' op failed to infer returned types}}
+  %0 = train.cross_entropy %x, %y {ignored = 4294967296 : i64} : tensor<2x5xf32>, tensor<2xi32> -> tensor<f32>
+  return
+}
+
+// -----
+
+func.func @cross_entropy_smoothing(%x: tensor<2x5xf32>, %y: tensor<2xi32>) {
+  // expected-error@+2 {{cross entropy needs a smoothing from 0 to 1}}
+  // expected-error@+1 {{'train.cross_entropy' op failed to infer returned types}}
+  %0 = train.cross_entropy %x, %y {smoothing = 2.0 : f64} : tensor<2x5xf32>, tensor<2xi32> -> tensor<f32>
   return
 }
 
@@ -269,4 +314,45 @@ train.optimizer @o once {
 } each {
 ^bb0(%weight: f32, %gradient: f32):
   train.yield %weight : f32
+}
+
+// -----
+
+func.func @compare(%x: tensor<3xf32>) {
+  // expected-error@+1 {{'train.compare' op has the predicate 'above'; there are eq, ne, lt, le, gt, ge}}
+  %0 = train.compare %x "above" %x : tensor<3xf32>, tensor<3xf32> -> tensor<3xf32>
+  return
+}
+
+// -----
+
+func.func @compare_broadcast(%x: tensor<3xf32>, %y: tensor<2xf32>) {
+  // expected-error@+2 {{operands of types 'tensor<3xf32>' and 'tensor<2xf32>' do not broadcast}}
+  // expected-error@+1 {{'train.compare' op failed to infer returned types}}
+  %0 = train.compare %x "eq" %y : tensor<3xf32>, tensor<2xf32> -> tensor<3xf32>
+  return
+}
+
+// -----
+
+func.func @round(%x: tensor<3xf32>) {
+  // expected-error@+1 {{'train.round' op has the mode 'up'; there are floor, ceil, trunc, even, sign}}
+  %0 = train.round %x "up" : tensor<3xf32>
+  return
+}
+
+// -----
+
+func.func @select(%x: tensor<3xf32>, %y: tensor<2xf32>) {
+  // expected-error@+1 {{'train.select' op needs operands that broadcast}}
+  %0 = train.select %x, %x, %y : (tensor<3xf32>, tensor<3xf32>, tensor<2xf32>) -> tensor<3xf32>
+  return
+}
+
+// -----
+
+func.func @from_integers(%x: tensor<3xi32>) {
+  // expected-error@+1 {{'train.from_integers' op has result 'tensor<2xf32>', but its shape is 'tensor<3xf32>'}}
+  %0 = train.from_integers %x : tensor<3xi32> -> tensor<2xf32>
+  return
 }

@@ -75,12 +75,35 @@ func.func @elementwise(%x: tensor<3x1xf16>, %y: tensor<5xf16>, %s: tensor<f16>) 
 }
 
 // CHECK-LABEL: @losses
-func.func @losses(%y: tensor<3x5xf64>, %t: tensor<3x5xf64>, %labels: tensor<3xi32>) {
+func.func @losses(%y: tensor<3x5xf64>, %t: tensor<3x5xf64>, %labels: tensor<3xi32>, %w: tensor<3xf64>) {
   // CHECK: train.mse_loss %{{.*}}, %{{.*}} : tensor<3x5xf64> -> tensor<f64>
   %0 = train.mse_loss %y, %t : tensor<3x5xf64> -> tensor<f64>
   // CHECK: train.cross_entropy %{{.*}}, %{{.*}} : tensor<3x5xf64>, tensor<3xi32> -> tensor<f64>
   %1 = train.cross_entropy %y, %labels : tensor<3x5xf64>, tensor<3xi32> -> tensor<f64>
   // CHECK: train.cross_entropy_vjp %{{.*}}, %{{.*}}, %{{.*}} : tensor<3x5xf64>, tensor<3xi32>, tensor<f64> -> tensor<3x5xf64>
   %2 = train.cross_entropy_vjp %y, %labels, %0 : tensor<3x5xf64>, tensor<3xi32>, tensor<f64> -> tensor<3x5xf64>
+  %pixels = train.reshape %y : tensor<3x5xf64> -> tensor<1x3x5xf64>
+  %classes = tensor.empty() : tensor<5x1xi32>
+  // CHECK: train.cross_entropy %{{.*}}, %{{.*}} weight %{{.*}} {ignored = -100 : i64} : tensor<1x3x5xf64>, tensor<5x1xi32>, tensor<3xf64> -> tensor<f64>
+  %3 = train.cross_entropy %pixels, %classes weight %w {axis = 1 : i64, ignored = -100 : i64} : tensor<1x3x5xf64>, tensor<5x1xi32>, tensor<3xf64> -> tensor<f64>
+  // CHECK: train.cross_entropy_vjp %{{.*}}, %{{.*}}, %{{.*}} weight %{{.*}} : tensor<1x3x5xf64>, tensor<5x1xi32>, tensor<f64>, tensor<3xf64> -> tensor<1x3x5xf64>
+  %4 = train.cross_entropy_vjp %pixels, %classes, %3 weight %w : tensor<1x3x5xf64>, tensor<5x1xi32>, tensor<f64>, tensor<3xf64> -> tensor<1x3x5xf64>
+  return
+}
+
+// CHECK-LABEL: @truth
+func.func @truth(%x: tensor<3x5xf64>, %y: tensor<5xf64>, %ids: tensor<3x1xi32>, %table: tensor<7x2xf64>) {
+  // CHECK: train.compare %{{.*}} "lt" %{{.*}} : tensor<3x5xf64>, tensor<5xf64> -> tensor<3x5xf64>
+  %0 = train.compare %x "lt" %y : tensor<3x5xf64>, tensor<5xf64> -> tensor<3x5xf64>
+  // CHECK: train.select %{{.*}}, %{{.*}}, %{{.*}} : (tensor<3x5xf64>, tensor<5xf64>, tensor<3x5xf64>) -> tensor<3x5xf64>
+  %1 = train.select %0, %y, %x : (tensor<3x5xf64>, tensor<5xf64>, tensor<3x5xf64>) -> tensor<3x5xf64>
+  // CHECK: train.round %{{.*}} "floor" : tensor<3x5xf64>
+  %2 = train.round %1 "floor" : tensor<3x5xf64>
+  // CHECK: train.detach %{{.*}} : tensor<3x5xf64>
+  %3 = train.detach %2 : tensor<3x5xf64>
+  // CHECK: train.from_integers %{{.*}} : tensor<3x1xi32> -> tensor<3x1xf64>
+  %4 = train.from_integers %ids : tensor<3x1xi32> -> tensor<3x1xf64>
+  // CHECK: train.embedding %{{.*}}, %{{.*}} : (tensor<3x1xf64>, tensor<7x2xf64>) -> tensor<3x1x2xf64>
+  %5 = train.embedding %4, %table : (tensor<3x1xf64>, tensor<7x2xf64>) -> tensor<3x1x2xf64>
   return
 }
