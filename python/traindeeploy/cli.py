@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, NoReturn
 from . import __version__
 from .errors import TrainDeeployError, UsageError
 from .interrupts import interrupts_held
+from .losses import IGNORED
 from .optimizers import OPTIMIZERS, ParameterGroup, choose
 from .output import reason
 from .precision import PRECISIONS, DynamicScale, loss_scale
@@ -84,6 +85,16 @@ def _optimizer(text: str) -> str:
     return text
 
 
+def _label(text: str) -> int | None:
+    """An argparse type: a whole number, or "none"."""
+    if text == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number or none") from None
+
+
 _share = _number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
 
 
@@ -134,10 +145,44 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_graph_options(parser: argparse.ArgumentParser) -> None:
     _add_model_options(parser)
-    parser.add_argument("--loss", required=True, choices=["mse", "l1", "bce-with-logits", "cross-entropy"])
+    parser.add_argument(
+        "--loss",
+        required=True,
+        choices=["mse", "l1", "bce-with-logits", "cross-entropy", "model"],
+        help="what is attached to the model's output; model: the output is the loss already",
+    )
+    parser.add_argument(
+        "--output",
+        dest="outputs",
+        nargs="+",
+        metavar="NAME",
+        help="of several outputs the one that the loss is of; with --loss model some, which are added,"
+        " each NAME or NAME=WEIGHT",
+    )
     parser.add_argument("--loss-reduction", default="mean", choices=["mean", "sum"])
     parser.add_argument(
         "--label-smoothing", type=_share, default=0.0, metavar="X", help="of cross-entropy, from 0 to 1"
+    )
+    parser.add_argument(
+        "--ignore-index",
+        type=_label,
+        default=IGNORED,
+        metavar="LABEL",
+        help=f"label that cross-entropy does not count (default: {IGNORED}; none: all labels count)",
+    )
+    parser.add_argument(
+        "--class-weights",
+        type=_rate,
+        nargs="+",
+        metavar="W",
+        help="a weight for each class, of cross-entropy",
+    )
+    parser.add_argument(
+        "--class-axis",
+        type=int,
+        metavar="A",
+        help="axis of the output that holds the classes of cross-entropy (default: the last one of three, the"
+        " second one of other outputs)",
     )
     parser.add_argument(
         "--dropout",
@@ -399,15 +444,22 @@ class _Progress:
             self.shown = False
 
 
-def _compiled(options: argparse.Namespace, progress: _Progress) -> Any:
+def _compiled(options: argparse.Namespace, progress: _Progress, data: Any = None) -> Any:
+    """The program; `data`, if it is there, tells what the labels are like."""
     with interrupts_held():
         from .driver import compile as compile_model
 
+    labels = None if data is None else data.get("labels", data.get("target"))
     return compile_model(
         options.model,
+        label_shape=None if labels is None else labels.shape[1:],
         loss=options.loss,
         loss_reduction=options.loss_reduction,
         label_smoothing=options.label_smoothing,
+        ignore_index=options.ignore_index,
+        class_weights=options.class_weights,
+        class_axis=options.class_axis,
+        output=options.outputs,
         dropout=options.dropout,
         batch_norm=options.batch_norm,
         **_updates(options),
@@ -511,7 +563,7 @@ def _train(options: argparse.Namespace, progress: _Progress) -> Shown:
 
     files = _loaded(options, options.accumulate)
     with output_folder(options.output) as folder:
-        program = _compiled(options, progress)
+        program = _compiled(options, progress, files["data"])
         result = _result(program, files, options, progress)
         program.write(folder, dump_ir=options.dump_ir)
         result.write(folder)
@@ -537,6 +589,10 @@ def _graph(options: argparse.Namespace, progress: _Progress) -> Shown:
         loss=options.loss,
         loss_reduction=options.loss_reduction,
         label_smoothing=options.label_smoothing,
+        ignore_index=options.ignore_index,
+        class_weights=options.class_weights,
+        class_axis=options.class_axis,
+        output=options.outputs,
         dropout=options.dropout,
         batch_norm=options.batch_norm,
         **_updates(options),

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import TrainDeeployError
+from .losses import same_but_ones
 
 Array = npt.NDArray[np.generic]
 
@@ -33,8 +34,12 @@ class Field:
     """Other names that the array may have, the first one found wins."""
     classes: int | None = None
     """For labels and indices: one more than the largest one allowed."""
-    what: str = "label"
-    """What its whole numbers are, in messages."""
+    what: str = "index"
+    """What it is, in messages: "index", "label" or "target"."""
+    ignored: int | None = None
+    """A label that is allowed beside the classes, and does not count."""
+    hint: str = ""
+    """What to say after an array's shape that does not fit."""
 
 
 MOST_STEPS = 2**32 - 1
@@ -102,25 +107,27 @@ def _converted(array: Array, field: Field, name: str, source: str) -> Array:
     """`array` in the element type of `field`; an error where that would change its meaning."""
     where = f"array '{name}' of {source}"
     if field.dtype == "float32":
-        if not np.issubdtype(array.dtype, np.floating):
-            raise TrainDeeployError(
-                f"{where} has element type {array.dtype}, but a floating-point type is needed"
-            )
+        if (array.dtype != np.bool_ and not np.issubdtype(array.dtype, np.number)) or array.dtype.kind == "c":
+            raise TrainDeeployError(f"{where} has element type {array.dtype}, but numbers are needed")
         with np.errstate(over="ignore"):
             values = array.astype(np.float32)
+        if array.dtype.kind in "iu" and not (values.astype(np.float64) == array).all():
+            raise TrainDeeployError(f"{where} has whole numbers that float32 cannot hold")
         if not np.isfinite(values).all():
             sample = int(np.argwhere(~np.isfinite(values))[0][0])
             raise TrainDeeployError(f"{where} holds NaN or infinity (in float32), first in sample {sample}")
         return values
     if not np.issubdtype(array.dtype, np.integer):
         raise TrainDeeployError(f"{where} has element type {array.dtype}, but an integer type is needed")
-    if array.size and field.classes is not None:
-        lowest, highest = int(array.min()), int(array.max())
+    counted = array if field.ignored is None else array[array != field.ignored]
+    if counted.size and field.classes is not None:
+        lowest, highest = int(counted.min()), int(counted.max())
         if lowest < 0 or highest >= field.classes:
             wrong = lowest if lowest < 0 else highest
             plural = "labels" if field.what == "label" else "indices"
+            but = "" if field.ignored is None else f" (or are {field.ignored}, which does not count)"
             raise TrainDeeployError(
-                f"{where} has {field.what} {wrong}, but {plural} go from 0 to {field.classes - 1}"
+                f"{where} has {field.what} {wrong}, but {plural} go from 0 to {field.classes - 1}{but}"
             )
     return array.astype(np.int32)
 
@@ -141,6 +148,8 @@ class DataSet:
     ):
         """Checks `arrays` against `fields`; says to `notice` what is not used.
 
+        Labels and targets may have axes of size 1 more or less than asked for.
+
         Raises TrainDeeployError for an array that is missing, has the wrong rank, sizes, element type
         or labels, and for arrays that disagree in their number of samples.
         """
@@ -156,15 +165,23 @@ class DataSet:
                 raise TrainDeeployError(f"{source} has no array {wanted}; the arrays in it are: {have}")
             array = np.asarray(arrays[name])
             sample = field.shape[1:]
+            if field.what != "index" and array.ndim and same_but_ones(array.shape[1:], sample):
+                array = array.reshape(array.shape[0], *sample)
             if array.ndim == 0 or array.shape[1:] != sample:
                 expected = ", ".join(["samples", *map(str, sample)])
                 raise TrainDeeployError(
                     f"array '{name}' of {source} has shape {array.shape}, but ({expected}) is needed"
+                    f"{field.hint}"
                 )
             if array.shape[0] == 0:
                 raise TrainDeeployError(f"array '{name}' of {source} has no samples")
             self.arrays[field.name] = _converted(array, field, name, source)
             used[field.name] = name
+            if array.dtype.kind in "iu" and field.dtype == "float32" and field.what != "target":
+                notice(
+                    f"{source}: '{name}' is {array.dtype}, from {array.min()} to {array.max()};"
+                    " its numbers are taken as they are, without scaling"
+                )
         sizes = {used[name]: array.shape[0] for name, array in self.arrays.items()}
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"'{name}' {size}" for name, size in sizes.items())

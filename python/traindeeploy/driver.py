@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
@@ -23,8 +23,8 @@ from .data import COUNTER, DataSet, Field, check_numbers, load_npz, read_npz
 from .errors import TrainDeeployError
 from .interrupts import interrupts_held, let_interrupts_arrive
 from .isolation import isolated, keep
+from .losses import IGNORED, WEIGHTS, Labels, Loss, notes_on_activation
 from .losses import TARGETS as LOSS_TARGETS
-from .losses import Loss, notes_on_activation
 from .optimizers import Optimizer, ParameterGroup, Updates, attach, choose
 from .output import MANIFEST, explained, output_folder, read_summed, reason, write_summed
 from .plan_table import Operator, plan_table, table
@@ -65,6 +65,7 @@ class Input(TypedDict):
     shape: list[int]
     type: str
     rows: NotRequired[int]
+    ignored: NotRequired[int]
 
 
 class Numbers(TypedDict):
@@ -195,7 +196,9 @@ class _Lowering:
             self.texts[border] = self.module.operation.get_asm(enable_debug_info=True)
 
 
-def _fields(inputs: Sequence[Mapping[str, Any]], loss: str, output: Sequence[int]) -> list[Field]:
+def _fields(
+    inputs: Sequence[Mapping[str, Any]], loss: str, options: Mapping[str, Any], output: Sequence[int]
+) -> list[Field]:
     """The data fields of a step, from the inputs of its program (the learning rate is no data)."""
     dtypes = {"f32": "float32", "i32": "int32"}
     fields = []
@@ -205,16 +208,21 @@ def _fields(inputs: Sequence[Mapping[str, Any]], loss: str, output: Sequence[int
             continue
         is_target = name in LOSS_TARGETS[loss]
         names = LOSS_TARGETS[loss] if is_target else (name,)
-        classes = item.get("rows", output[-1] if item["type"] == "i32" else None)
-        others = tuple(n for n in names if n != name)
+        whole = item["type"] == "i32"
+        what, hint = ("label" if whole else "target") if is_target else "index", ""
+        if what == "label" and len(output) > 2:
+            axis = options["class_axis"]
+            hint = f"; the classes are axis {axis} of the output of shape {list(output)} (--class-axis)"
         fields.append(
             Field(
                 name,
                 tuple(item["shape"]),
                 dtypes[item["type"]],
-                others,
-                classes,
-                "label" if is_target else "index",
+                tuple(n for n in names if n != name),
+                item.get("rows"),
+                what,
+                item.get("ignored"),
+                hint,
             )
         )
     return fields
@@ -268,6 +276,7 @@ class _Step:
     """A decomposed training step (level 2) on its way down, and the model that it trains."""
 
     imported: ImportedModel
+    labels: Labels | None
     lowering: _Lowering
 
 
@@ -276,9 +285,9 @@ def _training_step(
     example_inputs: Sequence[Any] | None,
     batch_size: int | None,
     *,
-    loss: str,
-    loss_reduction: str,
-    label_smoothing: float,
+    loss: Loss,
+    label_shape: Sequence[int] | None,
+    outputs: Sequence[str],
     dropout: int | None,
     batch_norm: str,
     updates: Updates,
@@ -298,23 +307,38 @@ def _training_step(
 
         from . import _td, ir_facts
         from .frontend import import_model, training_mode
+        from .frontend.batch import check_samples
         from .recipes import apply_recipe
 
-    attached = Loss(loss, loss_reduction, label_smoothing)
     if precision.dynamic and updates.accumulate > 1:
         raise TrainDeeployError(
             "a dynamic loss scale and accumulate do not go together: a step that overflows is left out;"
             " take a number as loss scale"
         )
-    mode = training_mode(dropout, batch_norm)
+    mode = training_mode(dropout, batch_norm, outputs, loss.name == "model")
     progress("importing the model")
     imported = import_model(model, example_inputs, batch_size, mode, untie)
     for note in imported.notes:
         notice(note)
     known = len(imported.notes)
+    if imported.batch_size is None:
+        shapes = ", ".join(f"'{spec.name}' {list(spec.shape)}" for spec in imported.inputs)
+        raise TrainDeeployError(f"axis 0 of every input counts samples, but they disagree: {shapes}")
+    if loss.name == "cross-entropy" and imported.output.shape[:1] != (imported.batch_size,):
+        check_samples(imported, mode.batch_statistics)  # tokens of a sample must be one after the other
+    labels = loss.labels(
+        imported.output.shape, imported.batch_size, None if label_shape is None else tuple(label_shape)
+    )
     imported, chosen = apply_recipe(imported, recipe, trainable, trainable_file, lora)
     for note in imported.notes[known:]:
         notice(note)
+    if loss.class_weights is not None:
+        weights = np.asarray(loss.class_weights, np.float32)
+        imported = replace(
+            imported,
+            parameters={**imported.parameters, WEIGHTS: weights},
+            constants=imported.constants | {WEIGHTS},
+        )
     context = ir.Context()
     context.emit_error_diagnostics = False
     with interrupts_held(), context:
@@ -324,7 +348,7 @@ def _training_step(
         except ir.MLIRError as error:
             raise _diagnosed(error) from None
         # Marked here and not by an option of the pipeline: names may hold what options cannot.
-        for note in notes_on_activation(*ir_facts.last_activation(module), loss):
+        for note in notes_on_activation(*ir_facts.last_activation(module), loss.name):
             notice(note)
         marked = set(chosen)
         for op in module.body.operations:
@@ -338,9 +362,22 @@ def _training_step(
         lowering.keep("model")
         lowering.run(
             "graph",
-            f"{attached.options} {updates.options} {precision.options}",
+            f"{loss.options(labels)} {updates.options} {precision.options}",
         )
-    return _Step(imported, lowering)
+    return _Step(imported, labels, lowering)
+
+
+def _loss(
+    name: str,
+    reduction: str,
+    smoothing: float,
+    ignored: int | None,
+    weights: Sequence[float] | None,
+    axis: int | None,
+) -> Loss:
+    """The loss that the arguments of `compile` say."""
+    numbers = None if weights is None else tuple(float(weight) for weight in weights)
+    return Loss(name, reduction, smoothing, ignored, numbers, axis)
 
 
 @isolated(_load_compiler)
@@ -351,6 +388,11 @@ def training_graph(
     loss: str,
     loss_reduction: str = "mean",
     label_smoothing: float = 0.0,
+    ignore_index: int | None = IGNORED,
+    class_weights: Sequence[float] | None = None,
+    class_axis: int | None = None,
+    label_shape: Sequence[int] | None = None,
+    output: str | Sequence[str] | None = None,
     dropout: int | None = None,
     batch_norm: str = "frozen",
     optimizer: str | Optimizer = "sgd",
@@ -374,13 +416,14 @@ def training_graph(
 
     What a planner gets, to look at and for `host.HostStep`. Arguments and errors are those of `compile`.
     """
+    attached = _loss(loss, loss_reduction, label_smoothing, ignore_index, class_weights, class_axis)
     step = _training_step(
         model,
         example_inputs,
         batch_size,
-        loss=loss,
-        loss_reduction=loss_reduction,
-        label_smoothing=label_smoothing,
+        loss=attached,
+        label_shape=label_shape,
+        outputs=(output,) if isinstance(output, str) else tuple(output or ()),
         dropout=dropout,
         batch_norm=batch_norm,
         updates=Updates(choose(optimizer, momentum), groups, clip_value, clip_norm, accumulate, ema),
@@ -403,6 +446,11 @@ def compile(
     loss: str,
     loss_reduction: str = "mean",
     label_smoothing: float = 0.0,
+    ignore_index: int | None = IGNORED,
+    class_weights: Sequence[float] | None = None,
+    class_axis: int | None = None,
+    label_shape: Sequence[int] | None = None,
+    output: str | Sequence[str] | None = None,
     dropout: int | None = None,
     batch_norm: str = "frozen",
     optimizer: str | Optimizer = "sgd",
@@ -429,8 +477,13 @@ def compile(
 
     model: an nn.Module (with `example_inputs`, a sequence of tensors), or what the command line takes:
         the path of an .onnx file, "package.module:callable", or the name of a built-in model.
-    loss: "mse", "l1", "bce-with-logits" or "cross-entropy"; `loss_reduction` is "mean" or "sum", and
-        `label_smoothing` of cross-entropy from 0 to 1 (losses.Loss).
+    loss: "mse", "l1", "bce-with-logits" or "cross-entropy", or "model", whose output is the loss then;
+        `loss_reduction` is "mean" or "sum". Of
+        cross-entropy: `label_smoothing` from 0 to 1, `ignore_index`, the label that does not count (None: all
+        do), `class_weights`, a number for each class, and `class_axis` of the output, for which
+        `label_shape`, that of a sample's labels, can speak as well (losses.Loss).
+    output: of several outputs the name of the one that the loss is of; with the loss "model" several, which
+        are added, each with a weight: "NAME" or "NAME=WEIGHT".
     dropout: a seed turns dropout on (the same bits on every simulator); it is off without one.
     batch_norm: "frozen" (running statistics) or "batch": those of the batch, and the running ones
         follow, as part of the trained parameters.
@@ -462,13 +515,14 @@ def compile(
     chosen = Precision(precision, loss_scale)
     chosen.check(machine)
     updates = Updates(choose(optimizer, momentum), groups, clip_value, clip_norm, accumulate, ema)
+    attached = _loss(loss, loss_reduction, label_smoothing, ignore_index, class_weights, class_axis)
     step = _training_step(
         model,
         example_inputs,
         batch_size,
-        loss=loss,
-        loss_reduction=loss_reduction,
-        label_smoothing=label_smoothing,
+        loss=attached,
+        label_shape=label_shape,
+        outputs=(output,) if isinstance(output, str) else tuple(output or ()),
         dropout=dropout,
         batch_norm=batch_norm,
         updates=updates,
@@ -501,14 +555,29 @@ def compile(
             if last:
                 raise
             machine = machine.with_l2_reserved(-(-(error.needed + error.needed // 16) // 4096) * 4096)
-    rows = {spec.name: {"rows": spec.rows} for spec in imported.inputs if spec.rows is not None}
+    rows = {
+        spec.name: {
+            key: value for key, value in (("rows", spec.rows), ("ignored", spec.ignored)) if value is not None
+        }
+        for spec in imported.inputs
+    }
+    options: dict[str, Any] = {"reduction": loss_reduction, "label_smoothing": label_smoothing}
+    if step.labels is not None:
+        rows["labels"] = {"rows": step.labels.classes}
+        if attached.ignore_index is not None:
+            rows["labels"]["ignored"] = attached.ignore_index
+        options |= {
+            "class_axis": step.labels.axis,
+            "ignore_index": attached.ignore_index,
+            "class_weights": None if class_weights is None else list(attached.class_weights or ()),
+        }
     manifest = {
         "format": FORMAT,
         "model": imported.name,
         "target": dict(machine.description),
         "batch": imported.batch_size,
         "loss": loss,
-        "loss_options": {"reduction": loss_reduction, "label_smoothing": label_smoothing},
+        "loss_options": options,
         "optimizer": updates.to_json(),
         "precision": {
             "name": chosen.name,
@@ -675,7 +744,8 @@ class Program:
     @property
     def fields(self) -> list[Field]:
         """The arrays that a step needs."""
-        return _fields(self.manifest["inputs"], self.manifest["loss"], self.manifest["output"])
+        manifest = self.manifest
+        return _fields(manifest["inputs"], manifest["loss"], manifest["loss_options"], manifest["output"])
 
     @property
     def target(self) -> Target:

@@ -91,7 +91,7 @@ def test_arrays_that_do_not_fit(
     fails(cli, tmp_path, "train", "deep-ae", "--data", "data.npz", *OPTIONS, says=says)
 
 
-@pytest.mark.parametrize("dtype", ["int64", "bool", "complex64", "U3"])
+@pytest.mark.parametrize("dtype", ["complex64", "U3"])
 def test_wrong_element_type(cli: Command, tmp_path: Path, dtype: str) -> None:
     np.savez(tmp_path / "data.npz", input=np.zeros((2, 640), dtype), target=np.zeros((2, 640), np.float32))
     fails(cli, tmp_path, "train", "deep-ae", "--data", "data.npz", *OPTIONS, says="element type")
@@ -238,6 +238,14 @@ def test_names_that_are_not_there(
             "'2' is not a number from 0 to 1",
         ),
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--dropout", "on"], "'on' is not a whole number"),
+        (
+            ["train", "deep-ae", "--data", "d", *OPTIONS, "--ignore-index", "all"],
+            "'all' is not a whole number or none",
+        ),
+        (
+            ["train", "deep-ae", "--data", "d", *OPTIONS, "--class-weights", "heavy"],
+            "'heavy' is not a finite",
+        ),
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--batch-norm", "off"], "off"),
         (["train", "deep-ae", "--data", "d", *OPTIONS, "--simulator", "verilator"], "verilator"),
         (

@@ -72,3 +72,27 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
     with pytest.raises(TrainDeeployError, match="disk is full"), output_folder(tmp_path / "out"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_may_have_axes_of_size_one() -> None:
+    labels = Field("labels", (2,), "int32", classes=3, what="label", ignored=-100)
+    for shape in ((4,), (4, 1), (4, 1, 1)):
+        given = np.array([0, 2, -100, 1]).reshape(shape)
+        assert DataSet({"labels": given}, [labels]).arrays["labels"].tolist() == [0, 2, -100, 1]
+    target = Field("target", (2, 1), "float32", what="target")
+    assert DataSet({"target": np.ones(4)}, [target]).arrays["target"].shape == (4, 1)
+    with pytest.raises(TrainDeeployError, match=r"has shape \(4, 2\), but \(samples\) is needed"):
+        DataSet({"labels": np.zeros((4, 2), int)}, [labels])
+
+
+def test_images_of_bytes_are_numbers() -> None:
+    image, notes = Field("x", (2, 3), "float32"), []
+    dataset = DataSet({"x": np.array([[0, 1, 255]] * 2, np.uint8)}, [image], notice=notes.append)
+    assert dataset.arrays["x"].dtype == np.float32 and dataset.arrays["x"][0].tolist() == [0, 1, 255]
+    assert notes == [
+        "the data: 'x' is uint8, from 0 to 255; its numbers are taken as they are, without scaling"
+    ]
+    with pytest.raises(TrainDeeployError, match="whole numbers that float32 cannot hold"):
+        DataSet({"x": np.full((2, 3), 2**24 + 1)}, [image])
+    with pytest.raises(TrainDeeployError, match="has element type <U1, but numbers are needed"):
+        DataSet({"x": np.full((2, 3), "a")}, [image])
