@@ -298,8 +298,7 @@ def test_exported_program():
     np.testing.assert_allclose(
         evaluate(imported, normal(3, 6).numpy()), module(normal(3, 6)).detach().numpy(), rtol=1e-5, atol=1e-5
     )
-    with pytest.raises(BatchSizeError, match="an exported program has a fixed batch size, 3, not 4"):
-        import_model(program, None, 4)
+    assert import_model(program, None, 4).output.shape[0] == 4
 
 
 def test_one_tensor_in_a_container_is_an_output():
@@ -412,14 +411,6 @@ def test_higher_order_operator():
 
 
 def test_gradients_that_would_be_lost():
-    def without_gradient(m, x):
-        with torch.no_grad():
-            x = x @ m.w
-        return x @ m.v
-
-    message = refused(Functional(without_gradient, w=normal(3, 4), v=normal(4, 4)), normal(2, 3))
-    assert message.startswith("the forward runs a part under torch.no_grad() (at 'Functional: ")
-
     class Reversed(torch.autograd.Function):
         @staticmethod
         def forward(context, x):
@@ -451,11 +442,6 @@ def test_a_model_that_computes_its_loss(function, operator):
     message = refused(Functional(function, w=normal(3, 3)), normal(2, 3))
     assert message.startswith(f"the model computes its own loss (operator {operator}")
     assert "return the prediction instead" in message
-
-
-def test_detach_of_what_depends_on_a_parameter():
-    message = refused(Functional(lambda m, x: (x @ m.w).detach() @ m.w, w=normal(3, 3)), normal(2, 3))
-    assert message.startswith("operator aten.detach at 'Functional: detach' stops the gradient of 'w'")
 
 
 def test_active_dropout():
@@ -496,10 +482,14 @@ def test_parameters_of_another_type(dtype, name):
 def test_values_of_another_type():
     module = Functional(lambda m, x: (x.double() @ m.w.double()).float(), w=normal(3, 3))
     assert "is float64; only float32 is supported" in refused(module, normal(2, 3))
-    message = refused(Functional(lambda m, x: x + m.w, w=normal(3)), torch.ones(2, 3, dtype=torch.int64))
+    message = refused(
+        Functional(lambda m, x: (x + x) * m.w, w=normal(3)), torch.ones(2, 3, dtype=torch.int64)
+    )
     assert message.startswith(
         "operator aten.add.Tensor at 'Functional: add' has an operand that is not a tensor of float32"
     )
+    whole = Functional(lambda m, x: x + m.w, w=normal(3))
+    assert ops(import_model(whole, torch.ones(2, 3, dtype=torch.int64))) == ["from_integers", "add"]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -569,7 +559,7 @@ def test_batch_sizes_that_the_model_does_not_allow():
     )
     flat = Functional(lambda m, x: (x @ m.w).view(2, -1), w=normal(3, 4))
     message = refused(flat, normal(2, 3), batch_size=4, kind=BatchSizeError)
-    assert message == f"{what}: 'Functional: view' has a fixed shape, [2, 8] where [4, 4] is needed"
+    assert message == f"{what}: 'Functional: view' mixes the samples of a batch"
     mixed = Functional(lambda m, x: x.view(1, -1) @ m.w, w=normal(6, 4))
     assert refused(mixed, normal(2, 3), batch_size=4, kind=BatchSizeError).startswith(what)
     per_sample = Functional(lambda m, x: x @ m.w + m.b, w=normal(3, 4), b=normal(2, 4))

@@ -15,6 +15,9 @@ from .model import EVALUATION, Argument, Mode, TensorSpec
 
 PRODUCTS = ("train.linear", "linalg.matmul", "train.matmul", "train.conv2d", "train.conv2d_input_vjp")
 """Operators that multiply with a weight."""
+_STOP_GRADIENTS = ("train.compare", "train.round", "train.detach", "train.from_integers")
+_KEEP_ELEMENTS = ("train.reshape", "train.permute", "train.slice", "train.broadcast")
+"""Operators whose result has elements of their operand."""
 _KEEP_PRODUCT = ("train.add", "train.sub", "train.mul", "train.reshape", "train.permute")
 
 
@@ -30,6 +33,8 @@ class Tensor:
     product:    the weight of the matrix product that this is, or was before something was added to
                 or multiplied with it that depends on no input.
     number:     what every element is, of a constant that is written in place.
+    truth:      whether it holds truth values, as 0 and 1.
+    source:     the input of whole numbers that its elements are of.
     """
 
     value: ir.Value
@@ -40,6 +45,8 @@ class Tensor:
     on_input: bool = False
     product: str | None = None
     number: float | None = None
+    truth: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +97,10 @@ class GraphBuilder:
         self.mode = mode
         self.names = frozenset(names)
         self.rows: dict[str, int] = {}
+        self.ignored: dict[str, int] = {}
         self.running: set[str] = set()
+        self.whole_inputs: set[str] = set()
+        self.notes: list[str] = []
         self._dropouts = 0
         self._counter: ir.Value | None = None
 
@@ -176,16 +186,49 @@ class GraphBuilder:
         attributes = {"seed": seed, "probability": float(probability)}
         return self.apply("train.dropout", x.shape, [x, counter], attributes)
 
-    def embed(self, indices: Indices, table: Tensor, padding: int = -1) -> Tensor:
-        """Rows of the matrix `table`, by an input of the model."""
-        assert indices.value is not None
+    def embed(self, indices: Indices | Tensor, table: Tensor, padding: int = -1) -> Tensor:
+        """Rows of the matrix `table`, by an input of the model, elements of one, or what is known."""
         rows = table.shape[0]
-        self.rows[indices.source] = min(rows, self.rows.get(indices.source, rows))
-        own = tuple(ir.RankedTensorType(indices.value.type).shape)
-        looked_up = Tensor(indices.value, own, on_input=True)
+        if isinstance(indices, Tensor):
+            looked_up = indices
+        elif indices.value is None:
+            assert indices.array is not None
+            looked_up = self.constant(indices.array.astype(np.float32))
+        else:
+            own = tuple(ir.RankedTensorType(indices.value.type).shape)
+            looked_up = Tensor(indices.value, own, on_input=True, source=indices.source)
+        if looked_up.source:
+            self.rows[looked_up.source] = min(rows, self.rows.get(looked_up.source, rows))
         attributes = {"padding": padding} if padding >= 0 else {}
-        found = self.apply("train.embedding", (*own, table.shape[1]), [looked_up, table], attributes)
+        shape = (*looked_up.shape, table.shape[1])
+        found = self.apply("train.embedding", shape, [looked_up, table], attributes)
         return self.reshape(found, (*indices.shape, table.shape[1]))
+
+    def whole(self, indices: Indices) -> Tensor:
+        """Whole numbers, an input of the model or known, as floats."""
+        if indices.array is not None:
+            return self.constant(indices.array.astype(np.float32))
+        assert indices.value is not None
+        own = tuple(ir.RankedTensorType(indices.value.type).shape)
+        made = self.apply("train.from_integers", own, [Tensor(indices.value, own, on_input=True)])
+        self.whole_inputs.add(indices.source)
+        return self.reshape(replace(made, source=indices.source), indices.shape)
+
+    def compared(self, predicate: str, lhs: Tensor, rhs: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Truth values of a comparison: eq, ne, lt, le, gt or ge."""
+        made = self.apply("train.compare", shape, [lhs, rhs], {"predicate": self._text(predicate)})
+        return replace(made, truth=True)
+
+    def selected(self, condition: Tensor, yes: Tensor, no: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """`yes` where the condition is not 0, else `no`."""
+        return self.apply("train.select", shape, [condition, yes, no])
+
+    def rounded(self, x: Tensor, mode: str) -> Tensor:
+        """A whole number near each: floor, ceil, trunc, even, sign."""
+        return self.apply("train.round", x.shape, [x], {"mode": self._text(mode)})
+
+    def _text(self, text: str) -> ir.Attribute:
+        return ir.StringAttr.get(text, self.context)
 
     def assign(self, name: str, value: Tensor) -> None:
         """Give a constant of the model its next value."""
@@ -247,7 +290,18 @@ class GraphBuilder:
         step = Step(name, self._place, shape, on_input, symbols, product)
         self.steps.append(step)
         self._step_of[value] = step
-        return Tensor(value, shape, gradient=gradient, on_input=on_input, product=product)
+        if name in _STOP_GRADIENTS:
+            gradient = None
+        kept = operands[0] if name in _KEEP_ELEMENTS else None
+        return Tensor(
+            value,
+            shape,
+            gradient=gradient,
+            on_input=on_input,
+            product=product,
+            truth=kept is not None and kept.truth,
+            source=kept.source if kept is not None else "",
+        )
 
     def reshape(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The same elements in row-major order; still the parameter if it was one."""

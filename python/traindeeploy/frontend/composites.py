@@ -6,6 +6,7 @@ permute on either side, which td-move-permutes cancels between neighbours.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod, sqrt
 from typing import Any
 
@@ -532,7 +533,7 @@ def concatenated(graph: GraphBuilder, parts: list[Tensor], axis: int) -> Tensor:
     return graph.apply("train.concat", tuple(shape), parts, {"axis": axis})
 
 
-@lowers("aten.slice.Tensor")
+@lowers("aten.slice.Tensor", whole=True)
 def slice_tensor(graph: GraphBuilder, op: TorchOperator) -> Tensor | Nothing:
     x = op.tensor(graph, 0)
     axis = op.integers(1)[0] % len(x.shape)
@@ -550,7 +551,7 @@ def slice_tensor(graph: GraphBuilder, op: TorchOperator) -> Tensor | Nothing:
     return sliced(graph, x, axis, start, end, step)
 
 
-@lowers("aten.select.int")
+@lowers("aten.select.int", whole=True)
 def select(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     x = op.tensor(graph, 0)
     axis = op.integers(1)[0] % len(x.shape)
@@ -589,8 +590,8 @@ def known(op: TorchOperator, index: int) -> np.ndarray | None:
     return operand.array if isinstance(operand, Indices) else None
 
 
-MOST_RUNS = 1024
-"""Slices that an indexing with known indices may take."""
+MOST_RUNS = 24
+"""Slices that an indexing with known indices takes; with more of them it looks up rows."""
 
 
 def picked(graph: GraphBuilder, op: TorchOperator, x: Tensor, axis: int, indices: Indices) -> Tensor:
@@ -598,10 +599,7 @@ def picked(graph: GraphBuilder, op: TorchOperator, x: Tensor, axis: int, indices
     size = x.shape[axis]
     shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
     if indices.array is None:
-        if axis != 0:
-            op.refuse("looks up by an input along another axis than the first")
-        rows = embedded(graph, op, graph.reshape(x, (size, prod(x.shape[1:]))), indices, -1)
-        return graph.reshape(rows, shape)
+        return looked_up(graph, x, axis, indices, shape)
     at = np.where(indices.array < 0, indices.array + size, indices.array).ravel()
     if at.size == 0:
         op.refuse("leaves nothing of its input")
@@ -610,7 +608,7 @@ def picked(graph: GraphBuilder, op: TorchOperator, x: Tensor, axis: int, indices
     # Runs of neighbours are one slice each.
     starts = np.flatnonzero(np.diff(at, prepend=at[0] - 2) != 1)
     if starts.size > MOST_RUNS:
-        op.refuse(f"picks {starts.size} separate parts; {MOST_RUNS} are supported")
+        return looked_up(graph, x, axis, Indices(indices.shape, array=at.reshape(indices.shape)), shape)
     ends = [*starts[1:].tolist(), at.size]
     runs = [
         sliced(graph, x, axis, int(at[a]), int(at[b - 1]) + 1, 1) for a, b in zip(starts, ends, strict=True)
@@ -618,103 +616,125 @@ def picked(graph: GraphBuilder, op: TorchOperator, x: Tensor, axis: int, indices
     return graph.reshape(concatenated(graph, runs, axis), shape)
 
 
-def embedded(graph: GraphBuilder, op: TorchOperator, table: Tensor, indices: Indices, padding: int) -> Tensor:
+def looked_up(
+    graph: GraphBuilder, x: Tensor, axis: int, indices: Indices | Tensor, shape: tuple[int, ...]
+) -> Tensor:
+    """numpy.take(x, indices, axis) of the shape `shape`, as rows of a table."""
+    order = [axis, *(i for i in range(len(x.shape)) if i != axis)]
+    rest = tuple(x.shape[i] for i in order[1:])
+    rows = graph.embed(indices, graph.reshape(graph.permute(x, order), (x.shape[axis], prod(rest))))
+    found = graph.reshape(rows, (*indices.shape, *rest))
+    count = len(indices.shape)
+    back = [*range(count, count + axis), *range(count), *range(count + axis, count + len(rest))]
+    return graph.reshape(graph.permute(found, back), shape)
+
+
+def embedded(
+    graph: GraphBuilder, op: TorchOperator, table: Tensor, indices: Indices | Tensor, padding: int
+) -> Tensor:
     """Rows of a table, by an input of the model or by what is known."""
-    if indices.array is None:
+    if isinstance(indices, Tensor):
+        return graph.embed(graph.straight(indices), table, padding)
+    if indices.array is None or padding >= 0:
         return graph.embed(indices, table, padding)
-    if padding >= 0 and (indices.array == padding).any():
-        op.refuse("has its padding among indices that are constant")
     return picked(graph, op, table, 0, indices)
+
+
+def as_indices(op: TorchOperator, index: int) -> Indices | Tensor:
+    """An operand that indexes a tensor: an input of whole numbers, elements of one, or known."""
+    indices = op.operands[index]
+    if isinstance(indices, Indices) or (isinstance(indices, Tensor) and indices.source):
+        return indices
+    op.refuse("has indices that are computed; an input or constants can index a tensor")
 
 
 @lowers("aten.embedding")
 def embedding(graph: GraphBuilder, op: TorchOperator) -> Tensor:
-    indices = op.operands[1]
-    if not isinstance(indices, Indices):
-        op.refuse("has indices that are computed; an input or constants can index a table")
+    indices = as_indices(op, 1)
     padding = op.operands[2] if len(op.operands) > 2 and isinstance(op.operands[2], int) else -1
     return embedded(graph, op, op.tensor(graph, 0), indices, padding)
 
 
-@lowers("aten.index_select")
+@lowers("aten.index_select", whole=True)
 def index_select(graph: GraphBuilder, op: TorchOperator) -> Tensor | Indices:
-    indices = op.operands[2]
+    indices = as_indices(op, 2)
     source = known(op, 0)
-    if not isinstance(indices, Indices):
-        op.refuse("has indices that are computed; an input or constants can index a tensor")
-    if source is not None and indices.array is not None:
+    if source is not None and isinstance(indices, Indices) and indices.array is not None:
         array = np.take(source, indices.array, op.integers(1)[0])
         return Indices(array.shape, array=array)
     x = op.tensor(graph, 0)
-    return picked(graph, op, x, op.integers(1)[0] % len(x.shape), indices)
+    axis = op.integers(1)[0] % len(x.shape)
+    return taken(graph, op, x, axis, indices)
 
 
-@lowers("aten.index.Tensor")
+def taken(graph: GraphBuilder, op: TorchOperator, x: Tensor, axis: int, indices: Indices | Tensor) -> Tensor:
+    """numpy.take(x, indices, axis), by what is known or elements of an input."""
+    if isinstance(indices, Indices):
+        return picked(graph, op, x, axis, indices)
+    shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return looked_up(graph, x, axis, graph.straight(indices), shape)
+
+
+@lowers("aten.index.Tensor", whole=True)
 def index(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    """By indices along one axis, or along neighbouring ones if they are known."""
     x, indices = op.tensor(graph, 0), op.operands[1]
     given = [axis for axis, item in enumerate(indices) if item is not None]
-    if len(given) != 1 or not isinstance(indices[given[0]], Indices):
-        op.refuse("has other indices than those of one axis, which are an input or constant")
-    if indices[given[0]].array is not None and indices[given[0]].array.dtype == bool:
+    known_ones = [indices[a].array for a in given if isinstance(indices[a], Indices)]
+    arrays = [array for array in known_ones if array is not None]
+    if any(array.dtype == bool for array in arrays):
         op.refuse("has a mask as its index")
-    return picked(graph, op, x, given[0], indices[given[0]])
+    if len(given) == 1:
+        return taken(graph, op, x, given[0], as_indices(replace(op, operands=indices), given[0]))
+    first, last = given[0], given[-1]
+    if given != list(range(first, last + 1)) or len(arrays) < len(given):
+        op.refuse("has indices of several axes that are not known, or not of neighbouring axes")
+    sizes = x.shape[first : last + 1]
+    wrapped = [np.where(a < 0, a + size, a) for a, size in zip(arrays, sizes, strict=True)]
+    try:
+        flat = np.ravel_multi_index(np.broadcast_arrays(*wrapped), sizes)
+    except ValueError:
+        op.refuse(f"has an index that is not below {list(sizes)}")
+    joined = graph.reshape(x, (*x.shape[:first], prod(sizes), *x.shape[last + 1 :]))
+    return graph.reshape(picked(graph, op, joined, first, Indices(flat.shape, array=flat)), op.shape)
 
 
-@lowers("aten.lt.Scalar")
-def less_than(graph: GraphBuilder, op: TorchOperator) -> Indices | IsNegative:
-    x = op.operands[0]
-    if isinstance(x, Indices) and x.array is not None:
-        return Indices(x.shape, array=x.array < op.number(1))
-    if isinstance(x, Indices) and op.number(1) == 0:
-        return IsNegative(x)
-    op.refuse()
-
-
-@lowers("aten.where.self", "aten.where.ScalarSelf", "aten.where.ScalarOther", "aten.where.Scalar")
+@lowers("aten.where.self", "aten.where.ScalarSelf", "aten.where.ScalarOther", "aten.where.Scalar", whole=True)
 def where(graph: GraphBuilder, op: TorchOperator) -> Tensor | Indices:
-    """Of a mask that is known; and what ONNX's Gather does about negative indices, which no input has."""
+    """Also what ONNX's Gather does about negative indices, which no input has."""
     mask = op.operands[0]
-    if isinstance(mask, IsNegative) and op.operands[2] is mask.of:
-        return mask.of
-    mask = known(op, 0)
-    if mask is None:
-        op.refuse("has a condition that is computed; only a constant one is supported")
-    yes, no = known(op, 1), known(op, 2)
-    if yes is not None and no is not None:
+    if isinstance(mask, IsNegative):
+        if op.operands[2] is mask.of:
+            return mask.of
+        condition = graph.compared("lt", graph.whole(mask.of), graph.splat(0), mask.of.shape)
+        op = replace(op, operands=[condition, *op.operands[1:]])
+    mask, yes, no = (known(op, index) for index in (0, 1, 2))
+    if mask is not None and yes is not None and no is not None:
         array = np.where(mask, yes, no)
         return Indices(array.shape, array=array)
-    return chosen(graph, op, mask, float_operand(graph, op, 1), float_operand(graph, op, 2))
+    return chosen(graph, op, 0, float_operand(graph, op, 1), float_operand(graph, op, 2))
 
 
-@lowers("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
+@lowers("aten.masked_fill.Scalar", "aten.masked_fill.Tensor", whole=True)
 def masked_fill(graph: GraphBuilder, op: TorchOperator) -> Tensor:
-    mask = known(op, 1)
-    if mask is None:
-        op.refuse("has a mask that is computed; only a constant one is supported")
-    return chosen(graph, op, mask, float_operand(graph, op, 2), op.tensor(graph, 0))
+    return chosen(graph, op, 1, float_operand(graph, op, 2), float_operand(graph, op, 0))
 
 
 def float_operand(graph: GraphBuilder, op: TorchOperator, index: int) -> Tensor:
     """A tensor, or a number that stands for one."""
     operand = op.operands[index]
-    if isinstance(operand, Tensor):
+    if isinstance(operand, Tensor | Indices):
         return op.tensor(graph, index)
     return graph.splat(max(op.number(index), LOWEST))
 
 
-def chosen(graph: GraphBuilder, op: TorchOperator, mask: np.ndarray, yes: Tensor, no: Tensor) -> Tensor:
-    """`yes` where the mask holds, else `no`: a sum, of which one term is zero everywhere."""
-    terms = []
-    for tensor, weight in ((yes, mask != 0), (no, mask == 0)):
-        if tensor.number == 0 or not weight.any():
-            continue
-        weights = graph.constant(weight.astype(np.float32))
-        shape = tuple(np.broadcast_shapes(tensor.shape, weights.shape))
-        terms.append(graph.apply("train.mul", shape, [tensor, weights]))
-    if not terms:
-        return graph.splat(0, op.shape)
-    result = terms[0] if len(terms) == 1 else graph.apply("train.add", op.shape, terms)
-    return result if result.shape == op.shape else graph.apply("train.broadcast", op.shape, [result])
+def chosen(graph: GraphBuilder, op: TorchOperator, index: int, yes: Tensor, no: Tensor) -> Tensor:
+    """`yes` where the mask, operand `index`, holds, else `no`."""
+    mask = known(op, index)
+    if mask is not None and (mask.all() or not mask.any()):
+        one = yes if mask.all() else no
+        return one if one.shape == op.shape else graph.apply("train.broadcast", op.shape, [one])
+    return graph.selected(op.tensor(graph, index), yes, no, op.shape)
 
 
 LOWEST = float(np.finfo(np.float32).min)
@@ -752,12 +772,12 @@ def repeat(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return x
 
 
-@lowers("aten.expand", "aten.broadcast_to", data=1)
+@lowers("aten.expand", "aten.broadcast_to", data=1, whole=True)
 def expand(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     x = op.tensor(graph, 0)
     return x if x.shape == op.shape else graph.apply("train.broadcast", op.shape, [x])
 
 
-@lowers("aten.expand_as", data=1)
+@lowers("aten.expand_as", data=1, whole=True)
 def expand_as(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return expand(graph, op)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from traindeeploy.data import COUNTER
 from traindeeploy.interrupts import interrupts_held
 from traindeeploy.isolation import at
 
-from . import composites, functions, recurrence, resampling  # noqa: F401  (add their entries to the table)
+# They add their entries to the table.
+from . import composites, functions, logic, own_losses, recurrence, resampling  # noqa: F401
+from .batch import check_samples
 from .builder import PRODUCTS, GraphBuilder, Indices, Step, Tensor
 from .model import (
     EVALUATION,
@@ -33,7 +36,7 @@ from .model import (
     check_size,
     check_values,
 )
-from .table import LOSSES, TABLE, IsNegative, TorchOperator, Unknown, supported_operators
+from .table import LOSSES, TABLE, IsNegative, TorchOperator, Unknown, scaled, supported_operators
 
 _TENSOR_TYPE = re.compile(r"!torch\.vtensor<\[([^\]]*)\],([^>]*)>")
 _NOWHERE = "?"
@@ -70,7 +73,7 @@ def lower(
     model_name: str,
     *,
     naming: Naming | None = None,
-    result: int = 0,
+    results: Sequence[tuple[int, float]] = ((0, 1.0),),
     order: Sequence[str] = (),
     aliases: dict[str, str] | None = None,
     frozen: frozenset[str] = frozenset(),
@@ -79,27 +82,36 @@ def lower(
 ) -> Imported:
     """Lower `function` (a func.func of the torch dialect) whose arguments mean `arguments`.
 
-    result: which of the function's results is the model's output.
+    results: which of the function's results is the model's output; of several their sum with these weights.
     order:  all parameter names in the model's order; by default that of the arguments.
     Errors: UnsupportedOperator, ModelError.
     """
     naming = naming or Naming(supported=supported_operators())
     block = function.regions[0].blocks[0]
     operations = list(block.operations)
-    returned = operations[-1].operands[result]
-    live = _live_operations(operations, returned)
-    _refuse_losses(live, naming)
+    outputs = [operations[-1].operands[index] for index, _ in results]
+    live = _live_operations(operations, outputs)
+    if not mode.own_loss:
+        _refuse_losses(live, naming)
 
     used = _used_values(live)
-    used.add(returned)
+    used.update(outputs)
     bound = [
         (argument, value) for argument, value in zip(arguments, block.arguments, strict=True) if value in used
     ]
     inputs = [_input(argument.name, value.type) for argument, value in bound if argument.kind == "input"]
     if not inputs:
         raise ModelError("the output of the model depends on none of its inputs")
-    _refuse_dynamic(live, returned, naming)
-    output = TensorSpec(output_name, _float_shape(returned.type, f"output '{output_name}'"))
+    for returned in outputs:
+        _refuse_dynamic(live, returned, naming)
+    output = TensorSpec(output_name, _float_shape(outputs[0].type, f"output '{output_name}'"))
+    if mode.own_loss:
+        for returned in outputs:
+            if prod(_float_shape(returned.type, f"output '{output_name}'")) != 1:
+                raise ModelError(
+                    f"output '{output_name}' {list(output.shape)} is no loss: one number is needed"
+                )
+        output = replace(output, shape=())
     for spec in (*inputs, output):
         if 0 in spec.shape:
             raise ModelError(f"'{spec.name}' of shape {list(spec.shape)} has no element")
@@ -143,22 +155,29 @@ def lower(
         name = _table_name(operation)
         shown = naming.operator(name, place)
         at(partial("operator {} at '{}'".format, shown, place))
-        results = list(operation.results)
+        own_results = list(operation.results)
         row = TABLE.get(name)
         op = TorchOperator(name, shown, place, operands, (), naming.supported, operation.attributes)
         if row is None:
             op.refuse()
-        shape = _result_shape(results[0].type, operands, f"the result of operator {shown} at '{place}'")
-        made = row.entry(graph, replace(op, shape=shape))
+        what = f"the result of operator {shown} at '{place}'"
+        shape = _result_shape(own_results[0].type, operands, what, row.whole)
+        made = row.entry(graph, replace(op, shape=shape, dtype=_element(own_results[0].type)))
         made = made if isinstance(made, tuple) else (made,)
-        if any(r in used for r in results[len(made) :]):
+        if any(r in used for r in own_results[len(made) :]):
             op.refuse()
-        values.update(zip(results, made, strict=False))
+        values.update(zip(own_results, made, strict=False))
 
-    final = resolve(returned)
-    if not isinstance(final, Tensor):
-        raise ModelError(f"output '{output_name}' is not computed from the inputs")
-    final = graph.straight(final)
+    final: Tensor | None = None
+    for returned, (_, weight) in zip(outputs, results, strict=True):
+        part = resolve(returned)
+        if not isinstance(part, Tensor):
+            raise ModelError(f"output '{output_name}' is not computed from the inputs")
+        part = scaled(graph, graph.straight(part), weight)
+        if mode.own_loss:
+            part = graph.reshape(part, ())
+        final = part if final is None else graph.apply("train.add", (), [final, part])
+    assert final is not None
     if not final.on_input:
         raise ModelError(f"output '{output_name}' does not depend on any input")
     declared = [argument.name for argument in arguments if argument.kind != "input"]
@@ -180,8 +199,13 @@ def lower(
     declared_parameters = [argument.name for argument in arguments if argument.kind == "parameter"]
     aliases = {alias: name for alias, name in (aliases or {}).items() if name in parameters}
     unused = tuple(n for n in declared_parameters if n not in parameters and n not in aliases)
-    inputs = [replace(spec, rows=graph.rows.get(spec.name)) for spec in inputs]
-    if loose := [spec.name for spec in inputs if spec.dtype == "int32" and spec.rows is None]:
+    inputs = [
+        replace(spec, rows=graph.rows.get(spec.name), ignored=graph.ignored.get(spec.name)) for spec in inputs
+    ]
+    used_whole = graph.whole_inputs
+    if loose := [
+        s.name for s in inputs if s.dtype == "int32" and s.rows is None and s.name not in used_whole
+    ]:
         raise ModelError(f"input '{loose[0]}' is of whole numbers, which only an embedding can take")
     if mode.dropout is not None and COUNTER not in text:
         notes = (*notes, "dropout is on, but the model has none")
@@ -193,7 +217,7 @@ def lower(
         parameters=parameters,
         inputs=tuple(inputs),
         output=output,
-        batch_size=_batch_size(inputs, output),
+        batch_size=_batch_size(inputs),
         layers=_layers(graph.steps, {name: parameters[name].ndim for name in candidates}),
         matrices=_matrices(graph.steps, candidates, parameters),
         constants=constants,
@@ -201,7 +225,7 @@ def lower(
         aliases=aliases,
         unused=unused,
         running=frozenset(graph.running),
-        notes=tuple(notes) + _unused_note(unused),
+        notes=(*notes, *dict.fromkeys(graph.notes), *_unused_note(unused)),
     )
     return Imported(model, graph.steps)
 
@@ -221,36 +245,28 @@ def _unused_note(unused: tuple[str, ...]) -> tuple[str, ...]:
     return (f"{names} {verb} not used by the forward; {pronoun} left out",)
 
 
-def check_batch_change(reference: Imported, changed: Imported, old: int, new: int) -> None:
-    """Refuse a graph whose tensors do not all follow a change of the batch from `old` to `new`.
-
-    Every tensor that depends on an input must have grown along axis 0, and nowhere else, by the
-    same factor; every other one must be the same.
-    """
-    what = f"the model cannot be changed from batch size {old} to {new}"
-    for before, after in zip_longest(reference.steps, changed.steps):
-        if before is None or after is None or before.operator != after.operator:
-            place = (before or after).place
-            raise BatchSizeError(f"{what}: it computes something else then, from '{place}' on")
-        expected = before.shape
-        if before.on_input:
-            grown = before.shape[0] * new if before.shape else 1
-            if not before.shape or grown % old:
-                raise BatchSizeError(f"{what}: '{before.place}' mixes the samples of a batch")
-            expected = (grown // old, *before.shape[1:])
-        if after.shape != expected:
-            shapes = f"{list(after.shape)} where {list(expected)} is needed"
-            raise BatchSizeError(f"{what}: '{before.place}' has a fixed shape, {shapes}")
+_SHAPES = ("train.reshape", "train.broadcast", "train.permute", "train.concat", "train.slice")
+"""Operators that may do nothing at one batch size and something at another."""
 
 
-def _batch_size(inputs: Sequence[TensorSpec], output: TensorSpec) -> int | None:
-    sizes = {spec.shape[0] if spec.shape else None for spec in (*inputs, output)}
+def check_batch_change(reference: Imported, changed: Imported, mode: Mode) -> None:
+    """Refuse a graph of another batch size that computes something else, or that mixes samples."""
+    if not mode.own_loss:  # which is one of all samples
+        check_samples(changed.model, mode.batch_statistics)
+    before, after = ([s for s in i.steps if s.operator not in _SHAPES] for i in (reference, changed))
+    for one, other in zip_longest(before, after):
+        if one is None or other is None or (one.operator, one.symbols) != (other.operator, other.symbols):
+            raise BatchSizeError(f"it computes something else then, from '{(one or other).place}' on")
+
+
+def _batch_size(inputs: Sequence[TensorSpec]) -> int | None:
+    sizes = {spec.shape[0] if spec.shape else None for spec in inputs}
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def _live_operations(operations: Sequence[Any], returned: Any) -> list[Any]:
-    """Operations whose results the output needs, in order."""
-    needed = {returned}
+def _live_operations(operations: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
+    """Operations whose results the outputs need, in order."""
+    needed = set(outputs)
     live = []
     for operation in reversed(operations[:-1]):
         if any(result in needed for result in operation.results):
@@ -285,7 +301,7 @@ def _refuse_losses(live: Sequence[Any], naming: Naming) -> None:
         if not LOSSES.isdisjoint([*shown.split("."), *name.split(".")]):
             raise ModelError(
                 f"the model computes its own loss (operator {shown} at '{place}'); "
-                "return the prediction instead: a loss is attached to it (--loss)"
+                "return the prediction instead: a loss is attached to it; or train by it (--loss model)"
             )
 
 
@@ -333,15 +349,24 @@ def _input(name: str, type_: Any) -> TensorSpec:
     return TensorSpec(name, _float_shape(floats, f"input '{name}'"), "int32")
 
 
-def _result_shape(type_: Any, operands: Sequence[Any], what: str) -> tuple[int, ...]:
-    """The shape of a result: of a tensor of floats, or of whole numbers made of such; () of a list."""
+def _result_shape(type_: Any, operands: Sequence[Any], what: str, whole: bool) -> tuple[int, ...]:
+    """The shape of a result: of a tensor of floats, or of whole numbers made of such; () of a list.
+
+    whole: whether it may be of whole numbers, whatever it is made of.
+    """
     if str(type_).startswith("!torch.list<"):
         return ()
-    whole = any(isinstance(operand, Indices | IsNegative) for operand in operands)
+    whole = whole or any(isinstance(operand, Indices | IsNegative) for operand in operands)
     match = _WHOLE.fullmatch(str(type_)) if whole else None
     if match is not None and "?" not in match.group(1):
         return tuple(int(size) for size in match.group(1).split(",") if size)
     return _float_shape(type_, what)
+
+
+def _element(type_: Any) -> str:
+    """The element type of a result as the torch dialect spells it; f32 of what is no tensor."""
+    match = _TENSOR_TYPE.fullmatch(str(type_))
+    return match.group(2) if match is not None else "f32"
 
 
 def _float_shape(type_: Any, what: str) -> tuple[int, ...]:

@@ -49,36 +49,79 @@ class TensorSpec:
 
     dtype: "float32", or "int32" for what indexes a table.
     rows:  of that table: indices go from 0 to one less.
+    ignored: another number that is allowed, of labels.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
     rows: int | None = None
+    ignored: int | None = None
 
 
 @dataclass(frozen=True)
 class Mode:
-    """What a model does while it trains and not when it is evaluated.
+    """What a model does while it trains and not when it is evaluated, and which of its outputs trains it.
 
     dropout:          the seed of dropout, which is off without one.
     batch_statistics: batch norm takes the statistics of the batch, and updates the running ones.
+    outputs:          the output that the loss is of, or, of a model that computes its own loss, several
+                      that are added, each "NAME" or "NAME=WEIGHT"; none of them if there is one output.
+    own_loss:         the model computes its loss.
     """
 
     dropout: int | None = None
     batch_statistics: bool = False
+    outputs: tuple[str, ...] = ()
+    own_loss: bool = False
+
+    def chosen(self, names: Sequence[str]) -> list[tuple[int, float]]:
+        """Which of the outputs `names` are meant, by their numbers, and the weight of each."""
+        listed_names = f"{listed(names, 8)}" if names else "none"
+        if not self.outputs:
+            if len(names) != 1:
+                raise ModelError(
+                    f"the model has {len(names)} outputs ({listed_names}); say which one trains it:"
+                    " --output NAME"
+                )
+            return [(0, 1.0)]
+        chosen = []
+        for text in self.outputs:
+            name, equals, number = text.rpartition("=") if text not in names else (text, "", "")
+            name = name if equals or text in names else text
+            if name not in names:
+                raise ModelError(f"the model has no output '{name}'; its outputs are: {listed_names}")
+            try:
+                weight = float(number) if equals else 1.0
+            except ValueError:
+                weight = math.nan
+            if not math.isfinite(weight):
+                raise ModelError(f"'{number}' is no weight of output '{name}'")
+            chosen.append((list(names).index(name), weight))
+        if not self.own_loss and (len(chosen) > 1 or chosen[0][1] != 1):
+            raise ModelError(
+                "several outputs, or weights of them, are for models that compute their own loss"
+            )
+        if len({index for index, _ in chosen}) < len(chosen):
+            raise ModelError("an output is named twice")
+        return chosen
 
 
 EVALUATION = Mode()
 
 
-def training_mode(dropout: int | None = None, batch_norm: str = "frozen") -> Mode:
+def training_mode(
+    dropout: int | None = None,
+    batch_norm: str = "frozen",
+    outputs: Sequence[str] = (),
+    own_loss: bool = False,
+) -> Mode:
     """The mode that options ask for. Errors: a seed out of range, another word than frozen and batch."""
     if dropout is not None and not 0 <= dropout < 2**31:
         raise ModelError(f"the seed of dropout, {dropout}, is not from 0 to {2**31 - 1}")
     if batch_norm not in ("frozen", "batch"):
         raise ModelError(f"batch norm is 'frozen' or 'batch', not '{batch_norm}'")
-    return Mode(dropout, batch_norm == "batch")
+    return Mode(dropout, batch_norm == "batch", tuple(outputs), own_loss)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from traindeeploy.interrupts import interrupts_held
 from traindeeploy.isolation import at, is_recording, keep, survives
 
+from .batch import check_samples, rebatched
 from .importer import Imported, Naming, check_batch_change, lower
 from .model import (
     EVALUATION,
@@ -163,23 +164,38 @@ def import_onnx(
 
 
 def _at_batch_size(graph: _Graph, batch_size: int | None, name: str, mode: Mode) -> ImportedModel:
+    """The model at its own batch size, or at another one.
+
+    A graph with a symbolic axis 0 says what it is at any size; if that does not fit, or mixes samples, an
+    exporter has fixed the size inside. A graph of fixed sizes is changed by what it does to each sample.
+    """
     exported = _batch_size(graph.inputs)
-    wanted = batch_size or exported or 1
-    if batch_size in (None, exported) or (exported is None and wanted == 1):
-        return _import(graph, wanted, name, mode).model
+    if batch_size is None or batch_size == exported:
+        return _import(graph, exported or 1, name, mode).model
     if exported == _NO_COMMON_SIZE:
         raise BatchSizeError("the inputs have no common size of axis 0, so the batch size cannot be changed")
-    reference_size = exported or wanted + 1
-    reference = _import(graph, reference_size, name, mode)
-    try:
-        changed = _import(graph, wanted, name, mode)
-    except BatchSizeError:
-        raise
-    except ModelError as error:
-        what = f"the model cannot be changed from batch size {reference_size} to {wanted}"
-        raise BatchSizeError(f"{what}: {error}") from error
-    check_batch_change(reference, changed, reference_size, wanted)
-    return changed.model
+    again = mode.batch_statistics or mode.own_loss  # numbers of the graph may depend on the size
+    if exported is None or again:
+        try:
+            changed = _import(graph, batch_size, name, mode)
+            if again:
+                check_batch_change(_import(graph, exported or 1, name, mode), changed, mode)
+            else:
+                check_samples(changed.model)
+            return changed.model
+        except UnsupportedOperator:
+            raise
+        except ModelError as error:
+            if again:
+                what = f"the model cannot be changed from batch size {exported or 1} to {batch_size}"
+                raise BatchSizeError(f"{what}: {error}") from error
+            reason = error
+        try:
+            fixed = _fixed_size(graph, batch_size) or 1
+            return rebatched(_import(graph, fixed, name, mode).model, batch_size)
+        except ModelError:
+            raise BatchSizeError(f"the model cannot have batch size {batch_size}: {reason}") from reason
+    return rebatched(_import(graph, exported, name, mode).model, batch_size)
 
 
 def _spell_out_fused(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -394,9 +410,7 @@ def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
     _restore_gelu(model.graph)
     model = _inline_functions(model)
     graph = model.graph
-    if len(graph.output) != 1:
-        names = ", ".join(output.name for output in graph.output)
-        raise ModelError(f"the model has {len(graph.output)} outputs ({names}); training needs exactly one")
+    _choose_outputs(graph, mode)
     if all(graph.output[0].name not in node.output for node in graph.node):
         raise ModelError(f"output '{graph.output[0].name}' is not computed, but an input or an initializer")
     if graph.sparse_initializer:
@@ -706,7 +720,10 @@ def _import(graph: _Graph, batch_size: int, name: str, mode: Mode) -> Imported:
         try:
             model = _with_shapes(model, batch_size)
         except BatchSizeError as error:
-            raise BatchSizeError(f"{error}{_size_that_fits(graph, batch_size)}") from error
+            if fixed := _fixed_size(graph, batch_size):
+                hint = f"the file was exported for a fixed batch: --batch-size {fixed} fits"
+                raise BatchSizeError(f"{error}; {hint}") from error
+            raise
         made, more = _fold_constants(model, [*constants, *folded])
         folded += more
         if made is model and not normalized(model, _known(model, [*constants, *folded])):
@@ -729,10 +746,10 @@ def _import(graph: _Graph, batch_size: int, name: str, mode: Mode) -> Imported:
     )  # fmt: skip
 
 
-def _size_that_fits(graph: _Graph, batch_size: int) -> str:
-    """If an exporter has fixed the batch in some node, the size that it has there."""
+def _fixed_size(graph: _Graph, batch_size: int) -> int | None:
+    """If an exporter has fixed the batch in some node, the size that it has there, another than `batch_size`."""
     if _batch_size(graph.inputs) is not None:
-        return ""
+        return None
     nodes = graph.model.graph.node
     values = {tensor.name: array(tensor) for tensor in graph.model.graph.initializer}
     values |= {
@@ -752,8 +769,37 @@ def _size_that_fits(graph: _Graph, batch_size: int) -> str:
             _with_shapes(model, size)
         except BatchSizeError:
             continue
-        return f"; the file was exported for a fixed batch: --batch-size {size} fits"
-    return ""
+        return size
+    return None
+
+
+def _choose_outputs(graph: onnx.GraphProto, mode: Mode) -> None:
+    """Leaves the output that is meant, or one that is the sum of several losses with their weights."""
+    chosen = [(graph.output[index], weight) for index, weight in mode.chosen([o.name for o in graph.output])]
+    kept = onnx.ValueInfoProto.FromString(chosen[0][0].SerializeToString())
+    parts = []
+    for number, (output, weight) in enumerate(chosen):
+        if len(chosen) == 1 and weight == 1:
+            break
+        # Weights are constants behind the model: no initializer, which would be a parameter.
+        shape, factor, part = f"loss.shape.{number}", f"loss.weight.{number}", f"loss.part.{number}"
+        scalar = numpy_helper.from_array(np.array([0], np.int64)[:0])
+        value = numpy_helper.from_array(np.array(weight, np.float32))
+        graph.node.append(onnx.helper.make_node("Constant", [], [shape], name=shape, value=scalar))
+        graph.node.append(onnx.helper.make_node("Constant", [], [factor], name=factor, value=value))
+        flat = f"{part}.flat"
+        graph.node.append(onnx.helper.make_node("Reshape", [output.name, shape], [flat], name=flat))
+        graph.node.append(onnx.helper.make_node("Mul", [flat, factor], [part], name=part))
+        parts.append(part)
+        if number:
+            parts = [f"loss.sum.{number}"]
+            before = f"loss.sum.{number - 1}" if number > 1 else "loss.part.0"
+            graph.node.append(onnx.helper.make_node("Add", [before, part], parts, name=parts[0]))
+    if parts:
+        kept.name = parts[-1]
+        kept.type.tensor_type.ClearField("shape")
+    del graph.output[:]
+    graph.output.append(kept)
 
 
 def _refuse_unknown(graph: onnx.GraphProto, naming: Naming) -> None:

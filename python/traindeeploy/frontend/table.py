@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from math import inf, log, prod
 from typing import Any, NoReturn
 
-import numpy as np
-
 from .builder import GraphBuilder, Indices, Nothing, Tensor, untransposed
 from .model import UnsupportedOperator
 from .operators import not_supported
@@ -37,6 +35,7 @@ class TorchOperator:
     place:    where it is in the model.
     operands: Tensor, number, bool, str, None or a list of these; a value that is not known is Unknown.
     shape:    of the result that is used.
+    dtype:    of the result: "f32", "i1", "si64" or "si32".
     attributes: of the operation, by name, in the torch dialect's form.
     """
 
@@ -46,6 +45,7 @@ class TorchOperator:
     operands: list[Any]
     shape: tuple[int, ...]
     supported: Sequence[str]
+    dtype: str = "f32"
     attributes: Any = ()
 
     def refuse(self, reason: str = "") -> NoReturn:
@@ -59,6 +59,8 @@ class TorchOperator:
         operand = self.operands[index]
         if isinstance(operand, Nothing):
             self.refuse("has an operand without elements")
+        if isinstance(operand, Indices):
+            return graph.whole(operand)
         if not isinstance(operand, Tensor):
             self.refuse("has an operand that is not a tensor of float32")
         return graph.straight(operand)
@@ -107,19 +109,24 @@ tensor of floats holds: Indices, IsNegative or Nothing."""
 
 @dataclass(frozen=True)
 class Row:
-    """`data`: how many of the first operands carry data; the others need not be computed (None: all)."""
+    """An entry of the table.
+
+    data:  how many of the first operands carry data; the others need not be computed (None: all).
+    whole: whether the result may be of whole numbers or truth values, which are exact as floats then.
+    """
 
     entry: Entry
     data: int | None = None
+    whole: bool = False
 
 
 TABLE: dict[str, Row] = {}
 
 
-def lowers(*names: str, data: int | None = None) -> Callable[[Entry], Entry]:
+def lowers(*names: str, data: int | None = None, whole: bool = False) -> Callable[[Entry], Entry]:
     def register(entry: Entry) -> Entry:
         for name in names:
-            TABLE[name] = Row(entry, data)
+            TABLE[name] = Row(entry, data, whole)
         return entry
 
     return register
@@ -144,8 +151,8 @@ def unary(graph: GraphBuilder, op: TorchOperator) -> Tensor:
 def operand_tensor(graph: GraphBuilder, op: TorchOperator, index: int) -> Tensor:
     """A tensor operand, also of known whole numbers or truth values, or a number as a tensor of rank 0."""
     operand = op.operands[index]
-    if isinstance(operand, Indices) and operand.array is not None:
-        return graph.constant(operand.array.astype(np.float32))
+    if isinstance(operand, Indices):
+        return graph.whole(operand)
     return op.tensor(graph, index) if isinstance(operand, Tensor) else graph.splat(op.number(index))
 
 
@@ -157,7 +164,7 @@ def scaled(graph: GraphBuilder, tensor: Tensor, factor: float) -> Tensor:
 
 @lowers("aten.add.Tensor", "aten.add.Scalar")
 def add(graph: GraphBuilder, op: TorchOperator) -> Tensor | Indices | Unknown:
-    if isinstance(op.operands[0], Indices):
+    if isinstance(op.operands[0], Indices) and op.dtype != "f32":
         source, other = op.operands[0], op.operands[1]
         if op.name == "aten.add.Tensor" or not isinstance(other, int):
             op.refuse("has an operand that is not a tensor of float32")
@@ -318,9 +325,12 @@ def mul(graph: GraphBuilder, op: TorchOperator) -> Tensor:
 # Shapes. All sizes are static, so the result's type says everything.
 
 
-@lowers("aten.view", "aten.reshape", "aten._unsafe_view", "aten._reshape_alias", data=1)
-@lowers("aten.flatten.using_ints", "aten.unflatten.int", "prims.collapse", "prims.view_of", data=1)
-@lowers("aten.squeeze", "aten.squeeze.dim", "aten.squeeze.dims", "prims.squeeze", "aten.unsqueeze", data=1)
+@lowers("aten.view", "aten.reshape", "aten._unsafe_view", "aten._reshape_alias", data=1, whole=True)
+@lowers(
+    "aten.flatten.using_ints", "aten.unflatten.int", "prims.collapse", "prims.view_of", data=1, whole=True
+)
+@lowers("aten.squeeze", "aten.squeeze.dim", "aten.squeeze.dims", "prims.squeeze", data=1, whole=True)
+@lowers("aten.unsqueeze", data=1, whole=True)
 def reshape(graph: GraphBuilder, op: TorchOperator) -> Tensor | Indices:
     source = op.operands[0]
     if isinstance(source, Indices):
@@ -332,13 +342,13 @@ def reshape(graph: GraphBuilder, op: TorchOperator) -> Tensor | Indices:
     return graph.reshape(x, op.shape)
 
 
-@lowers("aten.t", data=1)
+@lowers("aten.t", data=1, whole=True)
 def transpose_matrix(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     x = op.operands[0]
     return permuted(graph, op, list(range(len(x.shape)))[::-1])
 
 
-@lowers("aten.transpose.int")
+@lowers("aten.transpose.int", whole=True)
 def transpose(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     x = op.operands[0]
     order = list(range(len(x.shape)))
@@ -347,13 +357,16 @@ def transpose(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return permuted(graph, op, order)
 
 
-@lowers("aten.permute")
+@lowers("aten.permute", whole=True)
 def permute(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return permuted(graph, op, op.operands[1])
 
 
 def permuted(graph: GraphBuilder, op: TorchOperator, order: Sequence[int]) -> Tensor:
     x: Tensor = op.operands[0]
+    if isinstance(x, Indices):
+        x = graph.whole(x)
+        op = replace(op, operands=[x, *op.operands[1:]])
     order = [axis % len(x.shape) for axis in order] if x.shape else []
     if order == [1, 0]:
         return replace(x, shape=op.shape, transposed=not x.transposed)
@@ -420,15 +433,25 @@ def matrix_product(
 # What changes nothing.
 
 
-@lowers("aten.clone", "aten.contiguous", "aten.alias", "aten.lift_fresh_copy", "prims.device_put", data=1)
-@lowers("aten._to_copy", "aten.to.dtype", "prims.convert_element_type", data=1)
-def identity(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+@lowers("aten.clone", "aten.contiguous", "aten.alias", "aten.lift_fresh_copy", data=1, whole=True)
+@lowers(
+    "aten._to_copy", "aten.to.dtype", "prims.convert_element_type", "prims.device_put", data=1, whole=True
+)
+@lowers("aten.type_as", data=1, whole=True)
+def identity(graph: GraphBuilder, op: TorchOperator) -> Tensor | Indices:
+    """The same numbers, in another type: real ones become whole towards zero, and true if they are not 0."""
     x = op.operands[0]
-    if isinstance(x, Indices) and x.array is not None:
-        return graph.constant(x.array.astype(np.float32))
+    if isinstance(x, Indices):
+        if op.dtype == "i1" and not (x.array is not None and x.array.dtype == bool):
+            return graph.compared("ne", graph.whole(x), graph.splat(0), x.shape)
+        return graph.whole(x) if op.dtype == "f32" else x
     if not isinstance(x, Tensor):
         op.refuse("converts from a type other than float32")
-    return x
+    if op.dtype == "i1" and not x.truth:
+        return graph.compared("ne", graph.straight(x), graph.splat(0), x.shape)
+    if op.dtype.startswith("si") and not x.truth and not x.source:
+        return graph.rounded(graph.straight(x), "trunc")
+    return replace(x, truth=False) if x.truth and op.dtype != "i1" else x
 
 
 @lowers("aten.dropout", "aten.native_dropout", "aten.feature_dropout")
@@ -438,19 +461,21 @@ def dropout(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     if graph.mode.dropout is None:
         if training is not False and op.operands[1] != 0:
             op.refuse("is active (training mode), which needs a seed: --dropout SEED")
-        return identity(graph, op)
+        return op.tensor(graph, 0)
     if training is False:
-        return identity(graph, op)
+        return op.tensor(graph, 0)
     if op.name == "aten.feature_dropout":
         op.refuse("drops whole channels; only dropout of single elements is supported")
     return graph.dropout(op.tensor(graph, 0), op.number(1))
 
 
-@lowers("aten.detach")
-def detach(graph: GraphBuilder, op: TorchOperator) -> Tensor:
-    x = identity(graph, op)
-    if x.gradient is not None:
-        op.refuse(
-            f"stops the gradient of '{x.gradient}' and others before it; freeze them by a recipe instead"
-        )
-    return x
+@lowers("aten.detach", whole=True)
+def detach(graph: GraphBuilder, op: TorchOperator) -> Tensor | Indices:
+    x = op.operands[0]
+    if not isinstance(x, Tensor) or x.gradient is None:
+        return identity(graph, op)
+    graph.notes.append(
+        f"the gradient stops at '{op.place}': through it, '{x.gradient}' and what else is before it"
+        " do not train"
+    )
+    return graph.apply("train.detach", x.shape, [graph.straight(x)])

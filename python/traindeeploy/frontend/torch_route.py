@@ -7,6 +7,7 @@ stay outside of the IR and the graph signature gives them the model's own names.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import warnings
@@ -18,12 +19,14 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils import _pytree as pytree
 from torch_mlir import ir as torch_ir
 from torch_mlir.dialects import torch as torch_dialect
 from torch_mlir.extras.fx_importer import FxImporter, GraphNodeImporter
 
 from traindeeploy.interrupts import interrupts_held
 
+from .batch import rebatched
 from .importer import Imported, Naming, check_batch_change, lower
 from .model import (
     EVALUATION,
@@ -61,13 +64,8 @@ def import_torch(
     Errors: ModelError, UnsupportedOperator, BatchSizeError.
     """
     if isinstance(model, ExportedProgram):
-        imported = _import_program(model, {}, name or "model", [], frozenset(), (), mode)
-        if batch_size is not None and batch_size != imported.model.batch_size:
-            raise BatchSizeError(
-                f"an exported program has a fixed batch size, {imported.model.batch_size}, not {batch_size}; "
-                "export it again, or give the module and example inputs"
-            )
-        return imported.model
+        imported = _import_program(model, {}, name or "model", [], frozenset(), (), mode).model
+        return imported if batch_size is None else rebatched(imported, batch_size)
     if not isinstance(model, torch.nn.Module):
         raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
     args, kwargs = _arguments(example_inputs)
@@ -87,13 +85,11 @@ def import_torch(
     resized = [tensor[rows] for tensor in args]
     try:
         changed = _export(model, resized, {key: tensor[rows] for key, tensor in kwargs.items()}, name, mode)
-    except BatchSizeError:
-        raise
+        check_batch_change(reference, changed, mode)
     except ModelError as error:
         raise BatchSizeError(
             f"the model cannot be changed from batch size {old} to {batch_size}: {error}"
         ) from error
-    check_batch_change(reference, changed, old, batch_size)
     return changed.model
 
 
@@ -194,15 +190,32 @@ def _refusing_custom_gradients() -> Iterator[None]:
         base.apply = original
 
 
-def _refuse_no_grad(program: ExportedProgram) -> None:
-    """Parts under torch.no_grad() lose that mark when the program is made functional: refuse them."""
-    for module in program.graph_module.modules():
-        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            if str(node.target) == "wrap_with_set_grad_enabled" and node.args[0] is False:
-                raise ModelError(
-                    f"the forward runs a part under torch.no_grad() (at '{_node_place(node)}'), which stops "
-                    "gradients; leave that out and freeze parameters by a recipe instead"
-                )
+def _detach_under_no_grad(program: ExportedProgram) -> ExportedProgram:
+    """The program with a detach behind each part under torch.no_grad().
+
+    Such parts lose that mark when the program is made functional.
+    """
+
+    def stopped(program: ExportedProgram) -> list[tuple[Any, Any]]:
+        return [
+            (module.graph, node)
+            for module in program.graph_module.modules()
+            if isinstance(module, torch.fx.GraphModule)
+            for node in module.graph.nodes
+            if str(node.target) == "wrap_with_set_grad_enabled" and node.args[0] is False
+        ]
+
+    if not stopped(program):
+        return program
+    program = copy.deepcopy(program)
+    for graph, node in stopped(program):
+        for part in list(node.users):  # its results, one by one
+            with graph.inserting_after(part):
+                detached = graph.call_function(torch.ops.aten.detach.default, (part,))
+            detached.meta = {key: node.meta[key] for key in ("nn_module_stack",) if key in node.meta}
+            detached.meta["val"] = part.meta["val"]
+            part.replace_all_uses_with(detached, delete_user_cb=lambda user, own=detached: user is not own)
+    return program
 
 
 def _depends_on_mode(module: torch.nn.Module) -> bool:
@@ -262,7 +275,7 @@ def _import_program(
     notes: Sequence[str],
     mode: Mode,
 ) -> Imported:
-    _refuse_no_grad(program)
+    program = _detach_under_no_grad(program)
 
     def imported(parts: Sequence[Any]) -> Imported:
         return _import_functional(program, parts, aliases, name, input_names, frozen, notes, mode)
@@ -326,10 +339,15 @@ def _import_functional(
                 f"the forward changes the buffer '{spec.target}', as batch norm does in training mode; "
                 "export the model in evaluation mode"
             )
-    if len(outputs) != 1:
-        raise ModelError(f"the model returns {len(outputs)} tensors; training needs exactly one")
-    if not hasattr(outputs[0][1].arg, "name") or type(outputs[0][1].arg).__name__ != "TensorArgument":
+    if not outputs:
         raise ModelError("the model does not return a tensor")
+    names = _output_names(program, len(outputs))
+    chosen = mode.chosen(names)
+    for index, _ in chosen:
+        if type(outputs[index][1].arg).__name__ != "TensorArgument":
+            raise ModelError(f"output '{names[index]}' of the model is not a tensor")
+    name_of_output = names[chosen[0][0]] if mode.outputs else "output"
+    results = [(outputs[index][0], weight) for index, weight in chosen]
     arguments = [*_bind(program, aliases, input_names), *_fold_constants(program)]
     context = torch_ir.Context()
     torch_dialect.register_dialect(context)
@@ -343,10 +361,19 @@ def _import_functional(
     naming = Naming(supported=supported_operators())
     order = [key for key, _ in program.named_parameters() if key not in aliases]
     imported = lower(
-        function, arguments, "output", name, naming=naming, result=outputs[0][0], order=order,
+        function, arguments, name_of_output, name, naming=naming, results=results, order=order,
         aliases=dict(aliases), frozen=frozen, notes=notes, mode=mode,
     )  # fmt: skip
     return imported
+
+
+def _output_names(program: ExportedProgram, count: int) -> list[str]:
+    """Names of what the forward returns: keys of dictionaries and the like, numbers of others."""
+    tree = pytree.tree_unflatten(list(range(count)), program.call_spec.out_spec)
+    paths, _ = pytree.tree_flatten_with_path(tree)
+    return [
+        ".".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path) or "output" for path, _ in paths
+    ]
 
 
 def _fold_constants(program: ExportedProgram) -> list[Argument]:
