@@ -218,6 +218,7 @@ struct HyperJob {
 struct RedmuleJob {
   uint64_t trigger, start, end;
   uint32_t m, n, k, format; // 16 or 32
+  uint32_t waited, padding; // cycles that L1's banks made the job longer
 };
 struct MarkerRecord {
   uint64_t cycle;
@@ -529,6 +530,7 @@ private:
     uint64_t windowStart = 0, portTime = 0, lastBeat = 0;
     uint64_t decided = 0; // when it was clear when the next beat would come
     uint32_t array = 0;   // cycles of the window's computation
+    uint32_t waited = 0;  // cycles that banks made the windows so far longer
     bool ending = false;
   } rm;
   /// Which of the two comes first at a bank in one cycle: the one for which it

@@ -133,6 +133,7 @@ void Machine::redmuleTrigger(Core &core, uint64_t time) {
   rm.phase = RedmuleState::Phase::Preload;
   rm.tileRow = rm.tileColumn = rm.block = 0;
   rm.windowStart = time + 1;
+  rm.waited = 0;
   redmulePreload();
   // Cores come first in a cycle: before anything that engines decide in it.
   rm.decided = time - 1;
@@ -235,7 +236,7 @@ void Machine::runRedmule(uint64_t limit) {
       rm.phase = State::SecondEvent;
       actorTime = now + 1;
       logJob(redmuleJobs, RedmuleJob{rm.trigger, rm.start, now, rm.m, rm.n,
-                                     rm.k, rm.half ? 16u : 32u});
+                                     rm.k, rm.half ? 16u : 32u, rm.waited, 0});
     }
     raise(1u << event_unit::RedmuleEvent, 0, now);
     if (checker && !again)
@@ -285,6 +286,9 @@ void Machine::runRedmule(uint64_t limit) {
 void Machine::redmuleWindowEnd() {
   using State = RedmuleState::Phase;
   uint32_t tile = config.redmuleColumns * (config.redmulePipeline + 1);
+  // Alone in L1, the port has a beat a cycle.
+  uint64_t alone = std::max<uint64_t>(rm.array, rm.beats.size());
+  rm.waited += uint32_t(now - rm.windowStart - alone);
   rm.windowStart = now;
   switch (rm.phase) {
   case State::Preload:

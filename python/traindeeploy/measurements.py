@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from .memory_map import stream
+from .target import Target
+from .waterfall import Waterfall
 
 if TYPE_CHECKING:
     from .sim import StepLogs
@@ -90,8 +94,9 @@ def commands(manifest: Mapping[str, Any], logs: Any) -> dict[str, tuple[Any, lis
 class Accounting:
     """Sums up the logs of steps, and keeps the last ones."""
 
-    def __init__(self, manifest: Mapping[str, Any], keep: int = 1):
+    def __init__(self, manifest: Mapping[str, Any], target: Target, keep: int = 1):
         self.manifest = manifest
+        self.waterfall = Waterfall(len(manifest["operators"]), target)
         self.engines: Counter[str] = Counter()
         count = len(manifest["operators"])
         self.operators = {name: np.zeros(count, np.int64) for name in ("dma", "redmule", "hyperram")}
@@ -102,8 +107,19 @@ class Accounting:
         """Takes the logs of the next step."""
         for name, busy in engines(logs).items():
             self.engines[name] += busy
-        for name, (rows, operators) in commands(self.manifest, logs).items():
+        jobs = commands(self.manifest, logs)
+        self._explain(logs, *jobs["redmule"])
+        for name, (rows, operators) in jobs.items():
             begins = rows["trigger" if name == "redmule" else "start"]
             durations = (rows["end"] - begins).astype(np.int64)
             np.add.at(self.operators[name.split("_")[0]], operators, durations)
         self.last.append(logs)
+
+    def _explain(self, logs: StepLogs, gemms: npt.NDArray[Any], operators: Sequence[int]) -> None:
+        """Takes the step into the waterfall, if its logs are whole."""
+        kernels = marked(logs.markers, CALL_BEGIN, CALL_END)
+        called = [operator for kind, operator in zip(*stream(self.manifest), strict=True) if kind == "C"]
+        if len(gemms) == len(logs.redmule) and len(called) == len(kernels):
+            transfers = [intervals(rows["start"], rows["end"]) for rows in (logs.dma, logs.hyperram)]
+            (step,) = marked(logs.markers, STEP_BEGIN, STEP_END).tolist()
+            self.waterfall.add(step, gemms, operators, kernels, called, np.concatenate(transfers))

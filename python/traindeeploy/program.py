@@ -26,6 +26,7 @@ from .output import explained, temporary_folder
 from .pipes import Sink, Source
 from .target import Target
 from .toolchain import Elf
+from .waterfall import Waterfall
 
 Array = npt.NDArray[np.generic]
 
@@ -62,6 +63,8 @@ class Outcome:
     operators: list[dict[str, int]]
     """Per operator of the plan: cycles `total` (of the steps, spent in its jobs), and the busy cycles for
     it of `cores`, `dma`, `redmule` and `hyperram`."""
+    waterfall: Waterfall
+    """Why the steps took their cycles."""
     logs: list[Any] = field(default_factory=list, repr=False)
     """What the engines did in the last steps (`sim.StepLogs`)."""
 
@@ -155,7 +158,7 @@ def execute(
         feeds = list(feeds)
         steps = len(feeds)
     console = _Console(finished)
-    accounting = Accounting(manifest, keep_logs)
+    accounting = Accounting(manifest, target, keep_logs)
     results = _Results(manifest, steps)
     pieces = _feed(manifest, values, feeds, steps)
     # What does not fit is most likely to be seen before the simulator starts.
@@ -326,5 +329,6 @@ class _Results:
             self.cycles,
             dict(accounting.engines),
             measured,
+            accounting.waterfall,
             list(accounting.last),
         )

@@ -42,6 +42,7 @@ class Layer(TypedDict):
     transfers: dict[str, int]
     predicted: dict[str, int]
     measured: dict[str, float]
+    waterfall: dict[str, float]
 
 
 class Report(TypedDict):
@@ -64,6 +65,7 @@ class Report(TypedDict):
     memory: Memories
     transfers: dict[str, int]
     engines: dict[str, float]
+    waterfall: dict[str, float]
     layers: list[Layer]
 
 
@@ -112,6 +114,7 @@ def build_report(
         },
         "transfers": transfers(operators),
         "engines": {name: _mean(busy, steps) for name, busy in outcome.engines.items()},
+        "waterfall": _shares(outcome.waterfall.total(), steps),
         "layers": [
             {
                 "name": operator.name,
@@ -121,8 +124,9 @@ def build_report(
                 "transfers": operator.transfers,
                 "predicted": operator.predicted,
                 "measured": {name: _mean(value, steps) for name, value in measured.items()},
+                "waterfall": _shares(outcome.waterfall.of_operator(index), steps),
             }
-            for operator, measured in zip(operators, outcome.operators, strict=True)
+            for index, (operator, measured) in enumerate(zip(operators, outcome.operators, strict=True))
         ],
     }
 
@@ -143,6 +147,11 @@ def lower_bound(target: Target, flop: int, loaded: int, stored: int) -> int:
 def _mean(total: int, steps: int) -> float | int:
     """A mean that stays a whole number where it is one."""
     return total // steps if total % steps == 0 else total / steps
+
+
+def _shares(causes: dict[str, float], steps: int) -> dict[str, float]:
+    """Of one step, to a tenth of a cycle."""
+    return {cause: round(cycles / steps, 1) for cause, cycles in causes.items()}
 
 
 def transfers(operators: Sequence[Operator]) -> dict[str, int]:

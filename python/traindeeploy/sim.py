@@ -51,6 +51,8 @@ REDMULE_JOB = np.dtype(
         ("n", "<u4"),
         ("k", "<u4"),
         ("format", "<u4"),  # bits of an element: 16 or 32
+        ("waited", "<u4"),  # cycles that the banks of L1 made it longer; GVSoC does not say
+        ("padding", "<u4"),
     ]
 )
 MARKER = np.dtype([("cycle", "<u8"), ("core", "<u4"), ("kind", "<u4"), ("value", "<u4"), ("padding", "<u4")])
