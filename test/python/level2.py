@@ -74,6 +74,11 @@ def evaluate(model: ImportedModel, *inputs: np.ndarray) -> np.ndarray:
             value = operands[0].reshape(shape_of(result))
         elif name == "train.broadcast":
             value = np.broadcast_to(operands[0], shape_of(result))
+        elif name == "train.sum":
+            value = operands[0].sum(tuple(ir.DenseI64ArrayAttr(op.operation.attributes["axes"])))
+        elif name == "train.clamp":
+            low, high = (ir.FloatAttr(op.operation.attributes[key]).value for key in ("low", "high"))
+            value = np.clip(operands[0], low, high)
         elif name == "train.concat":
             value = np.concatenate(operands, ir.IntegerAttr(op.operation.attributes["axis"]).value)
         elif name == "train.max":

@@ -22,7 +22,7 @@ from mlir.ir import Module
 from onnx import TensorProto, helper, numpy_helper
 
 from traindeeploy.errors import TrainDeeployError
-from traindeeploy.frontend import import_model
+from traindeeploy.frontend import import_model, onnx_route  # noqa: F401  (once, before processes of their own)
 from traindeeploy.host import graph_pipeline, make_context, run_on_host, run_pipeline, to_float64
 from traindeeploy.isolation import run_apart
 
@@ -213,7 +213,8 @@ def expected() -> tuple[str, Callable[[NodeTest], str]]:
 def main() -> int:
     pattern = re.compile(next((a for a in sys.argv[1:] if not a.startswith("--")), ""))
     start = time.monotonic()
-    tests = [test for test in load() if pattern.search(test.name)]
+    every = list(load())
+    tests = [test for test in every if pattern.search(test.name)]
     found: dict[str, tuple[str, str]] = {}
     for at in range(0, len(tests), 40):
         part = tests[at : at + 40]
@@ -226,6 +227,9 @@ def main() -> int:
     if not set(counts) <= {"right", "refused"}:
         return 1
     if "--write" in sys.argv:
+        if len(tests) < len(every):
+            _, said = expected()
+            found = {test.name: found.get(test.name, (test.operator, said(test))) for test in every}
         PAGE.write_text(page(found))
     return 0
 

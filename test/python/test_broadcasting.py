@@ -1,4 +1,4 @@
-"""Broadcasting of ONNX's operators over all combinations of ranks, against NumPy in float64.
+"""Broadcasting of ONNX's operators over all combinations of ranks, against NumPy in float64; PReLU in aten.
 
 Per operator one model holds every combination: its results, flattened, are concatenated.
 """
@@ -7,6 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from level2 import evaluate
@@ -208,3 +209,39 @@ def test_batches_of_matrix_products(batch):
         x, y = model.values((4,)), model.values((*other, 4, 5))
         model.add("MatMul", [x, y], x.astype(np.float64) @ y)
     model.check()
+
+
+# aten.
+
+
+class Many(torch.nn.Module):
+    """Results of a function of each of many pairs of parameters, flattened and concatenated."""
+
+    def __init__(self, function, operands):
+        super().__init__()
+        self.function = function
+        self.groups = torch.nn.ModuleList(
+            torch.nn.ParameterList(torch.from_numpy(array) for array in group) for group in operands
+        )
+
+    def forward(self, x):
+        scale = x.reshape(())
+        parts = [self.function(group[0] * scale, *list(group)[1:]) for group in self.groups]
+        return torch.cat([part.reshape(-1) for part in parts])
+
+
+def check_aten(function, operands):
+    module = Many(function, operands)
+    found = evaluate(import_model(module, (torch.ones(1),)), np.ones(1))
+    with torch.no_grad():
+        expected = module.double()(torch.ones(1, dtype=torch.float64)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-14)
+
+
+def test_aten_prelu_is_of_channels():
+    """Axis 1, whatever the last axis is; one slope is of all elements."""
+    random = np.random.default_rng(0)
+    inputs = [((3,), 1), ((2, 3), 3), ((2, 3), 1), ((2, 3, 3), 3), ((2, 4, 3), 4), ((2, 3, 5, 3), 3)]
+    shapes = [(shape, (slopes,)) for shape, slopes in inputs]
+    operands = [[random.standard_normal(s).astype(np.float32) for s in pair] for pair in shapes]
+    check_aten(torch.nn.functional.prelu, operands)

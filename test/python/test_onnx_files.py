@@ -277,13 +277,16 @@ def test_pools(operator, name):
     loss_agrees(proto, lambda x, **_: reference.run(None, {"x": x.astype(np.float32)})[0])
 
 
-@pytest.mark.parametrize("opset", [11, 13, 17, 18, 20])
+REDUCTIONS = (
+    *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"),
+    *("ReduceProd", "ReduceSum", "ReduceSumSquare"),
+)
+"""Their axes are an operand from opset 13 (ReduceSum) or 18 on; files before 15 are converted."""
+
+
 @pytest.mark.parametrize(
-    "operator",
-    [
-        *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"),
-        *("ReduceProd", "ReduceSum", "ReduceSumSquare"),
-    ],
+    ("operator", "opset"),
+    [*((name, 18) for name in REDUCTIONS), *((REDUCTIONS[i], (11, 13, 17, 20)[i % 4]) for i in range(10))],
 )
 def test_reductions_of_all_opsets(operator, opset):
     """With axes (once an attribute, then an operand), negative ones, and without any."""
@@ -320,3 +323,22 @@ def test_reductions_of_all_opsets(operator, opset):
         return np.concatenate([functions[operator](e, axes).ravel() for axes in ((1,), (0, 1), (0,), None)])
 
     loss_agrees(proto, expected)
+
+
+def test_images_of_bytes():
+    """A Cast of what is fed as whole numbers is a float32 input, with a note."""
+    nodes = [node("Cast", "x", "f", to=TensorProto.FLOAT), node("MatMul", "f w", "y")]
+    imported = import_model(model(nodes, {"w": normal(5, 7)}, dtype=TensorProto.UINT8))
+    assert imported.inputs[0].dtype == "float32"
+    assert imported.notes == ("input 'x' of uint8 in the file: fed as float32",)
+
+
+def test_parts_without_elements():
+    nodes = [
+        node("MatMul", "x w", "m"),
+        helper.make_node("Split", ["m", "sizes"], ["a", "b"], axis=1),
+        node("Tanh", "a", "t"),
+        node("Concat", "t b", "y", axis=1),
+    ]
+    proto = model(nodes, {"w": normal(5, 7), "sizes": ints(7, 0)})
+    loss_agrees(proto, lambda x, w, **_: np.tanh(x @ w))

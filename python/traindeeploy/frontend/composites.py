@@ -561,7 +561,7 @@ def select(graph: GraphBuilder, op: TorchOperator) -> Tensor:
 
 @lowers("aten.split.Tensor", "aten.split.sizes", "aten.split_with_sizes", "aten.chunk", "aten.unbind.int")
 @lowers("aten.unsafe_split.Tensor", "aten.unsafe_chunk")
-def split(graph: GraphBuilder, op: TorchOperator) -> list[Tensor]:
+def split(graph: GraphBuilder, op: TorchOperator) -> list[Tensor | Nothing]:
     x = op.tensor(graph, 0)
     axis = op.integers(1 if op.name == "aten.unbind.int" else 2)[0] % len(x.shape)
     size = x.shape[axis]
@@ -573,12 +573,13 @@ def split(graph: GraphBuilder, op: TorchOperator) -> list[Tensor]:
         part = op.integers(1)[0]
         part = -(-size // part) if op.name.endswith("chunk") else part
         ends = [*range(part, size, part), size]
-    if ends[-1] != size or sorted({0, *ends}) != [0, *ends]:
+    if ends[-1] != size or sorted([0, *ends]) != [0, *ends]:
         op.refuse(f"divides {size} into parts of {np.diff([0, *ends]).tolist()}")
-    parts = [sliced(graph, x, axis, a, b, 1) for a, b in zip([0, *ends], ends, strict=False)]
+    bounds = list(zip([0, *ends], ends, strict=False))
     if op.name == "aten.unbind.int":
-        return [graph.reshape(part, without(x.shape, [axis])) for part in parts]
-    return parts
+        shape = without(x.shape, [axis])
+        return [graph.reshape(sliced(graph, x, axis, a, b, 1), shape) for a, b in bounds]
+    return [sliced(graph, x, axis, a, b, 1) if a < b else Nothing() for a, b in bounds]
 
 
 # Whole numbers: indices, masks.

@@ -110,6 +110,35 @@ def as_float32(model: onnx.ModelProto) -> list[str]:
     return [f"{count} tensor{'s' * (count > 1)} of {kinds} in the file: trained as float32"]
 
 
+_SMALL_INTEGERS = {
+    TensorProto.UINT8: "uint8",
+    TensorProto.INT8: "int8",
+    TensorProto.UINT16: "uint16",
+    TensorProto.INT16: "int16",
+}
+
+
+def _cast_to(node: onnx.NodeProto) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == "to"), 0)
+
+
+def inputs_of_float32(graph: onnx.GraphProto) -> list[str]:
+    """Make inputs of small whole numbers, as images, float32 where a Cast does that first. Returns notes."""
+    said = []
+    for value in graph.input:
+        kind = value.type.tensor_type.elem_type
+        readers = [node for node in graph.node if value.name in node.input]
+        casts = all(
+            node.op_type == "Cast"
+            and any(a.name == "to" and a.i == TensorProto.FLOAT for a in node.attribute)
+            for node in readers
+        )
+        if kind in _SMALL_INTEGERS and readers and casts:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+            said.append(f"input '{value.name}' of {_SMALL_INTEGERS[kind]} in the file: fed as float32")
+    return said
+
+
 def _widen_attributes(nodes: Iterable[onnx.NodeProto], found: Counter[str]) -> list[onnx.GraphProto]:
     """Returns the subgraphs."""
     graphs = []

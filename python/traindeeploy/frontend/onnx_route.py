@@ -39,6 +39,7 @@ from .onnx_files import (
     dequantized,
     evaluated,
     first_line,
+    inputs_of_float32,
     outer_names,
     put_in_order,
     weights_of_constants,
@@ -336,7 +337,13 @@ def _inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
         names = [("", name) for name in sorted(_BY_OTHERS)]
         model = inliner.inline_selected_functions(model, names, inline_schema_functions=True)
     except Exception as error:  # of many kinds, some of C++
-        raise ModelError(f"cannot inline the functions of the ONNX model: {first_line(error)}") from error
+        known = [node for node in model.graph.node if node.op_type in _BY_OTHERS]
+        if not known:
+            raise ModelError(f"cannot inline the functions of the ONNX model: {first_line(error)}") from error
+        place = known[0].name or known[0].output[0]
+        raise UnsupportedOperator(
+            f"operator {known[0].op_type} at '{place}' has operands that ONNX's definition of it lacks"
+        ) from error
     del model.graph.value_info[:]
     return model
 
@@ -386,7 +393,8 @@ def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
     model = _copy(model)
     check_domains(model)
     put_in_order(model.graph)
-    said = [*dequantized(model), *as_float32(model), *weights_of_constants(model.graph)]
+    said = [*dequantized(model), *as_float32(model)]
+    said += [*inputs_of_float32(model.graph), *weights_of_constants(model.graph)]
     model = named_by_modules(model)
     model = _standard_gelu(_spell_out_fused(model))
     try:
