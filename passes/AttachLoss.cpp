@@ -79,6 +79,13 @@ struct AttachLoss : td::impl::AttachLossBase<AttachLoss> {
         rows.erase(rows.begin() + axis);
       }
       targetType = RankedTensorType::get(rows, builder.getI32Type());
+      if (llvm::any_of(rows, [](int64_t size) { return size < 1; }) ||
+          cast<RankedTensorType>(targetType).getNumElements() *
+                  type.getDimSize(axis) !=
+              type.getNumElements())
+        return forward.emitError()
+               << "labels of type " << targetType
+               << " are not one for each row of classes of " << type;
     }
     Value weight;
     if (weighted) {
