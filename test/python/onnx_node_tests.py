@@ -167,7 +167,7 @@ Written by `make onnx-node-tests` (`test/python/onnx_node_tests.py`), with onnx 
 a node of ONNX's own domain is a model that is trained, one for each of its outputs: a parameter is added
 to the first input of float32, and to the output. *Right* is what gives the test's output, computed from
 the training graph in float64 on the host (-1e30 or less is -infinity). All others are refused in one
-line. CI checks {sample} of them.
+line. CI checks of {sample} that they are one or the other, and right where this page says so.
 
 | | right | refused |
 |---|---|---|
