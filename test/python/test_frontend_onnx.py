@@ -530,7 +530,7 @@ def test_inputs_of_another_type():
 def test_outputs():
     nodes = [node("MatMul", "x w", "y"), node("Relu", "y", "z")]
     message = refused(model(nodes, {"w": normal(5, 7)}, outputs=("y", "z")))
-    assert message == "the model has 2 outputs (y, z); training needs exactly one"
+    assert message == "the model has 2 outputs (y, z); say which one trains it: --output NAME"
     message = refused(model([node("MatMul", "w v", "y")], {"w": normal(5, 7), "v": normal(7, 5)}))
     assert "depends on none of its inputs" in message
 

@@ -521,7 +521,8 @@ def test_models_without_something_to_train():
 
 def test_outputs_that_cannot_be_trained():
     two = Functional(lambda m, x: (x @ m.w, x), w=normal(3, 4))
-    assert refused(two, normal(2, 3)) == "the model returns 2 tensors; training needs exactly one"
+    message = refused(two, normal(2, 3))
+    assert message == "the model has 2 outputs (0, 1); say which one trains it: --output NAME"
     nothing = Functional(lambda m, x: None, w=normal(3, 4))
     assert "return" in refused(nothing, normal(2, 3))
     constant = Functional(lambda m, x: m.w * 2, w=normal(3, 4))

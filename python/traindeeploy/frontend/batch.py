@@ -10,6 +10,7 @@ from each other, the graph with another number of them computes for each what it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -309,8 +310,10 @@ def _linear(walk: _Walk, operation: ir.Operation) -> Samples | None:
 def _matrix_product(walk: _Walk, operation: ir.Operation) -> Samples | None:
     loops = [[0, 2], [2, 1], [0, 1]]
     if "indexing_maps" in operation.attributes:
-        maps = [ir.AffineMapAttr(item) for item in ir.ArrayAttr(operation.attributes["indexing_maps"])]
-        loops = [[ir.AffineDimExpr(e).position for e in ir.AffineMap(_map(m)).results] for m in maps]
+        texts = [
+            str(item).rpartition("->")[2] for item in ir.ArrayAttr(operation.attributes["indexing_maps"])
+        ]
+        loops = [[int(loop) for loop in re.findall(r"d(\d+)", text)] for text in texts]
     found: tuple[int, int] | None = None  # the loop that counts samples, and how many others share it
     for index in (0, 1):
         state = walk.state(operation.operands[index])
@@ -329,10 +332,6 @@ def _matrix_product(walk: _Walk, operation: ir.Operation) -> Samples | None:
     result = Samples(loops[2].index(found[0]), found[1])
     walk.demand(operation, 2, result)
     return result
-
-
-def _map(attribute: ir.Attribute) -> ir.AffineMap:
-    return ir.AffineMapAttr(attribute).value if hasattr(attribute, "value") else attribute.affine_map
 
 
 @_rule("train.matmul")

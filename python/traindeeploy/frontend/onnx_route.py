@@ -755,7 +755,7 @@ def _import(graph: _Graph, batch_size: int, name: str, mode: Mode) -> Imported:
 
 
 def _fixed_size(graph: _Graph, batch_size: int) -> int | None:
-    """If an exporter has fixed the batch in some node, the size that it has there, another than `batch_size`."""
+    """If an exporter has fixed the batch in some node, the size there that is not `batch_size`."""
     if _batch_size(graph.inputs) is not None:
         return None
     nodes = graph.model.graph.node
