@@ -61,6 +61,17 @@ class Recurrent(nn.Module):
         return self.head(state)
 
 
+class Loop(nn.Module):
+    """The same as a loop in the IR, both ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.GRU(5, 7, batch_first=True, bidirectional=True), nn.Linear(14, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(x)[0][:, -1])
+
+
 class Convolution(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -75,6 +86,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "vit": (lambda: Vit(True), (1, 8, 8)),
     "vit, tokens first": (lambda: Vit(False), (1, 8, 8)),
     "recurrent": (Recurrent, (4, 5)),
+    "loop": (Loop, (4, 5)),
     "convolution": (Convolution, (3, 7)),
 }
 

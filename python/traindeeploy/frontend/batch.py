@@ -1,11 +1,10 @@
 """Another batch size for an imported model: which axis of each value counts samples, and its new size.
 
 A dataflow over the training graph. Each operator has a rule that says where samples are in its result if
-they are in
-its operands so, or that it mixes them. What no input reaches may have to have them, too: a class token
-that was
-repeated for each sample, zeros to start from, a mask. If every operator treats samples alike and apart
-from each other, the graph with another number of them computes for each what it computed before.
+they are in its operands so, or that it mixes them. What no input reaches may have to have them, too: a
+class token that was repeated for each sample, zeros to start from, a mask. If every operator treats samples
+alike and apart from each other, the graph with another number of them computes for each what it computed
+before.
 """
 
 from __future__ import annotations
@@ -119,19 +118,23 @@ class _Walk:
         for operation in self.operations:
             if operation.name == "func.return":
                 self._check_output(operation.operands[0])
-                continue
-            rule = RULES.get(operation.name)
-            try:
-                if rule is None:
-                    raise _Mixed("has no rule for other numbers of samples")
-                state = rule(self, operation)
-            except _Mixed as reason:
-                raise BatchSizeError(f"'{_place(operation)}' {reason}") from None
-            for result in operation.results:
-                wanted = self.forced.get(result)
-                if wanted is not None and state is not None and state != wanted:
-                    raise BatchSizeError(f"'{_place(operation)}' has samples along two axes")
-                self.states[result] = wanted or state
+            else:
+                self.visit(operation)
+
+    def visit(self, operation: ir.Operation) -> None:
+        """Finds the states of an operator's results."""
+        rule = RULES.get(operation.name)
+        try:
+            if rule is None:
+                raise _Mixed("has no rule for other numbers of samples")
+            state = rule(self, operation)
+        except _Mixed as reason:
+            raise BatchSizeError(f"'{_place(operation)}' {reason}") from None
+        for result in operation.results:
+            wanted = self.forced.get(result)
+            if wanted is not None and state is not None and state != wanted:
+                raise BatchSizeError(f"'{_place(operation)}' has samples along two axes")
+            self.states[result] = wanted or state
 
     def _check_output(self, value: ir.Value) -> None:
         samples, shape = self.states[value], shape_of(value)
@@ -535,6 +538,31 @@ def check_samples(model: ImportedModel, statistics: bool = False) -> None:
         raise BatchSizeError(f"axis 0 of the inputs disagrees: {shapes}")
     if model.batch_size > 1:  # else there is nothing to mix
         _Walk(model, model.batch_size, statistics).run()
+
+
+@_rule("train.recurrence")
+def _recurrence(walk: _Walk, operation: ir.Operation) -> Samples | None:
+    """Samples are behind time: along axis 1 of what is stacked over time, axis 0 of what a step sees."""
+    inputs, initials, _ = ir.DenseI32ArrayAttr(operation.attributes["operandSegmentSizes"])
+    operands = [walk.state(value) for value in operation.operands]
+    stacked, step = Samples(1), Samples(0)
+    wanted = any(result in walk.forced for result in operation.results)
+    if not wanted and all(state is None for state in operands):
+        return None
+    if any(state is not None for state in operands[inputs + initials :]):
+        raise _Mixed("multiplies with a weight that depends on the samples")
+    for index in range(inputs + initials):
+        walk.demand(operation, index, stacked if index < inputs else step)
+    body = operation.regions[0].blocks[0]
+    for index, argument in enumerate(body.arguments):
+        walk.states[argument] = step if index < inputs + initials else None
+    for inner in (op.operation for op in body.operations):
+        if inner.name == "train.recurrence_next":
+            for index in range(len(inner.operands)):
+                walk.demand(inner, index, step)
+        else:
+            walk.visit(inner)
+    return stacked
 
 
 def rebatched(model: ImportedModel, new: int) -> ImportedModel:
