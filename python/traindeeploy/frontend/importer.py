@@ -413,7 +413,10 @@ def _literal(operation: Any, graph: GraphBuilder) -> Any:
     attribute = operation.attributes["value"]
     match = _TENSOR_TYPE.fullmatch(str(operation.results[0].type))
     if match is not None and match.group(1) and match.group(2) in ("si64", "si32", "i1"):
-        numbers = np.array([int(number) for number in attribute])
+        try:
+            numbers = np.array([int(number) for number in attribute])
+        except TypeError:  # kept outside of the text, where they cannot be read
+            return Unknown()
         array = numbers.reshape([int(size) for size in match.group(1).split(",")])
         return Indices(array.shape, array=array)
     if not getattr(attribute, "is_splat", False):

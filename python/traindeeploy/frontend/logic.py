@@ -106,16 +106,9 @@ def one_hot(graph: GraphBuilder, op: TorchOperator) -> Tensor:
 # Constants of a shape.
 
 
-@lowers(
-    "aten.zeros_like",
-    "aten.ones_like",
-    "aten.full_like",
-    "aten.new_zeros",
-    "aten.new_ones",
-    whole=True,
-    data=0,
-)
-@lowers("aten.new_full", "aten.zeros", "aten.ones", "aten.full", "aten.scalar_tensor", whole=True, data=0)
+@lowers("aten.zeros_like", "aten.ones_like", "aten.new_zeros", "aten.new_ones", whole=True, data=0)
+@lowers("aten.zeros", "aten.ones", whole=True, data=0)
+@lowers("aten.full_like", "aten.new_full", "aten.full", "aten.scalar_tensor", whole=True)
 def filled(graph: GraphBuilder, op: TorchOperator) -> Tensor | Indices:
     name = op.name.split(".")[1]
     number = 0.0 if "zeros" in name else 1.0
