@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .builder import GraphBuilder, Indices, Tensor
-from .composites import picked, reduced, sliced
+from .composites import reduced, sliced
 from .table import IsNegative, TorchOperator, lowers, operand_tensor
 
 # Comparisons and truth values.
@@ -233,27 +233,3 @@ def gather(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return reduced(
         graph, "train.sum", graph.selected(here, row, graph.splat(0), shape), [axis + 1], keep=False
     )
-
-
-MOST_LOOKUPS = 2**22
-"""Rows times elements that a tensor of other strides may be looked up in."""
-
-
-@lowers("aten.as_strided")
-def as_strided(graph: GraphBuilder, op: TorchOperator) -> Tensor:
-    """Elements by their place in a tensor that is contiguous."""
-    x = op.tensor(graph, 0)
-    sizes, strides = op.integers(1), op.integers(2)
-    offset = op.operands[3] if len(op.operands) > 3 and op.operands[3] is not None else 0
-    places = np.full(sizes, int(offset))
-    for axis, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
-        places += (np.arange(size) * stride).reshape(-1, *[1] * (len(sizes) - axis - 1))
-    count = int(np.prod(x.shape))
-    if places.min() < 0 or places.max() >= count:
-        op.refuse(f"reaches beyond the {count} elements of its input")
-    flat = graph.reshape(x, (count,))
-    if places.size == count and (places.ravel() == np.arange(count)).all():
-        return graph.reshape(flat, op.shape)
-    if places.size * count > MOST_LOOKUPS:
-        op.refuse("takes elements of a large tensor by strides; transpose or slice it instead")
-    return graph.reshape(picked(graph, op, flat, 0, Indices(places.shape, array=places)), op.shape)

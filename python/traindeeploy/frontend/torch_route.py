@@ -345,6 +345,8 @@ def _import_functional(
     chosen = mode.chosen(names)
     for index, _ in chosen:
         if type(outputs[index][1].arg).__name__ != "TensorArgument":
+            if not mode.outputs:
+                raise ModelError("the model does not return a tensor")
             raise ModelError(f"output '{names[index]}' of the model is not a tensor")
     name_of_output = names[chosen[0][0]] if mode.outputs else "output"
     results = [(outputs[index][0], weight) for index, weight in chosen]
