@@ -39,8 +39,8 @@ def make_step(body, params, inputs, result, loss="mse", trainable=None, momentum
     names = ",".join(params if trainable is None else trainable)
     with host.make_context(), Location.unknown():
         module = Module.parse("\n".join(lines))
-        attach = "" if loss is None else f"td-attach-loss{{loss={loss}}},"
-        host.run_pipeline(module, f"{attach}td-apply-recipe{{trainable={names}}},{before}td-differentiate")
+        attached = "" if loss is None else f"td-attach-loss{{loss={loss}}},"
+        host.run_pipeline(module, f"{attached}td-apply-recipe{{trainable={names}}},{before}td-differentiate")
         if mutate:
             changed = mutate(str(module))
             assert changed != str(module)
