@@ -99,7 +99,8 @@ struct AttachLoss : td::impl::AttachLossBase<AttachLoss> {
       builder.setInsertionPoint(forward);
       ParameterOp::create(builder, loc, builder.getStringAttr(symbol),
                           TypeAttr::get(weightType), UnitAttr(),
-                          FlatSymbolRefAttr(), DenseI64ArrayAttr());
+                          FlatSymbolRefAttr(), DenseI64ArrayAttr(),
+                          StringAttr(), FloatAttr(), FlatSymbolRefAttr());
       builder.setInsertionPoint(forward.getBody().front().getTerminator());
       weight = ReadOp::create(builder, loc, weightType, symbol);
     }

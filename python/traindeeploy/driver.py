@@ -357,7 +357,7 @@ def _training_step(
         if precision.dynamic:
             for text in precision.dynamic.states.splitlines():
                 module.body.append(ir.Operation.parse(text))
-        attach(module, updates.by_parameter(chosen, loss_reduction == "mean"))
+        attach(module, updates.by_parameter(chosen, loss.reduction == "mean"))
         lowering = _Lowering(module, keep_ir, progress)
         lowering.keep("model")
         lowering.run(
