@@ -194,7 +194,7 @@ def rewrites(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-_OF_ANY_TYPE = {"EyeLike"}
+_OF_ANY_TYPE = {"EyeLike", "OneHot"}
 """Operators that do not depend on the numbers of their operand."""
 
 
@@ -724,6 +724,67 @@ def eye(r: Rewrite) -> str | None:
     rows, columns = r.shape(r.inputs[0])
     kind = r.given.get("dtype", r.types.get(r.inputs[0], _FLOAT))
     return r.constant(np.eye(rows, columns, r.given["k"]), helper.tensor_dtype_to_np_dtype(kind))
+
+
+@rewrites("ArgMax", "ArgMin", "Hardmax")
+def place_of_extremum(r: Rewrite) -> str | None:
+    """The first place, or the last, at which an axis has its largest element; of Hardmax as 1 among zeros."""
+    x = r.inputs[0]
+    axis = r.given["axis"] % len(r.shape(x))
+    size = r.shape(x)[axis]
+    if r.node.op_type == "ArgMin":
+        x = r.unary("Neg", x)
+    column = [size if i == axis else 1 for i in range(len(r.shape(x)))]
+    places = r.constant(np.arange(size).reshape(column))
+    largest = r.binary("Equal", x, r.reduce("ReduceMax", x, [axis], True))
+    last = bool(r.given.get("select_last_index"))
+    beyond = r.constant(-1 if last else size)
+    candidates = r.make("Where", largest, places, beyond, shape=r.shape(x))
+    if last:
+        place = r.reduce("ReduceMax", candidates, [axis], True)
+    else:
+        place = r.unary("Neg", r.reduce("ReduceMax", r.unary("Neg", candidates), [axis], True))
+    if r.node.op_type == "Hardmax":
+        return r.unary("Cast", r.binary("Equal", place, places), to=_FLOAT)
+    if not r.given["keepdims"]:
+        place = r.reshape(place, [n for i, n in enumerate(r.shape(x)) if i != axis])
+    return r.unary("Cast", place, to=onnx.TensorProto.INT64)
+
+
+@rewrites("OneHot")
+def one_hot(r: Rewrite) -> str | None:
+    """Where a new axis counts what the index says, which from the end is negative."""
+    depth, values = r.integers(1), r.value(2)
+    if depth is None or values is None:
+        r.refuse("has values that are computed; constant ones are supported")
+    rank = len(r.shape(r.inputs[0])) + 1
+    axis = r.given["axis"] % rank
+    column = [depth[0] if i == axis else 1 for i in range(rank)]
+    kind = helper.tensor_dtype_to_np_dtype(r.types.get(r.inputs[0], _FLOAT))
+    own = list(r.shape(r.inputs[0]))
+    x = r.reshape(r.inputs[0], [*own[:axis], 1, *own[axis:]])
+    places = np.arange(depth[0]).reshape(column)
+    hits = [r.binary("Equal", x, r.constant(at, kind)) for at in (places, places - depth[0])]
+    on, off = (r.constant(number, values.dtype) for number in (values[1], values[0]))
+    return r.make("Where", r.binary("Or", *hits), on, off, shape=[*own[:axis], depth[0], *own[axis:]])
+
+
+@rewrites("Shrink")
+def shrink(r: Rewrite) -> str | None:
+    """The distance from +-lambd, moved by the bias; 0 between."""
+    x, bound, bias = r.inputs[0], r.given["lambd"], r.given["bias"]
+    zero = r.constant(0)
+    above = r.binary("Greater", x, r.constant(bound))
+    below = r.binary("Less", x, r.constant(-bound))
+    low = r.make("Where", below, r.binary("Add", x, r.constant(bias)), zero, shape=r.shape(x))
+    return r.make("Where", above, r.binary("Sub", x, r.constant(bias)), low, shape=r.shape(x))
+
+
+@rewrites("ThresholdedRelu")
+def thresholded_relu(r: Rewrite) -> str | None:
+    x = r.inputs[0]
+    above = r.binary("Greater", x, r.constant(r.given["alpha"]))
+    return r.make("Where", above, x, r.constant(0), shape=r.shape(x))
 
 
 @rewrites("DepthToSpace", "SpaceToDepth")

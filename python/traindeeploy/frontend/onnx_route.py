@@ -83,12 +83,12 @@ _FUNCTION = "main"
 _NO_COMMON_SIZE = -1
 
 _NAMES = """
-Abs Add AveragePool BatchNormalization Cast Clip Concat Constant Conv ConvTranspose Div Dropout
-Elu Erf Exp Expand Flatten Gather Gelu Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity
-InstanceNormalization LayerNormalization LeakyRelu Log LogSoftmax MatMul Max MaxPool
-Min Mish Mul Neg Pad Pow RMSNormalization Reciprocal ReduceMax ReduceMean ReduceSum
-Relu Reshape Selu Shape Sigmoid Slice Softmax Softplus
-Softsign Split Sqrt Squeeze Sub Tanh Tile Transpose Unsqueeze Where
+Abs Add And AveragePool BatchNormalization Cast Ceil Clip Concat Constant Conv ConvTranspose Div Dropout
+Elu Equal Erf Exp Expand Flatten Floor Gather Gelu Gemm GlobalAveragePool GlobalMaxPool Greater
+GreaterOrEqual HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization LeakyRelu Less
+LessOrEqual Log LogSoftmax MatMul Max MaxPool Min Mish Mod Mul Neg Not Or Pad Pow RMSNormalization
+Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Round Selu Shape Sigmoid Sign Slice Softmax Softplus
+Softsign Split Sqrt Squeeze Sub Tanh Tile Transpose Unsqueeze Where Xor
 """
 NORMAL = frozenset([*_NAMES.split(), *ONNX_OPERATORS])
 """Operators that torch-mlir gets to convert."""
@@ -100,8 +100,8 @@ _BY_OTHERS = {
 } - {*NORMAL, *RULES, *LOSSES}
 # Of those, the ones whose definitions need an operator that there is not.
 _BY_UNSUPPORTED = {
-    *("Bernoulli", "BlackmanWindow", "DynamicQuantizeLinear", "GreaterOrEqual", "HammingWindow"),
-    *("HannWindow", "LessOrEqual", "Range", "SequenceMap", "Shrink", "ThresholdedRelu"),
+    *("Bernoulli", "BlackmanWindow", "DynamicQuantizeLinear", "HammingWindow", "HannWindow", "Range"),
+    "SequenceMap",
 }
 SUPPORTED = tuple(sorted({*NORMAL, *RULES, *_BY_OTHERS, *_SPELLED_OUT} - _BY_UNSUPPORTED))
 """Operators of ONNX; of what depends on no input and no parameter, all are."""
