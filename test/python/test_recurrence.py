@@ -21,6 +21,7 @@ from traindeeploy.errors import TrainDeeployError
 from traindeeploy.frontend import import_model
 from traindeeploy.host import make_context, run_pipeline
 from traindeeploy.ir_facts import plan_operators
+from traindeeploy.optimizers import SGD, attach
 
 LR = 0.05
 KINDS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
@@ -131,6 +132,7 @@ def test_plans_do_not_grow_with_time() -> None:
         text = import_model(net, (torch.zeros(steps, 1, 4),)).module_text
         with make_context():
             module = Module.parse(text)
+            attach(module, SGD())
             run_pipeline(module, f"td-graph{{loss=mse trainable={names}}},td-set-target,td-plan")
             runs = [operator.runs for operator in plan_operators(module) if operator.runs > 1]
         assert set(runs) == {steps}
