@@ -49,6 +49,7 @@ def evaluate(model: ImportedModel, *inputs: np.ndarray) -> np.ndarray:
         "train.mul": np.multiply,
         "train.div": np.divide,
         "train.abs": np.abs,
+        "train.select": lambda condition, yes, no: np.where(condition != 0, yes, no),
         "train.matmul": np.matmul,
     }
     for op in block.operations:
