@@ -38,6 +38,15 @@
 // PLAN: tile.group
 // PLAN-NOT: tile.loop
 train.parameter @w trainable : tensor<3x3xf32>
+train.optimizer @descent linear once {
+^bb0(%rate: f32):
+  train.yield %rate : f32
+} each {
+^bb0(%weight: f32, %gradient: f32, %rate: f32):
+  %step = arith.negf %rate : f32
+  %moved = math.fma %step, %gradient, %weight : f32
+  train.yield %moved : f32
+}
 func.func @step(%x: tensor<5x2x3xf32>, %t: tensor<5x2x3xf32>) -> tensor<f32> {
   %w = train.read @w : tensor<3x3xf32>
   %h = arith.constant dense<0.0> : tensor<2x3xf32>
