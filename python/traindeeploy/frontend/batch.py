@@ -393,22 +393,38 @@ def _reshape(walk: _Walk, operation: ir.Operation) -> Samples | None:
     return candidates[walk.pick(len(candidates)) if len(candidates) > 1 else 0]
 
 
+def _stride(samples: Samples, shape: tuple[int, ...]) -> int:
+    """Elements from one sample to the next."""
+    return samples.inner * prod(shape[samples.axis + 1 :])
+
+
 def _moved(samples: Samples, before: tuple[int, ...], after: tuple[int, ...], batch: int) -> list[Samples]:
     """Where samples may be after a reshape, the most likely place first.
 
-    They repeat every `stride` elements. Of more than one sample there is one axis with such steps, or
-    none; of one any axis that a step of `stride` elements borders on may count it.
+    They repeat every so many elements. Of more than one sample there is one axis with such steps, or none.
+    Of one there may be several, and an axis of size 1 may have been any other one: transposes of such are
+    reshapes.
     """
-    stride = samples.inner * prod(before[samples.axis + 1 :])
+    stride = _stride(samples, before)
     found = []
     for axis, size in enumerate(after):
         right = prod(after[axis + 1 :])
         if stride % right == 0 and size % (batch * (stride // right)) == 0:
             found.append(Samples(axis, stride // right))
-    # One of its own first, then as the outer part of an axis, then as the inner one.
+    if before[samples.axis] == batch == 1:
+        own = [Samples(axis) for axis, size in enumerate(after) if size == 1]
+        found += [item for item in own if item not in found]
+    # An axis of their own first, of these one at the same steps; then the outer part of an axis, or inner.
     outer = {s: after[s.axis] // (batch * s.inner) for s in found}
     return sorted(
-        found, key=lambda s: (after[s.axis] != batch, outer[s] != 1, s.inner != 1, abs(s.axis - samples.axis))
+        found,
+        key=lambda s: (
+            after[s.axis] != batch,
+            _stride(s, after) != stride,
+            outer[s] != 1,
+            s.inner != 1,
+            abs(s.axis - samples.axis),
+        ),
     )
 
 
@@ -588,6 +604,7 @@ def rebatched(model: ImportedModel, new: int) -> ImportedModel:
     with walk.module.context, ir.Location.unknown():
         for operation, index, samples in walk.repeated:
             _repeat(operation, index, samples, new)
+        moves = [op for op in walk.operations if op.name == "train.reshape" and _moves_samples(walk, op)]
         for value, samples in _values(walk):
             shape = _grown(shape_of(value), samples, batch, new)
             check_size("an array at this batch size", shape)
@@ -597,6 +614,10 @@ def rebatched(model: ImportedModel, new: int) -> ImportedModel:
             if isinstance(owner, ir.Operation | ir.OpView) and owner.operation.name == "arith.constant":
                 _resize_constant(owner.operation, type_, samples, batch, new)
             value.set_type(type_)
+        moved = [(walk.states[op.operands[0]], walk.states[op.results[0]]) for op in moves]
+        for operation, (before, after) in zip(moves, moved, strict=True):
+            assert before is not None and after is not None
+            _reshape_apart(operation, before, after)
         for name, samples in walk.parts.items():
             parameters[name] = _resized(parameters[name], samples, batch, new)
             for op in walk.module.body.operations:
@@ -626,6 +647,43 @@ def _values(walk: _Walk) -> Iterator[tuple[ir.Value, Samples]]:
 def _grown(shape: tuple[int, ...], samples: Samples, batch: int, new: int) -> tuple[int, ...]:
     size = shape[samples.axis] // batch * new
     return (*shape[: samples.axis], size, *shape[samples.axis + 1 :])
+
+
+def _moves_samples(walk: _Walk, operation: ir.Operation) -> bool:
+    """Whether a reshape has the axis of its samples, which is one of size 1, at another place."""
+    source, result = operation.operands[0], operation.results[0]
+    before, after = walk.states.get(source), walk.states[result]
+    if before is None or after is None:
+        return False
+    return _stride(before, shape_of(source)) != _stride(after, shape_of(result))
+
+
+def _reshape_apart(operation: ir.Operation, before: Samples, after: Samples) -> None:
+    """A reshape that moves the axis of samples, as a reshape of the rest behind it and permutes."""
+    source, result = operation.operands[0], operation.results[0]
+    element = ir.RankedTensorType(result.type).element_type
+
+    def made(
+        name: str, value: ir.Value, shape: Sequence[int], order: Sequence[int] | None = None
+    ) -> ir.Value:
+        attributes = {"permutation": ir.DenseI64ArrayAttr.get(list(order))} if order is not None else {}
+        return ir.Operation.create(
+            name,
+            results=[ir.RankedTensorType.get(list(shape), element)],
+            operands=[value],
+            attributes=attributes,
+            loc=operation.location,
+            ip=ir.InsertionPoint(operation),
+        ).result
+
+    old, new = shape_of(source), shape_of(result)
+    first = [before.axis, *(axis for axis in range(len(old)) if axis != before.axis)]
+    front = made("train.permute", source, [old[axis] for axis in first], first)
+    rest = [size for axis, size in enumerate(new) if axis != after.axis]
+    flat = made("train.reshape", front, [new[after.axis], *rest])
+    back = list(range(1, len(new)))
+    back.insert(after.axis, 0)
+    result.replace_all_uses_with(made("train.permute", flat, new, back))
 
 
 def _repeat(operation: ir.Operation, index: int, samples: Samples, new: int) -> None:
