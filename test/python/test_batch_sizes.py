@@ -208,7 +208,7 @@ class Broken(nn.Module):
     [
         ("mean", "mixes the samples of a batch"),
         ("softmax", "mixes the samples of a batch"),
-        ("product", "mixes the samples of a batch"),
+        ("product", "multiplies with a weight that depends on the samples"),
         ("part", "takes some of the samples of a batch"),
         ("parameter", "has a part of the parameter 'each' [3, 5] for each of 3 samples"),
         ("reshape", "mixes the samples of a batch"),
