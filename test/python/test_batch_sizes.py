@@ -91,6 +91,16 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+def made(name: str) -> tuple[nn.Module, tuple[int, ...]]:
+    """A module, no two parameters of which are equal: exporters would merge them."""
+    make, shape = MODELS[name]
+    module = make().eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return module, shape
+
+
 def check(
     module: nn.Module, model: object, example: tuple[torch.Tensor, ...] | None, shape: tuple[int, ...], n: int
 ) -> None:
@@ -132,8 +142,7 @@ def _double() -> None:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("own", [1, 3])
 def test_torch(name: str, own: int) -> None:
-    make, shape = MODELS[name]
-    module = make().eval()
+    module, shape = made(name)
     example = (torch.zeros(own, *shape),)
     check(module, module, example, shape, 4)
     for n in SIZES:
@@ -143,8 +152,7 @@ def test_torch(name: str, own: int) -> None:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("own", [1, 3])
 def test_onnx_of_fixed_sizes(name: str, own: int) -> None:
-    make, shape = MODELS[name]
-    module = make().eval()
+    module, shape = made(name)
     model = exported(module, torch.zeros(own, *shape), 17)
     check(module, model, None, shape, 4)
     for n in SIZES:
@@ -153,8 +161,7 @@ def test_onnx_of_fixed_sizes(name: str, own: int) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_onnx_of_a_dynamic_batch(name: str, tmp_path: object) -> None:
-    make, shape = MODELS[name]
-    module = make().eval()
+    module, shape = made(name)
     path = f"{tmp_path}/model.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

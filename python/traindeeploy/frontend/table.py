@@ -45,8 +45,8 @@ class TorchOperator:
     operands: list[Any]
     shape: tuple[int, ...]
     supported: Sequence[str]
+    attributes: Any
     dtype: str = "f32"
-    attributes: Any = ()
 
     def refuse(self, reason: str = "") -> NoReturn:
         """reason: what of a supported operator is not, as "has a mask as its index"."""
