@@ -832,11 +832,30 @@ struct PlanStep : td::impl::PlanStepBase<PlanStep> {
       module.emitError("has no function @step to plan");
       return signalPassFailure();
     }
+    for (Value result : step.getBody().front().getTerminator()->getOperands()) {
+      Value root = result;
+      for (Operation *op = root.getDefiningOp();
+           isa_and_nonnull<tensor::ExtractSliceOp, tensor::CollapseShapeOp,
+                           tensor::ExpandShapeOp>(op);
+           op = root.getDefiningOp())
+        root = op->getOperand(0);
+      if (root.getDefiningOp<tensor::EmptyOp>()) {
+        step.emitError("returns an array that nothing has written");
+        return signalPassFailure();
+      }
+    }
+    // What is wrong with a kernel is said where it is priced, and prices are no
+    // place to stop.
+    bool wrong = false;
+    ScopedDiagnosticHandler handler(&getContext(), [&](Diagnostic &diagnostic) {
+      wrong |= diagnostic.getSeverity() == DiagnosticSeverity::Error;
+      return failure(); // others print it
+    });
     FailureOr<Target> target = Target::get(module);
     if (failed(target))
       return signalPassFailure();
     StepPlanner planner(step, *target, exhaustive, fuseAlways, estimates);
-    if (failed(planner.run()))
+    if (failed(planner.run()) || wrong)
       return signalPassFailure();
     tilings += planner.evaluated();
     step.erase();

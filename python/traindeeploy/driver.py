@@ -537,6 +537,11 @@ def compile(
         notice=notice,
     )
     imported, lowering = step.imported, step.lowering
+    if LOSS_TARGETS[loss][:1] == ("target",) and imported.output.shape[:1] != (imported.batch_size,):
+        raise TrainDeeployError(
+            f"axis 0 of the model's output of shape {list(imported.output.shape)} does not count the"
+            f" {imported.batch_size} samples of the inputs"
+        )
     module = lowering.module
     with interrupts_held(), module.context:
         trained, states = ir_facts.parameters(module)

@@ -25,6 +25,7 @@ from traindeeploy.errors import TrainDeeployError
 from traindeeploy.frontend import import_model, onnx_route  # noqa: F401  (once, before processes of their own)
 from traindeeploy.host import graph_pipeline, make_context, run_on_host, run_pipeline, to_float64
 from traindeeploy.isolation import run_apart
+from traindeeploy.optimizers import SGD, attach
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "onnx_node_tests.md"
 PROBE, ADDED = "probe", "added"
@@ -122,6 +123,7 @@ def output_of(test: NodeTest) -> np.ndarray:
     imported = import_model(test.model)
     with make_context():
         graph = Module.parse(to_float64(imported.module_text))
+    attach(graph, SGD(), element="f64")
     run_pipeline(graph, graph_pipeline("mse", [PROBE]))
     values = {key: value.astype(np.float64) for key, value in imported.parameters.items()}
     sample = {imported.inputs[0].name: test.x, "target": np.zeros(imported.output.shape)}

@@ -167,7 +167,9 @@ def test_no_gradient_has_a_buffer_and_states_move_once() -> None:
     for way in ("l2_to_l1", "l1_to_l2"):
         more = plans[1]["transfers"][way] - plans[0]["transfers"][way]
         assert 8 * count <= more <= 8 * count + 2048
-    assert plans[1]["memory"]["dynamic_peak"] <= plans[0]["memory"]["dynamic_peak"] + 64
+    # Not even the smaller gradient would fit into what is used more.
+    smallest = 4 * min(value.size for value in mlp.params.values())
+    assert plans[1]["memory"]["dynamic_peak"] < plans[0]["memory"]["dynamic_peak"] + smallest // 2
 
 
 @dataclass(frozen=True)
@@ -237,9 +239,7 @@ def test_going_on_is_one_run(tmp_path: Path) -> None:
         np.testing.assert_array_equal({**rest.params, **rest.state}[name], value)
 
     other = traindeeploy.compile(module, inputs, loss="mse", momentum=0.9)
-    with pytest.raises(
-        TrainDeeployError, match="has 'optimizer/updates', which is no state of optimizer sgd"
-    ):
+    with pytest.raises(TrainDeeployError, match=r"has 'optimizer/[^']*', which is no state of optimizer sgd"):
         other.run(data, steps=1, lr=LR, init=tmp_path / "params.npz")
     other.run(data, steps=1, lr=LR, init=half.params)
 

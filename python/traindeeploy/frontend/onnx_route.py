@@ -452,7 +452,12 @@ def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
         graph.input.append(
             onnx.helper.make_tensor_value_info(tensor.name, onnx.TensorProto.FLOAT, tensor.value.shape)
         )
-    said += notes(constants, frozen, several, per_sample)
+    infinite = [
+        t.name
+        for t in tensors
+        if t.name in initializers and t.value is not None and not np.isfinite(t.value).all()
+    ]
+    said += notes([*constants, *infinite], frozen, several, per_sample)
     return _Graph(model, inputs, tensors, operators, several, frozenset(frozen), said)
 
 
