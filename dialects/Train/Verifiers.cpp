@@ -44,6 +44,14 @@ static LogicalResult verifyResultShape(Operation *op,
 //===----------------------------------------------------------------------===//
 
 LogicalResult ParameterOp::verify() {
+  // Passes multiply sizes.
+  constexpr int64_t most = int64_t(1) << 32;
+  int64_t elements = 1;
+  for (int64_t size : cast<RankedTensorType>(getType()).getShape()) {
+    if (size > most || (elements *= size) > most)
+      return emitOpError() << "of type " << getType()
+                           << " has more elements than an address reaches";
+  }
   if (getTrainable() && getState())
     return emitOpError("is optimizer state and cannot be trainable");
   if (getStateOf() && !getState())

@@ -153,8 +153,9 @@ public:
   }
 
   LogicalResult prepare() {
-    return failure(failed(collectSlots()) || failed(checkOutputs()) ||
-                   failed(checkLines()) || failed(collectStages()));
+    return failure(failed(checkCount()) || failed(collectSlots()) ||
+                   failed(checkOutputs()) || failed(checkLines()) ||
+                   failed(collectStages()));
   }
 
   /// The jobs of one run of the loop that the group is in.
@@ -170,6 +171,18 @@ public:
   }
 
 private:
+  /// Each tile takes a record or more of the table, which lies in L2.
+  LogicalResult checkCount() {
+    constexpr int64_t most = 1 << 17;
+    int64_t total = 1;
+    for (int64_t count : counts)
+      if (count > most || (total *= count) > most)
+        return group.emitOpError("has more than ")
+               << most << " tiles, whose jobs no table holds; larger tiles "
+               << "would be fewer";
+    return success();
+  }
+
   /// To the next tile of the loop nest; false after the last.
   bool advance() {
     for (int64_t dim : llvm::reverse(group.getOrder())) {

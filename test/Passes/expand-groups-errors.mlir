@@ -188,3 +188,20 @@ tile.program @crossed target "t" {
      tile.stage main on cores { linalg.copy ins(%s : !tile) outs(%b : !tile) }
   }
 }
+
+// -----
+
+#l1 = #tile.memory<l1>
+#l2 = #tile.memory<l2>
+!tile = memref<?x?xf32, #l1>
+#id = affine_map<(i,j)->(i,j)>
+tile.program @endless target "t" {
+  %x = tile.buffer input "x" : memref<4096x4096xf32, #l2>
+  %y = tile.buffer output "y" : memref<4096x4096xf32, #l2>
+  // expected-error @below {{has more than 131072 tiles, whose jobs no table holds}}
+  tile.group "copy" domain [4096,4096] tiles [1,1] order [0,1] reductions [] predicted [0,0,0,0]
+   ins(%x : memref<4096x4096xf32, #l2>) outs(%y : memref<4096x4096xf32, #l2>) maps [#id, #id] {
+   ^bb0(%a: !tile, %b: !tile):
+     tile.stage main on cores { linalg.copy ins(%a : !tile) outs(%b : !tile) }
+  }
+}

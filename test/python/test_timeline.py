@@ -16,6 +16,7 @@ from traindeeploy.driver import Program, Result
 from traindeeploy.measurements import Accounting
 from traindeeploy.memory_map import ALWAYS, arrays, stream
 from traindeeploy.sim import DMA_JOB, HYPERRAM_JOB, MARKER, REDMULE_JOB, StepLogs
+from traindeeploy.target import load_target
 from traindeeploy.timeline import STEPS, TABLE, last_step, read_trace, slices
 from traindeeploy.toolchain import Elf
 
@@ -132,7 +133,7 @@ def test_accounting_of_steps() -> None:
         "stream": [0, "L.", 1, "CG."],
         "jobs": {"dma_load": [0, 1], "dma_store": [], "redmule": [1, 1], "hyperram": [0, 1, 1, 1]},
     }
-    accounting = Accounting(manifest, keep=5)
+    accounting = Accounting(manifest, load_target("pulp-redmule"), keep=5)
     for step in steps:
         accounting.add(step)
     assert accounting.operators["dma"].tolist() == [20 + 30, 0]

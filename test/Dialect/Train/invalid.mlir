@@ -356,3 +356,8 @@ func.func @from_integers(%x: tensor<3xi32>) {
   %0 = train.from_integers %x : tensor<3xi32> -> tensor<2xf32>
   return
 }
+
+// -----
+
+// expected-error@+1 {{'train.parameter' op of type 'tensor<4611686018427387904x5xf32>' has more elements than an address reaches}}
+train.parameter @w : tensor<4611686018427387904x5xf32>
