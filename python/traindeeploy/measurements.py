@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .memory_map import stream
+from .memory_map import called_operators
 from .target import Target
-from .waterfall import Waterfall
+from .waterfall import Waterfall, active
 
 if TYPE_CHECKING:
     from .sim import StepLogs
@@ -33,13 +33,8 @@ def overlap(*sets: Intervals) -> int:
     points = np.sort(np.concatenate([rows.ravel() for rows in sets]))
     if points.size < 2:
         return 0
-    active = np.ones(points.size - 1, bool)
-    for rows in sets:
-        change = np.zeros(points.size, np.int64)
-        np.add.at(change, np.searchsorted(points, rows[:, 0]), 1)
-        np.add.at(change, np.searchsorted(points, rows[:, 1]), -1)
-        active &= np.cumsum(change)[:-1] > 0
-    return int(np.diff(points)[active].sum())
+    together = np.logical_and.reduce([active(points, rows) for rows in sets])
+    return int(np.diff(points)[together].sum())
 
 
 def marked(markers: npt.NDArray[Any], begin: int, end: int) -> Intervals:
@@ -96,6 +91,7 @@ class Accounting:
 
     def __init__(self, manifest: Mapping[str, Any], target: Target, keep: int = 1):
         self.manifest = manifest
+        self._called = called_operators(manifest)
         self.waterfall = Waterfall(len(manifest["operators"]), target)
         self.engines: Counter[str] = Counter()
         count = len(manifest["operators"])
@@ -118,7 +114,7 @@ class Accounting:
     def _explain(self, logs: StepLogs, gemms: npt.NDArray[Any], operators: Sequence[int]) -> None:
         """Takes the step into the waterfall, if its logs are whole."""
         kernels = marked(logs.markers, CALL_BEGIN, CALL_END)
-        called = [operator for kind, operator in zip(*stream(self.manifest), strict=True) if kind == "C"]
+        called = self._called
         if len(gemms) == len(logs.redmule) and len(called) == len(kernels):
             transfers = [intervals(rows["start"], rows["end"]) for rows in (logs.dma, logs.hyperram)]
             (step,) = marked(logs.markers, STEP_BEGIN, STEP_END).tolist()

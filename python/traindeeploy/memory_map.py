@@ -75,6 +75,11 @@ def stream(manifest: Mapping[str, Any]) -> tuple[str, list[int]]:
     return "".join(kinds), operators
 
 
+def called_operators(manifest: Mapping[str, Any]) -> list[int]:
+    """The operator of each call of a kernel, in the order of the stream."""
+    return [operator for kind, operator in zip(*stream(manifest), strict=True) if kind == "C"]
+
+
 def arrays(manifest: Mapping[str, Any]) -> list[Array]:
     """Arrays and tiles of a program's manifest; empty where td-lower-jobs has not made the program."""
     if "arrays" not in manifest:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .measurements import CALL_BEGIN, CALL_END, STEP_BEGIN, STEP_END, commands, marked
-from .memory_map import stream
+from .memory_map import called_operators
 
 STEPS, DMA_IN, DMA_OUT, UDMA, REDMULE = "steps", "DMA in", "DMA out", "uDMA", "RedMulE"
 TABLE = "job table"
@@ -47,7 +47,7 @@ def slices(manifest: Mapping[str, Any], steps: Sequence[Any], first: int = 1) ->
     if not steps:
         return []
     names = [operator["name"] for operator in manifest["operators"]]
-    called = [operator for kind, operator in zip(*stream(manifest), strict=True) if kind == "C"]
+    called = called_operators(manifest)
     origin = int(marked(steps[0].markers, STEP_BEGIN, STEP_END)[0, 0])
     by_track: dict[str, list[Slice]] = {}
 

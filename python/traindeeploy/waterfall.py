@@ -75,7 +75,7 @@ class Waterfall:
                 np.add.at(sums[cause], job_operators, cycles)
         points = np.unique(np.clip(np.concatenate([gemms, kernels, transfers, [step]]), *step))
         begins, lengths = points[:-1], np.diff(points)
-        idle, calls, moves = ~_active(points, gemms), _active(points, kernels), _active(points, transfers)
+        idle, calls, moves = ~active(points, gemms), active(points, kernels), active(points, transfers)
         # A kernel's cycles are its operator's; those in which no work is done that of the next work.
         work = np.concatenate([gemms[:, 0], kernels[:, 0]])
         order = np.argsort(work, kind="stable")
@@ -100,10 +100,10 @@ class Waterfall:
         return {cause: float(row[operator]) for cause, row in zip(CAUSES, self._sums, strict=True)}
 
 
-def _active(points: Cycles, rows: Cycles) -> npt.NDArray[np.bool_]:
-    """Whether between a point and the next one some row is under way."""
+def active(points: Cycles, rows: Cycles) -> npt.NDArray[np.bool_]:
+    """Whether between a point and the next one some row of begin and end is under way. Points ascend."""
     change = np.zeros(points.size, np.int64)
     for column, by in ((0, 1), (1, -1)):
         np.add.at(change, np.searchsorted(points, np.clip(rows[:, column], points[0], points[-1])), by)
-    active: npt.NDArray[np.bool_] = np.cumsum(change)[:-1] > 0
-    return active
+    under_way: npt.NDArray[np.bool_] = np.cumsum(change)[:-1] > 0
+    return under_way
