@@ -1,6 +1,7 @@
 // Turns parameters into arguments and results of the step, for the host.
 #include "passes/Passes.h"
 
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "llvm/ADT/MapVector.h"
 
 namespace td {

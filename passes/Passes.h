@@ -8,7 +8,6 @@
 #include "dialects/Train/Train.h"
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
-#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "mlir/Dialect/Linalg/IR/Linalg.h"
 #include "mlir/Dialect/Math/IR/Math.h"
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
@@ -75,12 +74,6 @@ struct GraphOptions : mlir::PassPipelineOptions<GraphOptions> {
 void buildGraphPipeline(mlir::OpPassManager &pm, const GraphOptions &options);
 /// td-host: a decomposed training step to the LLVM dialect, for MLIR's JIT.
 void buildHostPipeline(mlir::OpPassManager &pm);
-
-/// Registers every pass and pipeline with MLIR's global registry.
-void registerAllPasses();
-/// Inserts every dialect that the compiler reads or writes, and the external
-/// models of its interfaces.
-void registerAllDialects(mlir::DialectRegistry &registry);
 } // namespace td
 
 #endif

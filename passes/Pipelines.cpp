@@ -1,8 +1,7 @@
 // Named pipelines, one per border of IR, and registration of everything.
 #include "passes/RecurrencePasses.h"
+#include "passes/Registration.h"
 
-#include "mlir/InitAllDialects.h"
-#include "mlir/InitAllExtensions.h"
 #include "mlir/Pass/PassManager.h"
 #include "mlir/Pass/PassRegistry.h"
 #include "mlir/Transforms/Passes.h"

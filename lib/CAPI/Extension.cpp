@@ -1,7 +1,7 @@
 // Python extension: dialects and passes on the contexts of the `mlir` package.
-#include "lib/CostModel/CostModel.h"
+#include "lib/CostModel/KernelPrediction.h"
 #include "lib/Planner/Allocator.h"
-#include "passes/Passes.h"
+#include "passes/Registration.h"
 
 #include "mlir-c/Bindings/Python/Interop.h"
 #include "mlir/Bindings/Python/NanobindAdaptors.h"
@@ -45,21 +45,10 @@ NB_MODULE(_td, m) {
   m.def(
       "kernel_cycles",
       [](MlirOperation operation) -> int64_t {
-        auto op = llvm::dyn_cast<mlir::linalg::LinalgOp>(unwrap(operation));
-        if (!op)
-          throw nb::value_error("no linalg op");
-        mlir::FailureOr<td::Target> target = td::Target::get(op);
-        if (mlir::failed(target))
-          throw nb::value_error("the op's module has no target description");
-        llvm::SmallVector<llvm::SmallVector<int64_t>> shapes;
-        for (mlir::Value operand : op->getOperands()) {
-          auto type = llvm::dyn_cast<mlir::ShapedType>(operand.getType());
-          shapes.emplace_back();
-          if (type)
-            shapes.back().assign(type.getShape().begin(),
-                                 type.getShape().end());
-        }
-        return td::CostModel(*target).kernel(op, shapes).cycles;
+        std::string reason;
+        if (auto cycles = td::predictedKernelCycles(unwrap(operation), reason))
+          return *cycles;
+        throw nb::value_error(reason.c_str());
       },
       nb::arg("op"),
       "Predicted cycles of a kernel, given as its linalg op on operands of "

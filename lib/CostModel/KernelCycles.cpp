@@ -1,6 +1,7 @@
 // Predicted cycles of kernels: the instructions that td-lower-kernels emits,
 // counted loop by loop, and what the cores make each other wait.
 #include "lib/CostModel/CostModel.h"
+#include "lib/CostModel/KernelPrediction.h"
 #include "lib/Kernels/KernelPlan.h"
 #include "lib/Kernels/MathExpansion.h"
 
@@ -589,6 +590,28 @@ KernelCost CostModel::kernel(linalg::LinalgOp kernel,
 KernelCost CostModel::kernel(linalg::LinalgOp kernel, const KernelPlan &plan,
                              ArrayRef<SmallVector<int64_t>> shapes) const {
   return Estimate(cluster, kernel, plan, shapes).cost();
+}
+
+std::optional<int64_t> predictedKernelCycles(Operation *operation,
+                                             std::string &reason) {
+  auto op = llvm::dyn_cast<linalg::LinalgOp>(operation);
+  if (!op) {
+    reason = "no linalg op";
+    return {};
+  }
+  FailureOr<Target> target = Target::get(op);
+  if (failed(target)) {
+    reason = "the op's module has no target description";
+    return {};
+  }
+  SmallVector<SmallVector<int64_t>> shapes;
+  for (Value operand : op->getOperands()) {
+    auto type = llvm::dyn_cast<ShapedType>(operand.getType());
+    shapes.emplace_back();
+    if (type)
+      shapes.back().assign(type.getShape().begin(), type.getShape().end());
+  }
+  return CostModel(*target).kernel(op, shapes).cycles;
 }
 
 } // namespace td

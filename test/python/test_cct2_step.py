@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import traindeeploy
+from traindeeploy.toolchain import Elf
 
 
 @cache
@@ -27,6 +28,19 @@ def compare(model, recipe, *, target="pulp-redmule", batch=1, steps=2, relative=
 def test_the_strategies_are_right_and_fast(recipe):
     report = compare("cct2", recipe, steps=10 if recipe == "lora:2" else 2)
     assert report["flop_per_cycle"] >= 4.6
+    all_of_it_lives_in_l2(program("cct2", recipe))
+
+
+def all_of_it_lives_in_l2(compiled):
+    elf = Elf(compiled.elf)
+    assert elf.manifest["jobs"]["hyperram"] == []
+    assert {buffer["level"] for buffer in elf.manifest["buffers"]} == {"l2"}
+    begin = compiled.target.description["memory"]["l2"]["base"]
+    assert begin + elf.program_bytes <= elf.manifest["l2_begin"]
+    memory = compiled.manifest["memory"]
+    assert memory["peak"]["l3"] == 0
+    assert memory["peak"]["l2"] <= compiled.target.capacity("l2")
+    assert memory["dynamic_peak"] <= 800 * 1024
 
 
 def test_without_an_accelerator():

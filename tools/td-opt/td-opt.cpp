@@ -1,5 +1,5 @@
 // td-opt: runs any pass or pipeline of the compiler, or upstream's, on text.
-#include "passes/Passes.h"
+#include "passes/Registration.h"
 
 #include "mlir/InitAllDialects.h"
 #include "mlir/InitAllExtensions.h"
