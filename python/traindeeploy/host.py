@@ -167,7 +167,7 @@ class HostStep:
         self.updated = [spec.name for spec in self.parameters if spec.name in assigned]
         self._loss = [TensorSpec.of("loss", type_) for type_ in step.type.results]
         run_pipeline(module, "td-host")
-        # Optimising takes a hundred times as long as it saves: half a minute for CCT-2, whose step runs 0.2 s.
+        # Optimising takes half a minute for CCT-2, whose step runs in 0.2 s without.
         self._engine = ExecutionEngine(module, opt_level=0)
 
     def initial_state(self) -> dict[str, np.ndarray]:
