@@ -559,6 +559,16 @@ struct LowerTable : td::impl::LowerTableBase<LowerTable> {
     description.address("td_buffers");
     description.build("td_program", LLVM::Linkage::External);
 
+    // The runtime is compiled for what its first output is.
+    auto outputs = llvm::make_filter_range(
+        program.getBody().getOps<td::tile::BufferOp>(),
+        [](auto buffer) { return buffer.getRole() == td::tile::Role::Output; });
+    if (!outputs.empty() && (*outputs.begin()).getSymbol() == "prediction") {
+      StructBuilder mark(builder, loc);
+      mark.words({1});
+      mark.build("td_without_loss", LLVM::Linkage::External);
+    }
+
     std::string json = describe(program, *target);
     auto type = LLVM::LLVMArrayType::get(builder.getI8Type(), json.size());
     auto manifest = LLVM::GlobalOp::create(

@@ -1,4 +1,5 @@
 // Named pipelines, one per border of IR, and registration of everything.
+#include "passes/EntryPasses.h"
 #include "passes/RecurrencePasses.h"
 #include "passes/Registration.h"
 
@@ -11,12 +12,14 @@ namespace td {
 #include "passes/Passes.h.inc"
 #define GEN_PASS_REGISTRATION
 #include "passes/RecurrencePasses.h.inc"
+#define GEN_PASS_REGISTRATION
+#include "passes/EntryPasses.h.inc"
 } // namespace td
 
 using namespace mlir;
 
-void td::buildGraphPipeline(OpPassManager &pm, const GraphOptions &options) {
-  AttachLossOptions loss;
+static void addAttachLoss(OpPassManager &pm, const td::GraphOptions &options) {
+  td::AttachLossOptions loss;
   loss.loss = options.loss;
   loss.reduction = options.reduction;
   loss.smoothing = options.smoothing;
@@ -24,7 +27,27 @@ void td::buildGraphPipeline(OpPassManager &pm, const GraphOptions &options) {
   loss.labels.assign(options.labels.begin(), options.labels.end());
   loss.ignored = options.ignored;
   loss.weighted = options.weighted;
-  pm.addPass(createAttachLoss(loss));
+  pm.addPass(td::createAttachLoss(loss));
+}
+
+/// From a step of the train dialect's operators to the closed set.
+static void addDecomposition(OpPassManager &pm,
+                             const td::GraphOptions &options) {
+  OpPassManager &function = pm.nest<func::FuncOp>();
+  function.addPass(td::createDecompose());
+  // Before anything else changes them: what a loss and its gradient share are
+  // equal ops now.
+  function.addPass(createCSEPass());
+  function.addPass(createCanonicalizerPass());
+  function.addPass(td::createFuseElementwise());
+  function.addPass(createCanonicalizerPass());
+  function.addPass(createCSEPass());
+  if (options.precision == td::Precision::Mixed)
+    function.addPass(td::createNarrowProducts());
+}
+
+void td::buildGraphPipeline(OpPassManager &pm, const GraphOptions &options) {
+  addAttachLoss(pm, options);
   ApplyRecipeOptions recipe;
   recipe.trainable.assign(options.trainable.begin(), options.trainable.end());
   pm.addPass(createApplyRecipe(recipe));
@@ -37,17 +60,28 @@ void td::buildGraphPipeline(OpPassManager &pm, const GraphOptions &options) {
   pm.addPass(createAssignLayouts());
   pm.addNestedPass<func::FuncOp>(createMovePermutes());
   pm.addPass(createInsertUpdates({options.lossScale, options.clipNorm}));
-  OpPassManager &function = pm.nest<func::FuncOp>();
-  function.addPass(createDecompose());
-  // Before anything else changes them: what a loss and its gradient share are
-  // equal ops now.
-  function.addPass(createCSEPass());
-  function.addPass(createCanonicalizerPass());
-  function.addPass(createFuseElementwise());
-  function.addPass(createCanonicalizerPass());
-  function.addPass(createCSEPass());
-  if (options.precision == Precision::Mixed)
-    function.addPass(createNarrowProducts());
+  addDecomposition(pm, options);
+}
+
+static void buildEntryPipeline(OpPassManager &pm,
+                               const td::EntryOptions &options) {
+  if (options.entry == td::Entry::Evaluate) {
+    addAttachLoss(pm, options);
+    td::AttachMetricsOptions metrics;
+    metrics.top.assign(options.top.begin(), options.top.end());
+    metrics.absoluteError = options.absoluteError;
+    pm.addPass(td::createAttachMetrics(metrics));
+  } else {
+    pm.addPass(td::createTakePrediction());
+  }
+  pm.addNestedPass<func::FuncOp>(td::createRecognizeComposites());
+  pm.addNestedPass<func::FuncOp>(td::createMovePermutes());
+  // No gradient needs what an activation hides.
+  pm.addNestedPass<func::FuncOp>(
+      td::createMoveActivations({/*differentiated=*/true}));
+  pm.addPass(td::createAssignLayouts());
+  pm.addNestedPass<func::FuncOp>(td::createMovePermutes());
+  addDecomposition(pm, options);
 }
 
 void td::buildHostPipeline(OpPassManager &pm) {
@@ -97,9 +131,14 @@ static void buildLLVMPipeline(OpPassManager &pm) {
 void td::registerAllPasses() {
   registerTrainDeeployPasses();
   registerTrainDeeployRecurrencePasses();
+  registerTrainDeeployEntryPasses();
   PassPipelineRegistration<GraphOptions>(
       "td-graph", "A forward model to a decomposed training step",
       buildGraphPipeline);
+  PassPipelineRegistration<EntryOptions>(
+      "td-entry",
+      "A forward model to a decomposed step that infers or evaluates",
+      buildEntryPipeline);
   PassPipelineRegistration<>(
       "td-plan",
       "A decomposed training step to a plan: tile.buffer and tile.group",

@@ -274,8 +274,11 @@ private:
       Value root = viewSource(operand);
       if (alias.count(root) || indexOf.count(root))
         continue;
+      auto name = step.getResultAttrOfType<StringAttr>(index, "train.name");
       addBuffer(root,
-                index == 0 ? "loss" : llvm::formatv("output{0}", index).str(),
+                name         ? name.str()
+                : index == 0 ? "loss"
+                             : llvm::formatv("output{0}", index).str(),
                 tile::Role::Output, cast<RankedTensorType>(root.getType()));
     }
     for (auto [index, group] : llvm::enumerate(groups))

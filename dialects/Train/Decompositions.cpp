@@ -507,14 +507,7 @@ static SmallVector<Value> addCompensated(OpBuilder &b, Location l, Value sum,
   return {next, arith::SubFOp::create(b, l, added, corrected)};
 }
 
-/// The sum over all elements of `body`(operands' elements), of type `element`,
-/// times `scale` and the tensor `factor` if there is one, as a
-/// tensor of rank 0. The operands have one shape. Compensated, in two stages:
-/// the elements as a matrix P x Q, of which the sums over P are independent of
-/// each other (parallel over Q), then over the Q sums. P and Q are as close to
-/// each other as the number of elements allows, for the shortest last stage; a
-/// prime number of elements has that stage only.
-static Value compensatedSum(
+Value td::train::compensatedSum(
     OpBuilder &builder, Location loc, Type element, ValueRange operands,
     double scale, Value factor,
     llvm::function_ref<Value(OpBuilder &, Location, ValueRange)> body) {

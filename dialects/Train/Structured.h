@@ -80,6 +80,18 @@ Value mapRows(
     RankedTensorType type, ValueRange operands,
     llvm::function_ref<Value(OpBuilder &, Location, ValueRange)> body);
 
+/// The sum over all elements of `body`(operands' elements), of type `element`,
+/// times `scale` and the tensor `factor` if there is one, as a
+/// tensor of rank 0. The operands have one shape. Compensated, in two stages:
+/// the elements as a matrix P x Q, of which the sums over P are independent of
+/// each other (parallel over Q), then over the Q sums. P and Q are as close to
+/// each other as the number of elements allows, for the shortest last stage; a
+/// prime number of elements has that stage only.
+Value compensatedSum(
+    OpBuilder &builder, Location location, mlir::Type element,
+    ValueRange operands, double scale, Value factor,
+    llvm::function_ref<Value(OpBuilder &, Location, ValueRange)> body);
+
 /// The scalar constant `value` in the body of a generic.
 Value scalar(OpBuilder &builder, Location location, mlir::Type type,
              double value);

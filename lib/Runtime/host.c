@@ -184,11 +184,13 @@ static void place_constant(const struct buffer *buffer) {
 
 #define PERSISTENT (1u << TD_ROLE_PARAMETER | 1u << TD_ROLE_STATE)
 
-// The first output is the loss.
+// The first output is the loss, but for a program that only infers.
 static const struct buffer *find_loss(void) {
+#ifndef TD_WITHOUT_LOSS
   for (uint32_t i = 0; i < td_program.buffer_count; ++i)
     if (td_program.buffers[i].role == TD_ROLE_OUTPUT)
       return &td_program.buffers[i];
+#endif
   return 0;
 }
 

@@ -1,4 +1,4 @@
-"""The command traindeeploy: train, compile, run, report, inspect, graph, link, completion."""
+"""The command traindeeploy: train, compile, run, evaluate, infer, report, inspect, graph, link, ..."""
 
 from __future__ import annotations
 
@@ -95,6 +95,11 @@ def _label(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number or none") from None
 
 
+def _names(text: str) -> list[str]:
+    """An argparse type: names with commas between."""
+    return [name.strip() for name in text.split(",")]
+
+
 _share = _number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
 
 
@@ -143,11 +148,10 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lora-seed", type=_natural, metavar="SEED", help="of the adapters' first values")
 
 
-def _add_graph_options(parser: argparse.ArgumentParser) -> None:
-    _add_model_options(parser)
+def _add_loss_options(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument(
         "--loss",
-        required=True,
+        required=required,
         choices=["mse", "l1", "bce-with-logits", "cross-entropy", "model"],
         help="what is attached to the model's output; model: the output is the loss already",
     )
@@ -184,6 +188,20 @@ def _add_graph_options(parser: argparse.ArgumentParser) -> None:
         help="axis of the output that holds the classes of cross-entropy (default: the last one of three, the"
         " second one of other outputs)",
     )
+
+
+def _add_precision_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        choices=PRECISIONS,
+        help="mixed: products of matrices in FP16, on a target whose RedMulE reads that (default: fp32)",
+    )
+
+
+def _add_graph_options(parser: argparse.ArgumentParser, loss_required: bool = True) -> None:
+    _add_model_options(parser)
+    _add_loss_options(parser, loss_required)
     parser.add_argument(
         "--dropout",
         type=_natural,
@@ -235,12 +253,7 @@ def _add_graph_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ema", type=_decay, metavar="D", help="average the weights over updates with this decay"
     )
-    parser.add_argument(
-        "--precision",
-        default="fp32",
-        choices=PRECISIONS,
-        help="mixed: products of matrices in FP16, on a target whose RedMulE reads that (default: fp32)",
-    )
+    _add_precision_option(parser)
     parser.add_argument(
         "--loss-scale",
         type=_loss_scale,
@@ -260,10 +273,77 @@ def _add_target_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_compile_options(parser: argparse.ArgumentParser) -> None:
-    _add_graph_options(parser)
+def _add_metrics_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metrics",
+        type=_names,
+        metavar="M,...",
+        help="what evaluate computes: loss, accuracy, topK (top5), mae (default: what the loss has)",
+    )
+
+
+def _add_compile_options(parser: argparse.ArgumentParser, loss_required: bool = True) -> None:
+    _add_graph_options(parser, loss_required)
+    parser.add_argument(
+        "--entries",
+        type=_names,
+        default=["train"],
+        metavar="E,...",
+        help="what the program can do: train (default), evaluate, infer (docs/entries.md)",
+    )
+    parser.add_argument(
+        "--infer-batch-size",
+        type=_positive,
+        metavar="B",
+        help="samples that evaluate and infer take at a time (default: that of --batch-size)",
+    )
+    _add_metrics_option(parser)
     _add_target_option(parser)
     parser.add_argument("--dump-ir", action="store_true", help="write the IR at each border to OUT/ir")
+
+
+def _add_machine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--simulator", default="tdsim", choices=["tdsim", "gvsoc"], help="what to run on (default: tdsim)"
+    )
+    parser.add_argument(
+        "--gvsoc", type=Path, metavar="DIR", help="GVSoC's folder (default: $TRAINDEEPLOY_GVSOC)"
+    )
+    parser.add_argument(
+        "--max-cycles", type=_positive, metavar="N", help="stop with an error after N simulated cycles"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        default=None,
+        help="stop at the first access to memory that is not right (slower)",
+    )
+
+
+def _add_entry_options(parser: argparse.ArgumentParser, entry: str) -> None:
+    """Options of the commands `infer` and `evaluate`."""
+    _add_model_options(parser)
+    if entry == "evaluate":
+        _add_loss_options(parser, False)
+    else:
+        parser.add_argument(
+            "--output", dest="outputs", nargs=1, metavar="NAME", help="of several outputs the one to infer"
+        )
+    _add_precision_option(parser)
+    _add_target_option(parser)
+    # What a program that is compiled has decided already.
+    decided = {a.dest: a.default for a in parser._actions if a.dest not in ("help", "model")}
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="D.npz", help="samples by input name (and target)"
+    )
+    parser.add_argument(
+        "--params",
+        type=Path,
+        metavar="P.npz",
+        help="parameters, as params.npz of a run has them (default: OUT/params.npz, or the model's own)",
+    )
+    _add_machine_options(parser)
+    parser.set_defaults(entry=entry, decided=decided)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -294,20 +374,18 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         help="first sample in the order (default: where the run of --init stopped, or 0)",
     )
     parser.add_argument(
-        "--simulator", default="tdsim", choices=["tdsim", "gvsoc"], help="what to run on (default: tdsim)"
+        "--validate",
+        type=Path,
+        metavar="V.npz",
+        help="data to evaluate parameters on as the run goes on; the best ones are kept (docs/entries.md)",
     )
     parser.add_argument(
-        "--gvsoc", type=Path, metavar="DIR", help="GVSoC's folder (default: $TRAINDEEPLOY_GVSOC)"
+        "--validate-every", type=_positive, metavar="N", help="steps between (default: a pass over the data)"
     )
     parser.add_argument(
-        "--max-cycles", type=_positive, metavar="N", help="stop with an error after N simulated cycles"
+        "--patience", type=_positive, metavar="K", help="stop when K evaluations in a row are no better"
     )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        default=None,
-        help="stop at the first access to memory that is not right (slower)",
-    )
+    _add_machine_options(parser)
     parser.add_argument(
         "--timeline", type=Path, metavar="FILE", help="write what each engine did, as a trace for Perfetto"
     )
@@ -334,7 +412,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(action=_train)
 
     compiler = commands.add_parser("compile", help="compile a model and print the plan, without simulating")
-    _add_compile_options(compiler)
+    _add_compile_options(compiler, loss_required=False)
     compiler.add_argument("-o", dest="output", required=True, type=Path, metavar="OUT", help="output folder")
     compiler.set_defaults(action=_compile)
 
@@ -357,6 +435,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_options(run)
     run.add_argument("-o", dest="output", type=Path, metavar="OUT", help="output folder (default: PROGRAM)")
     run.set_defaults(action=_run)
+
+    evaluate = commands.add_parser(
+        "evaluate", help="loss and accuracy of a model or a compiled program on the simulated SoC"
+    )
+    _add_entry_options(evaluate, "evaluate")
+    _add_metrics_option(evaluate)
+    evaluate.set_defaults(action=_evaluate)
+
+    infer = commands.add_parser("infer", help="outputs of a model or a compiled program on the simulated SoC")
+    _add_entry_options(infer, "infer")
+    infer.add_argument(
+        "-o", dest="output", required=True, type=Path, metavar="FILE.npz", help="where the outputs go"
+    )
+    infer.set_defaults(action=_infer)
 
     report = commands.add_parser("report", help="show runs in a browser: one HTML file, runs side by side")
     report.add_argument("folders", type=Path, nargs="+", metavar="OUT", help="output folders of train or run")
@@ -450,6 +542,8 @@ def _compiled(options: argparse.Namespace, progress: _Progress, data: Any = None
         from .driver import compile as compile_model
 
     labels = None if data is None else data.get("labels", data.get("target"))
+    if options.loss is None and [*options.entries] != ["infer"]:
+        raise UsageError("--loss is needed by every entry but infer (see `traindeeploy compile --help`)")
     return compile_model(
         options.model,
         label_shape=None if labels is None else labels.shape[1:],
@@ -468,6 +562,9 @@ def _compiled(options: argparse.Namespace, progress: _Progress, data: Any = None
         **_recipe(options),
         target=options.target,
         batch_size=options.batch_size,
+        entries=options.entries,
+        infer_batch_size=options.infer_batch_size,
+        metrics=options.metrics,
         untie=options.untie,
         keep_ir=options.dump_ir,
         progress=progress,
@@ -484,6 +581,7 @@ def _loaded(options: argparse.Namespace, micro: int) -> dict[str, Any]:
         from .data import check_numbers, load_npz
         from .driver import STEPS_KEY, check_micro_batches
         from .schedules import rates
+        from .validation import check_validation
 
     check_numbers(options.steps, options.lr, options.start_sample or 0)
     if options.simulator == "gvsoc":
@@ -496,8 +594,10 @@ def _loaded(options: argparse.Namespace, micro: int) -> dict[str, Any]:
     done = init.get(STEPS_KEY) if init is not None else None
     first = int(done) if done is not None and done.shape == () else 0
     check_micro_batches(options.steps, first, micro)
+    check_validation(options.validate is not None, options.validate_every, options.patience, micro)
     rates(options.schedule, options.lr, options.warmup, first // micro, options.steps // micro)
-    return {"data": load_npz(options.data, "data"), "init": init}
+    held_out = None if options.validate is None else load_npz(options.validate, "--validate")
+    return {"data": load_npz(options.data, "data"), "init": init, "validate": held_out}
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
@@ -531,6 +631,8 @@ def _result(program: Any, files: dict[str, Any], options: argparse.Namespace, pr
         warmup=options.warmup,
         shuffle=options.shuffle,
         start_sample=options.start_sample,
+        validate_every=options.validate_every,
+        patience=options.patience,
         simulator=options.simulator,
         gvsoc=options.gvsoc,
         max_cycles=options.max_cycles,
@@ -561,6 +663,10 @@ class Shown(NamedTuple):
 def _train(options: argparse.Namespace, progress: _Progress) -> Shown:
     from .output import output_folder
 
+    if "train" not in options.entries:
+        raise UsageError("train needs the entry train (see `traindeeploy train --help`)")
+    if options.validate is not None and "evaluate" not in options.entries:
+        options.entries = [*options.entries, "evaluate"]
     files = _loaded(options, options.accumulate)
     with output_folder(options.output) as folder:
         program = _compiled(options, progress, files["data"])
@@ -629,6 +735,8 @@ def _run(options: argparse.Namespace, progress: _Progress) -> Shown:
     from .output import output_folder
 
     program = Program.load(options.program)
+    if options.validate is not None:
+        program.entry("evaluate")
     files = _loaded(options, program.accumulated)
     with output_folder(options.output or options.program) as folder:
         result = _result(program, files, options, progress)
@@ -636,6 +744,91 @@ def _run(options: argparse.Namespace, progress: _Progress) -> Shown:
         result.write(folder)
     _write_files(program, result, options)
     return Shown(result.summary(), result.report)
+
+
+def _entry(options: argparse.Namespace, data: Any, progress: _Progress) -> tuple[Any, Any]:
+    """The program that has the entry, from a folder or compiled now, and the parameters to give it."""
+    with interrupts_held():
+        from .data import load_npz
+        from .driver import Program
+        from .driver import compile as compile_model
+
+    params = None if options.params is None else load_npz(options.params, "--params")
+    if Path(options.model).is_dir():
+        for name, default in options.decided.items():
+            if getattr(options, name) != default:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for a model, and {options.model} holds a compiled program"
+                    f" (see `traindeeploy {options.entry} --help`)"
+                )
+        program = Program.load(options.model)
+        program.entry(options.entry)
+        trained = Path(options.model) / "params.npz"
+        if params is None and trained.is_file():
+            params = load_npz(trained, "--params")
+        return program, params
+    arguments: dict[str, Any] = {}
+    if options.entry == "evaluate":
+        if options.loss is None:
+            raise UsageError("--loss is needed to evaluate a model (see `traindeeploy evaluate --help`)")
+        labels = data.get("labels", data.get("target"))
+        arguments = {
+            "loss": options.loss,
+            "loss_reduction": options.loss_reduction,
+            "label_smoothing": options.label_smoothing,
+            "ignore_index": options.ignore_index,
+            "class_weights": options.class_weights,
+            "class_axis": options.class_axis,
+            "label_shape": None if labels is None else labels.shape[1:],
+            "metrics": options.metrics,
+        }
+    program = compile_model(
+        options.model,
+        output=options.outputs,
+        precision=options.precision,
+        target=options.target,
+        batch_size=options.batch_size,
+        untie=options.untie,
+        entries=(options.entry,),
+        progress=progress,
+        notice=_notice,
+        **arguments,
+    )
+    return program, params
+
+
+def _entry_run(options: argparse.Namespace, progress: _Progress, **arguments: Any) -> Any:
+    """What the entry gives on the data."""
+    with interrupts_held():
+        from .data import load_npz
+
+    data = load_npz(options.data, "data")
+    program, params = _entry(options, data, progress)
+    progress("simulating")
+    return getattr(program, options.entry)(
+        data,
+        params,
+        simulator=options.simulator,
+        gvsoc=options.gvsoc,
+        max_cycles=options.max_cycles,
+        check=options.check,
+        notice=_notice,
+        **arguments,
+    )
+
+
+def _evaluate(options: argparse.Namespace, progress: _Progress) -> Shown:
+    found = _entry_run(options, progress, metrics=options.metrics)
+    return Shown(found.summary(), found.report)
+
+
+def _infer(options: argparse.Namespace, progress: _Progress) -> Shown:
+    from .output import check_file, write_file
+
+    check_file(options.output)
+    found = _entry_run(options, progress)
+    write_file(options.output, found.npz())
+    return Shown(found.summary(), found.report)
 
 
 def _report(options: argparse.Namespace, progress: _Progress) -> Shown:

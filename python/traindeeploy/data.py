@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -101,6 +103,16 @@ def read_npz(file: BinaryIO, name: str) -> Arrays:
         if not isinstance(array, np.ndarray):
             raise TrainDeeployError(f"{name} holds '{key}', which is no array")
     return arrays
+
+
+def npz_bytes(arrays: Mapping[str, Array]) -> bytes:
+    """The bytes of an .npz file: the same ones for the same content, and any name allowed."""
+    content = BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+    return content.getvalue()
 
 
 def _converted(array: Array, field: Field, name: str, source: str) -> Array:

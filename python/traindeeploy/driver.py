@@ -19,7 +19,19 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from .data import COUNTER, DataSet, Field, check_numbers, load_npz, read_npz
+from .data import COUNTER, Arrays, DataSet, Field, check_numbers, load_npz, npz_bytes, read_npz
+from .entries import (
+    ENTRIES,
+    SAMPLES,
+    Evaluation,
+    Machine,
+    Metrics,
+    Prediction,
+    check_entries,
+    dataset_of,
+    evaluated,
+    predicted,
+)
 from .errors import TrainDeeployError
 from .interrupts import interrupts_held, let_interrupts_arrive
 from .isolation import isolated, keep
@@ -35,7 +47,7 @@ from .schema import check_json
 from .timeline import Slice, last_step, slices, trace
 
 if TYPE_CHECKING:
-    from .frontend.model import ImportedModel
+    from .frontend.model import ImportedModel, Mode
     from .recipes import LoraOptions
     from .target import Target
 
@@ -104,6 +116,10 @@ class Manifest(TypedDict):
     """program.json: what the host knows of a compiled program."""
 
     format: int
+    entry: NotRequired[str]
+    entries: NotRequired[list[str]]
+    metrics: NotRequired[list[str]]
+    output_name: NotRequired[str]
     model: str
     target: dict[str, Any]
     batch: int
@@ -197,17 +213,22 @@ class _Lowering:
 
 
 def _fields(
-    inputs: Sequence[Mapping[str, Any]], loss: str, options: Mapping[str, Any], output: Sequence[int]
+    inputs: Sequence[Mapping[str, Any]],
+    loss: str,
+    options: Mapping[str, Any],
+    output: Sequence[int],
+    added: Sequence[str],
 ) -> list[Field]:
-    """The data fields of a step, from the inputs of its program (the learning rate is no data)."""
+    """The data fields of a step, from the inputs of its program; those `added` to the model are no data."""
     dtypes = {"f32": "float32", "i32": "int32"}
     fields = []
     for item in inputs:
         name = item["name"]
-        if name in ("lr", COUNTER):
+        if name in added:
             continue
-        is_target = name in LOSS_TARGETS[loss]
-        names = LOSS_TARGETS[loss] if is_target else (name,)
+        targets = LOSS_TARGETS.get(loss, ())
+        is_target = name in targets
+        names = targets if is_target else (name,)
         whole = item["type"] == "i32"
         what, hint = ("label" if whole else "target") if is_target else "index", ""
         if what == "label" and len(output) > 2:
@@ -273,83 +294,119 @@ def _state_key(name: str, state: Mapping[str, Any]) -> str:
 
 @dataclass
 class _Step:
-    """A decomposed training step (level 2) on its way down, and the model that it trains."""
+    """A decomposed step (level 2) on its way down, and the model that it is of."""
 
     imported: ImportedModel
     labels: Labels | None
     lowering: _Lowering
 
 
-def _training_step(
-    model: Any,
-    example_inputs: Sequence[Any] | None,
-    batch_size: int | None,
-    *,
-    loss: Loss,
-    label_shape: Sequence[int] | None,
-    outputs: Sequence[str],
-    dropout: int | None,
-    batch_norm: str,
-    updates: Updates,
-    precision: Precision,
-    recipe: str | None,
-    trainable: Sequence[str] | None,
-    trainable_file: str | Path | None,
-    lora: LoraOptions | None,
-    untie: Sequence[str] = (),
-    keep_ir: bool = False,
-    progress: Message = _silent,
-    notice: Message = _silent,
-) -> _Step:
-    """Imports a model and lowers it to its training step. Arguments and errors are those of `compile`."""
-    with interrupts_held():
-        from mlir import ir
+@dataclass(frozen=True)
+class _Source:
+    """A model, as the arguments of `compile` say what is to be made of it. Entries have it in common."""
 
-        from . import _td, ir_facts
-        from .frontend import import_model, training_mode
+    model: Any
+    example_inputs: Sequence[Any] | None
+    loss: Loss | None
+    label_shape: Sequence[int] | None
+    outputs: Sequence[str]
+    precision: Precision
+    recipe: str | None
+    trainable: Sequence[str] | None
+    trainable_file: str | Path | None
+    lora: LoraOptions | None
+    untie: Sequence[str] = ()
+    keep_ir: bool = False
+    progress: Message = _silent
+    notice: Message = _silent
+
+
+def _imported(
+    source: _Source, batch_size: int | None, mode: Mode, loss: Loss | None
+) -> tuple[ImportedModel, Labels | None, list[str]]:
+    """The model in a mode, for a loss or none, the loss's labels, and the names of what is trained."""
+    with interrupts_held():
+        from .frontend import import_model
         from .frontend.batch import check_samples
         from .recipes import apply_recipe
 
-    if precision.dynamic and updates.accumulate > 1:
-        raise TrainDeeployError(
-            "a dynamic loss scale and accumulate do not go together: a step that overflows is left out;"
-            " take a number as loss scale"
-        )
-    mode = training_mode(dropout, batch_norm, outputs, loss.name == "model")
-    progress("importing the model")
-    imported = import_model(model, example_inputs, batch_size, mode, untie)
+    notice = source.notice
+    source.progress("importing the model")
+    imported = import_model(source.model, source.example_inputs, batch_size, mode, source.untie)
     for note in imported.notes:
         notice(note)
     known = len(imported.notes)
     if imported.batch_size is None:
         shapes = ", ".join(f"'{spec.name}' {list(spec.shape)}" for spec in imported.inputs)
         raise TrainDeeployError(f"axis 0 of every input counts samples, but they disagree: {shapes}")
-    if loss.name == "cross-entropy" and imported.output.shape[:1] != (imported.batch_size,):
+    shape = imported.output.shape
+    of_samples = loss.name == "cross-entropy" if loss else imported.batch_size > 1
+    if of_samples and shape and shape[0] != imported.batch_size:
         check_samples(imported, mode.batch_statistics)  # tokens of a sample must be one after the other
-    labels = loss.labels(
-        imported.output.shape, imported.batch_size, None if label_shape is None else tuple(label_shape)
-    )
-    imported, chosen = apply_recipe(imported, recipe, trainable, trainable_file, lora)
+    label_shape = source.label_shape
+    labels = None
+    if loss is not None:
+        labels = loss.labels(shape, imported.batch_size, None if label_shape is None else tuple(label_shape))
+    adapted = source.recipe is not None and source.recipe.partition(":")[0] == "lora"
+    chosen: list[str] = []
+    if adapted or not mode.inference:  # adapters are part of the model, whatever is made of it
+        imported, chosen = apply_recipe(
+            imported, source.recipe, source.trainable, source.trainable_file, source.lora
+        )
     for note in imported.notes[known:]:
         notice(note)
-    if loss.class_weights is not None:
+    if loss is not None and loss.class_weights is not None:
         weights = np.asarray(loss.class_weights, np.float32)
         imported = replace(
             imported,
             parameters={**imported.parameters, WEIGHTS: weights},
             constants=imported.constants | {WEIGHTS},
         )
+    return imported, labels, chosen
+
+
+def _parsed(imported: ImportedModel) -> Any:
+    """The module of a model, in a context of its own."""
+    from mlir import ir
+
+    from . import _td
+
     context = ir.Context()
     context.emit_error_diagnostics = False
-    with interrupts_held(), context:
+    with context:
         _td.register_dialects(context)
         try:
-            module = ir.Module.parse(imported.module_text)
+            return ir.Module.parse(imported.module_text)
         except ir.MLIRError as error:
             raise _diagnosed(error) from None
+
+
+def _training_step(
+    source: _Source, batch_size: int | None, *, dropout: int | None, batch_norm: str, updates: Updates
+) -> _Step:
+    """Imports a model and lowers it to its training step. Arguments and errors are those of `compile`."""
+    with interrupts_held():
+        from mlir import ir
+
+        from . import ir_facts
+        from .frontend import training_mode
+
+    loss, precision = source.loss, source.precision
+    if loss is None:
+        raise TrainDeeployError("an entry that trains needs a loss")
+    if precision.dynamic and updates.accumulate > 1:
+        raise TrainDeeployError(
+            "a dynamic loss scale and accumulate do not go together: a step that overflows is left out;"
+            " take a number as loss scale"
+        )
+    mode = training_mode(dropout, batch_norm, source.outputs, loss.name == "model")
+    imported, labels, chosen = _imported(source, batch_size, mode, loss)
+    with interrupts_held():
+        module = _parsed(imported)
+    with interrupts_held(), module.context:
         # Marked here and not by an option of the pipeline: names may hold what options cannot.
         for note in notes_on_activation(*ir_facts.last_activation(module), loss.name):
-            notice(note)
+            source.notice(note)
         marked = set(chosen)
         for op in module.body.operations:
             if op.operation.name == "train.parameter" and op.attributes["sym_name"].value in marked:
@@ -358,13 +415,39 @@ def _training_step(
             for text in precision.dynamic.states.splitlines():
                 module.body.append(ir.Operation.parse(text))
         attach(module, updates.by_parameter(chosen, loss.reduction == "mean"))
-        lowering = _Lowering(module, keep_ir, progress)
+        lowering = _Lowering(module, source.keep_ir, source.progress)
         lowering.keep("model")
         lowering.run(
             "graph",
             f"{loss.options(labels)} {updates.options} {precision.options}",
         )
     return _Step(imported, labels, lowering)
+
+
+def _entry_step(
+    source: _Source, batch_size: int | None, entry: str, names: Sequence[str] | None
+) -> tuple[_Step, Metrics | None]:
+    """Imports a model and lowers it to a step that infers or evaluates, with the metrics `names`."""
+    with interrupts_held():
+        from .frontend import training_mode
+
+    loss = source.loss if entry == "evaluate" else None
+    own_loss = source.loss is not None and source.loss.name == "model"
+    mode = training_mode(None, "frozen", source.outputs, own_loss)
+    imported, labels, _ = _imported(source, batch_size, replace(mode, inference=True), loss)
+    options, metrics = "entry=infer", None
+    if entry == "evaluate":
+        if loss is None:
+            raise TrainDeeployError("the entry evaluate needs a loss")
+        metrics = Metrics.chosen(names, loss, labels)
+        options = f"entry=evaluate {loss.options(labels)} {metrics.options}"
+    with interrupts_held():
+        module = _parsed(imported)
+    with interrupts_held(), module.context:
+        lowering = _Lowering(module, source.keep_ir, source.progress)
+        lowering.keep("model")
+        lowering.run("entry", f"{options} precision={source.precision.name}")
+    return _Step(imported, labels, lowering), metrics
 
 
 def _loss(
@@ -417,16 +500,12 @@ def training_graph(
     What a planner gets, to look at and for `host.HostStep`. Arguments and errors are those of `compile`.
     """
     attached = _loss(loss, loss_reduction, label_smoothing, ignore_index, class_weights, class_axis)
-    step = _training_step(
+    source = _Source(
         model,
         example_inputs,
-        batch_size,
         loss=attached,
         label_shape=label_shape,
         outputs=(output,) if isinstance(output, str) else tuple(output or ()),
-        dropout=dropout,
-        batch_norm=batch_norm,
-        updates=Updates(choose(optimizer, momentum), groups, clip_value, clip_norm, accumulate, ema),
         precision=Precision(precision, loss_scale),
         recipe=recipe,
         trainable=trainable,
@@ -435,6 +514,8 @@ def training_graph(
         untie=untie,
         notice=notice,
     )
+    updates = Updates(choose(optimizer, momentum), groups, clip_value, clip_norm, accumulate, ema)
+    step = _training_step(source, batch_size, dropout=dropout, batch_norm=batch_norm, updates=updates)
     return step.lowering.module.operation.get_asm(enable_debug_info=True), step.imported
 
 
@@ -443,7 +524,7 @@ def compile(
     model: Any,
     example_inputs: Sequence[Any] | None = None,
     *,
-    loss: str,
+    loss: str | None = None,
     loss_reduction: str = "mean",
     label_smoothing: float = 0.0,
     ignore_index: int | None = IGNORED,
@@ -469,11 +550,14 @@ def compile(
     untie: Sequence[str] = (),
     target: str | Path = "pulp-redmule",
     batch_size: int | None = None,
+    entries: Sequence[str] = ("train",),
+    infer_batch_size: int | None = None,
+    metrics: Sequence[str] | None = None,
     keep_ir: bool = False,
     progress: Message = _silent,
     notice: Message = _silent,
 ) -> Program:
-    """Compiles the training step of a model into a program for a target.
+    """Compiles the training step of a model, and other entries, into a program for a target.
 
     model: an nn.Module (with `example_inputs`, a sequence of tensors), or what the command line takes:
         the path of an .onnx file, "package.module:callable", or the name of a built-in model.
@@ -501,31 +585,34 @@ def compile(
     untie: names or patterns of an ONNX model's parameters that several layers read; each layer gets its own.
     target: "pulp-redmule", "pulp" or the path of a target description.
     batch_size: samples a step; None takes the model's own.
+    entries: of "train" (default), "evaluate" and "infer" those that the program has (docs/entries.md);
+        "infer" alone needs no loss.
+    infer_batch_size: samples that "evaluate" and "infer" take at a time (default: `batch_size`).
+    metrics: what "evaluate" computes, of "loss", "accuracy", "topK", "mae" (default: what the loss has).
     keep_ir: keep the text of the IR at each border in `Program.ir`.
     progress: is told what goes on; notice: is told what the user should know.
 
     Raises TrainDeeployError for whatever cannot be compiled, with the place in the model.
     """
     with interrupts_held():
-        from . import ir_facts
         from .target import load_target
-        from .toolchain import ProgramTooLarge
 
+    given = check_entries(entries)
+    if loss is None and given != ("infer",):
+        raise TrainDeeployError(f"the entry {given[0]} needs a loss")
     machine = load_target(target)
     chosen = Precision(precision, loss_scale)
     chosen.check(machine)
     updates = Updates(choose(optimizer, momentum), groups, clip_value, clip_norm, accumulate, ema)
-    attached = _loss(loss, loss_reduction, label_smoothing, ignore_index, class_weights, class_axis)
-    step = _training_step(
+    attached = None
+    if loss is not None:
+        attached = _loss(loss, loss_reduction, label_smoothing, ignore_index, class_weights, class_axis)
+    source = _Source(
         model,
         example_inputs,
-        batch_size,
         loss=attached,
         label_shape=label_shape,
         outputs=(output,) if isinstance(output, str) else tuple(output or ()),
-        dropout=dropout,
-        batch_norm=batch_norm,
-        updates=updates,
         precision=chosen,
         recipe=recipe,
         trainable=trainable,
@@ -536,11 +623,49 @@ def compile(
         progress=progress,
         notice=notice,
     )
-    imported, lowering = step.imported, step.lowering
-    if LOSS_TARGETS[loss][:1] == ("target",) and imported.output.shape[:1] != (imported.batch_size,):
+    programs = []
+    for entry in given:
+        if entry == "train":
+            step = _training_step(source, batch_size, dropout=dropout, batch_norm=batch_norm, updates=updates)
+            about: dict[str, Any] = {"optimizer": updates.to_json()}
+        else:
+            step, computed = _entry_step(source, infer_batch_size or batch_size, entry, metrics)
+            about = {"entry": entry, "optimizer": {}, "metrics": computed.names if computed else []}
+        programs.append(_program(step, source, machine, about))
+        source = replace(source, notice=_silent)  # what there is to know of the model has been said
+    program, *others = programs
+    if others:
+        program.manifest["entries"] = [other.manifest["entry"] for other in others]
+    for other in others:
+        # One set of parameters, whatever each entry made of the model's own.
+        first = program.initial
+        other.initial = {name: first.get(name, value) for name, value in other.initial.items()}
+        other.onnx = None
+        program.others[other.manifest["entry"]] = other
+    return program
+
+
+def _program(step: _Step, source: _Source, machine: Target, about: Mapping[str, Any]) -> Program:
+    """Lowers a decomposed step; `about`: what its manifest says beside what it finds itself."""
+    with interrupts_held():
+        from . import ir_facts
+        from .toolchain import ProgramTooLarge
+
+    imported, lowering, chosen = step.imported, step.lowering, source.precision
+    attached = None if about.get("entry") == "infer" else source.loss
+    loss = attached.name if attached else ""
+    targets = LOSS_TARGETS.get(loss, ())
+    shape = imported.output.shape
+    if targets[:1] == ("target",) and shape[:1] != (imported.batch_size,):
         raise TrainDeeployError(
-            f"axis 0 of the model's output of shape {list(imported.output.shape)} does not count the"
+            f"axis 0 of the model's output of shape {list(shape)} does not count the"
             f" {imported.batch_size} samples of the inputs"
+        )
+    batch = imported.batch_size or 1
+    if not attached and batch > 1 and (not shape or shape[0] % batch):
+        raise TrainDeeployError(
+            f"axis 0 of the model's output of shape {list(shape)} does not count the {batch}"
+            " samples of the inputs, so predictions cannot be told apart; --infer-batch-size 1 may help"
         )
     module = lowering.module
     with interrupts_held(), module.context:
@@ -566,24 +691,26 @@ def compile(
         }
         for spec in imported.inputs
     }
-    options: dict[str, Any] = {"reduction": loss_reduction, "label_smoothing": label_smoothing}
-    if step.labels is not None:
+    options: dict[str, Any] = {}
+    if attached is not None:
+        options |= {"reduction": attached.reduction, "label_smoothing": attached.label_smoothing}
+    if attached is not None and step.labels is not None:
         rows["labels"] = {"rows": step.labels.classes}
         if attached.ignore_index is not None:
             rows["labels"]["ignored"] = attached.ignore_index
         options |= {
             "class_axis": step.labels.axis,
             "ignore_index": attached.ignore_index,
-            "class_weights": None if class_weights is None else list(attached.class_weights or ()),
+            "class_weights": None if attached.class_weights is None else list(attached.class_weights),
         }
     manifest = {
+        **about,
         "format": FORMAT,
         "model": imported.name,
         "target": dict(machine.description),
         "batch": imported.batch_size,
         "loss": loss,
         "loss_options": options,
-        "optimizer": updates.to_json(),
         "precision": {
             "name": chosen.name,
             "loss_scale": chosen.scale,
@@ -593,7 +720,8 @@ def compile(
             {"name": name, "shape": list(shape), "type": element, **rows.get(name, {})}
             for name, shape, element in inputs
         ],
-        "output": list(imported.output.shape),
+        "output": list(shape),
+        **({"output_name": imported.output.name} if "entry" in about else {}),
         "parameters": trained,
         "states": [{**state, "key": _state_key(name, state)} for name, state in states],
         "adapters": [asdict(adapter) for adapter in imported.adapters],
@@ -705,7 +833,7 @@ class Result:
         """Writes params.npz, report.json and timeline.json into an existing folder."""
         with explained(f"cannot write into {folder}"):
             # Some names could be those of savez's own arguments, so no keywords.
-            (folder / "params.npz").write_bytes(_npz({**self.params, **self.state}))
+            (folder / "params.npz").write_bytes(npz_bytes({**self.params, **self.state}))
             (folder / "report.json").write_text(_json(self.report))
             (folder / "timeline.json").write_text(self.trace(last=True))
 
@@ -729,11 +857,30 @@ class Program:
     initial: dict[str, Array]
     """Values of all parameters before the first step, by name."""
     ir: dict[str, str] = field(default_factory=dict)
-    """IR by border ("model", "graph", "plan", "tile", "cluster", "llvm", "program"), if it was kept."""
+    """IR by border ("model", "graph" or "entry", "plan", "tile", "cluster", "llvm", "program"), if kept."""
     onnx: bytes | None = None
     """The ONNX model that it was compiled from, serialized; None for a PyTorch model."""
     trained: dict[str, Array] = field(default_factory=dict)
     """Parameters that the last run has trained, by name."""
+    others: dict[str, Program] = field(default_factory=dict)
+    """Further entries by name: programs of the same model and parameters."""
+
+    def entry(self, name: str) -> Program:
+        """What runs the entry `name` ("train", "evaluate", "infer"): this program or one of `others`.
+
+        Raises TrainDeeployError when the program was compiled without it.
+        """
+        own = self.manifest.get("entry", "train")
+        if name == own:
+            return self
+        if name not in self.others:
+            have = [entry for entry in ENTRIES if entry == own or entry in self.others]
+            wanted = ",".join(entry for entry in ENTRIES if entry in (*have, name))
+            raise TrainDeeployError(
+                f"the program of {self.manifest['model']} has no entry {name}, only {' and '.join(have)};"
+                f" compile it with --entries {wanted}"
+            )
+        return self.others[name]
 
     @property
     def operators(self) -> list[Operator]:
@@ -750,7 +897,11 @@ class Program:
     def fields(self) -> list[Field]:
         """The arrays that a step needs."""
         manifest = self.manifest
-        return _fields(manifest["inputs"], manifest["loss"], manifest["loss_options"], manifest["output"])
+        by_entry = {"train": ("lr", COUNTER), "evaluate": (SAMPLES,), "infer": ()}
+        added = by_entry[manifest.get("entry", "train")]
+        return _fields(
+            manifest["inputs"], manifest["loss"], manifest["loss_options"], manifest["output"], added
+        )
 
     @property
     def target(self) -> Target:
@@ -760,12 +911,19 @@ class Program:
         return Target(self.manifest["target"]["name"], self.manifest["target"])
 
     def plan_table(self) -> str:
-        """The plan as a table: operator, engine, tile, bytes moved, predicted cycles."""
-        return plan_table(self.operators, self.lower_bound())
+        """The plan as a table: operator, engine, tile, bytes moved, predicted cycles. One for each entry."""
+        own = plan_table(self.operators, self.lower_bound())
+        if not self.others:
+            return own
+        entries = {self.manifest.get("entry", "train"): own}
+        entries |= {name: other.plan_table() for name, other in self.others.items()}
+        return "\n\n".join(f"entry {name}\n\n{text}" for name, text in entries.items())
 
     def plan(self) -> dict[str, Any]:
         """The plan as data: its operators, the predicted cycles of a step, bytes that it takes and moves."""
+        entries = {name: other.plan() for name, other in self.others.items()}
         return {
+            **({"entries": entries} if entries else {}),
             "operators": self.manifest["operators"],
             "predicted_cycles": sum(operator.predicted["total"] for operator in self.operators),
             "lower_bound_cycles": self.lower_bound(),
@@ -789,7 +947,7 @@ class Program:
         files = {
             "program.elf": self.elf,
             MANIFEST: _json(self.manifest).encode(),
-            "initial.npz": _npz(self.initial),
+            "initial.npz": npz_bytes(self.initial),
         }
         if self.onnx is not None:
             files["model.onnx"] = self.onnx
@@ -797,6 +955,17 @@ class Program:
             for number, (border, text) in enumerate(self.ir.items()):
                 suffix = "ll" if border == "program" else "mlir"
                 files[f"ir/{number}-{border}.{suffix}"] = text.encode()
+        for name, other in self.others.items():
+            # What the entries have in common is there once.
+            own = {key: value for key, value in other.initial.items() if key not in self.initial}
+            files |= {
+                f"{name}/program.elf": other.elf,
+                f"{name}/{MANIFEST}": _json(other.manifest).encode(),
+                f"{name}/initial.npz": npz_bytes(own),
+            }
+            for number, (border, text) in enumerate(other.ir.items() if dump_ir else ()):
+                suffix = "ll" if border == "program" else "mlir"
+                files[f"{name}/{number}-{border}.{suffix}"] = text.encode()
         write_summed(folder, files)
 
     @classmethod
@@ -823,7 +992,29 @@ class Program:
             for name, content in sorted(files.items())
             if name.startswith("ir/")
         }
-        return cls(files["program.elf"], manifest, initial, texts, files.get("model.onnx"))
+        program = cls(files["program.elf"], manifest, initial, texts, files.get("model.onnx"))
+        for name in manifest.get("entries", ()):
+            program.others[name] = program._other(folder, files, name)
+        return program
+
+    def _other(self, folder: Path, files: Mapping[str, bytes], name: str) -> Program:
+        """The entry `name` from the files of `folder`."""
+        needed = [f"{name}/{file}" for file in ("program.elf", MANIFEST, "initial.npz")]
+        if name not in ENTRIES or not files.keys() >= set(needed):
+            raise TrainDeeployError(f"{folder / MANIFEST} is damaged; compile again")
+        elf, manifest, own = (files[file] for file in needed)
+        try:
+            about = json.loads(manifest)
+        except (ValueError, RecursionError):
+            raise TrainDeeployError(f"{folder / needed[1]} is damaged; compile again") from None
+        check_json(about, Manifest, str(folder / needed[1]))
+        values = {**self.initial, **read_npz(BytesIO(own), f"program file {folder / needed[2]}")}
+        texts = {
+            Path(file).stem.split("-", 1)[1]: content.decode()
+            for file, content in sorted(files.items())
+            if file.startswith(f"{name}/") and file not in needed
+        }
+        return Program(elf, about, {key: values[key] for key in about["parameters"]}, texts)
 
     def model_parameters(self, params: str | Path | Mapping[str, Array] | None = None) -> dict[str, Array]:
         """The model's own parameters that training changed; LoRA's adapters are merged into their weights.
@@ -910,6 +1101,82 @@ class Program:
             values[found] = array
         return values, counts[SAMPLES_KEY], counts[STEPS_KEY]
 
+    def stored(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Values of parameters and states as they lie in the program's memory."""
+        layouts = self.manifest["layouts"]
+        return {
+            name: np.asarray(array.transpose(layouts[name]), order="C") if name in layouts else array
+            for name, array in values.items()
+        }
+
+    def restored(self, stored: Mapping[str, Array]) -> dict[str, Array]:
+        """Values of parameters and states in the model's shapes: what `stored` undoes."""
+        layouts = self.manifest["layouts"]
+        return {
+            name: np.asarray(array.transpose(np.argsort(layouts[name])), order="C")
+            if name in layouts
+            else array
+            for name, array in stored.items()
+        }
+
+    def values_of(self, entry: Program, params: str | Path | Mapping[str, Array] | None) -> dict[str, Array]:
+        """The values of the parameters of one of the program's entries.
+
+        params: values by name, or the path of a params.npz, of which optimizer state does not count; by
+            default what the last `run` of this object has trained.
+        """
+        if params is None:
+            params = self.trained
+        elif isinstance(params, str | Path):
+            params = load_npz(Path(params), "--params")
+        given = Arrays((n, v) for n, v in params.items() if not n.startswith(STATE_PREFIX))
+        given.source = getattr(params, "source", "params")
+        values, *_ = self._start(given, _silent)
+        return {name: values.get(name, value) for name, value in entry.initial.items()}
+
+    def infer(
+        self,
+        data: str | Path | Mapping[str, Array],
+        params: str | Path | Mapping[str, Array] | None = None,
+        *,
+        simulator: str = "tdsim",
+        gvsoc: str | Path | None = None,
+        max_cycles: int | None = None,
+        check: bool | None = None,
+        notice: Message = _silent,
+    ) -> Prediction:
+        """Runs the entry "infer" on simulated hardware: the model's output for each sample of the data.
+
+        data: as for `run`; labels and targets may be there and are not used.
+        params: parameters by name, or the path of a params.npz; by default what the last `run` of this
+            object has trained. Those that it does not have keep the model's values.
+
+        Raises TrainDeeployError for a program without that entry, wrong data or parameters, and a
+        program that the simulator stops.
+        """
+        return predicted(self, data, params, Machine(simulator, gvsoc, max_cycles, check), notice)
+
+    def evaluate(
+        self,
+        data: str | Path | Mapping[str, Array],
+        params: str | Path | Mapping[str, Array] | None = None,
+        *,
+        metrics: Sequence[str] | None = None,
+        simulator: str = "tdsim",
+        gvsoc: str | Path | None = None,
+        max_cycles: int | None = None,
+        check: bool | None = None,
+        notice: Message = _silent,
+    ) -> Evaluation:
+        """Runs the entry "evaluate" on simulated hardware: loss and metrics over all samples of the data.
+
+        data, params: as for `infer`; labels or targets are needed.
+        metrics: those to return, of the ones that the program computes (default: all).
+
+        Raises TrainDeeployError as `infer` does, and for a loss that is not finite.
+        """
+        return evaluated(self, data, params, metrics, Machine(simulator, gvsoc, max_cycles, check), notice)
+
     def run(
         self,
         data: str | Path | Mapping[str, Array],
@@ -921,6 +1188,9 @@ class Program:
         shuffle: int | None = None,
         init: str | Path | Mapping[str, Array] | None = None,
         start_sample: int | None = None,
+        validate: str | Path | Mapping[str, Array] | None = None,
+        validate_every: int | None = None,
+        patience: int | None = None,
         simulator: str = "tdsim",
         gvsoc: str | Path | None = None,
         max_cycles: int | None = None,
@@ -940,6 +1210,10 @@ class Program:
             `warmup` steps lead up to it first.
         init: parameters and optimizer state to start from, as params.npz has them; the run goes on in
             the data where that one has stopped, or at `start_sample`, and in the schedule.
+        validate: data, as `data`, for the program's entry "evaluate": before the first step, every
+            `validate_every` steps (default: those of one pass over the data) and after the last one. The
+            result has the parameters and states of the evaluation with the lowest loss; `patience`, a
+            number of evaluations in a row that are no better, ends the run.
         simulator: "tdsim", or "gvsoc", which `gvsoc` names the folder of (or TRAINDEEPLOY_GVSOC).
         max_cycles: end with an error after so many simulated cycles.
         check: stop at the first access to memory that is not right (docs/simulator.md); by default, if
@@ -952,9 +1226,11 @@ class Program:
         no whole updates, and a program that the simulator stops.
         """
         with interrupts_held():
-            from .program import execute
+            from .program import Outcome, execute, joined
             from .toolchain import Elf
+            from .validation import Validation, check_validation
 
+        self.entry("train")
         check_numbers(steps, lr)
         if isinstance(data, str | Path):
             data = load_npz(Path(data), "data")
@@ -974,6 +1250,14 @@ class Program:
         batch = self.manifest["batch"]
         check_numbers(steps, lr, samples, batch)
         dataset = DataSet(data, self.fields, notice=notice)
+        every = check_validation(
+            validate is not None, validate_every, patience, micro, -(-dataset.samples // batch)
+        )
+        validation = None
+        if validate is not None:
+            held_out = dataset_of(self.entry("evaluate"), validate, notice)
+            machine = Machine(simulator, gvsoc, max_cycles, check)
+            validation = Validation(self, held_out, machine, every, patience, progress)
         losses: list[float] = []
         advice = "a smaller learning rate may help"
         if (scale := self.manifest["precision"]["loss_scale"]) > 1:
@@ -982,8 +1266,8 @@ class Program:
         def finished(step: int, loss: float) -> None:
             losses.append(loss)
             if not np.isfinite(loss):
-                raise TrainDeeployError(f"the loss is {loss} at step {step + 1} of {steps}; {advice}")
-            progress(f"step {step + 1} of {steps}: loss {loss:.6g}")
+                raise TrainDeeployError(f"the loss is {loss} at step {len(losses)} of {steps}; {advice}")
+            progress(f"step {len(losses)} of {steps}: loss {loss:.6g}")
 
         def feeds() -> Iterator[dict[str, Array]]:
             for step, arrays in enumerate(dataset.batches(batch, samples, shuffle)):
@@ -997,44 +1281,53 @@ class Program:
                 counter = np.asarray((samples + step * batch) % 2**31, np.int32)
                 yield {**arrays, "lr": np.asarray(rate, np.float32), COUNTER: counter}
 
-        layouts = self.manifest["layouts"]
-        stored = {
-            name: np.asarray(array.transpose(layouts[name]), order="C") if name in layouts else array
-            for name, array in values.items()
-        }
-        outcome = execute(
-            self.elf,
-            self.target,
-            stored,
-            feeds(),
-            steps=steps,
-            simulator=simulator,
-            gvsoc=gvsoc,
-            finished=finished,
-            max_cycles=max_cycles,
-            check=check,
-            keep_logs=timeline_steps,
-        )
-        values = {
-            name: np.asarray(array.transpose(np.argsort(layouts[name])), order="C")
-            if name in layouts
-            else array
-            for name, array in outcome.values.items()
-        }
+        stream = feeds()
+
+        def part(values: Mapping[str, Array], count: int) -> Outcome:
+            return execute(
+                self.elf,
+                self.target,
+                self.stored(values),
+                stream,
+                steps=count,
+                simulator=simulator,
+                gvsoc=gvsoc,
+                finished=finished,
+                max_cycles=max_cycles,
+                check=check,
+                keep_logs=timeline_steps,
+            )
+
+        kept = steps
+        if validation is None:
+            outcome = part(values, steps)
+            values = self.restored(outcome.values)
+        else:
+            parts: list[Outcome] = []
+            validation.take(0, values)
+            while len(losses) < steps:
+                parts.append(part(values, min(every, steps - len(losses))))
+                values = self.restored(parts[-1].values)
+                if not validation.take(len(losses), values):
+                    break
+            outcome = joined(parts, timeline_steps)
+            values, kept = validation.values, validation.best
         # In the model's order, which `initial` has.
         trained = self.manifest["parameters"]
         changed = {name for name, is_trained in trained.items() if is_trained} | set(self.manifest["running"])
         params = {name: values[name] for name in self.initial if name in changed}
         for name, array in params.items():
             if not np.isfinite(array).all():
-                raise TrainDeeployError(f"'{name}' is not finite after step {steps}; {advice}")
+                raise TrainDeeployError(f"'{name}' is not finite after step {kept}; {advice}")
         state: dict[str, Array] = {item["key"]: values[item["symbol"]] for item in self.manifest["states"]}
-        state[SAMPLES_KEY] = np.asarray(samples + steps * batch, np.int64)
-        state[STEPS_KEY] = np.asarray(before + steps, np.int64)
+        state[SAMPLES_KEY] = np.asarray(samples + kept * batch, np.int64)
+        state[STEPS_KEY] = np.asarray(before + kept, np.int64)
         report = build_report(
             self.target, self.manifest, self.operators, self.lower_bound(), simulator, losses, outcome
         )
         report["learning_rate"] = learning_rates
+        if validation is not None:
+            report["validation"] = validation.report()
         if "clip_norm" in self.manifest["optimizer"]:
             norms = [float(outputs["output1"]) for outputs in outcome.outputs]
             norms = [norm for norm in norms if np.isfinite(norm)]  # but those of steps that are left out
@@ -1045,10 +1338,13 @@ class Program:
         if "dynamic" in self.manifest["precision"]:
             flag = "output2" if "clip_norm" in self.manifest["optimizer"] else "output1"
             used = sum(bool(outputs[flag]) for outputs in outcome.outputs)
-            report["loss_scale"] = {"last": float(values["optimizer.loss_scale"]), "skipped": steps - used}
+            report["loss_scale"] = {
+                "last": float(values["optimizer.loss_scale"]),
+                "skipped": len(losses) - used,
+            }
         everything = {name: values[name] for name in self.manifest["parameters"]}
         self.trained = params
-        first = steps - len(outcome.logs) + 1
+        first = len(losses) - len(outcome.logs) + 1
         timeline = partial(slices, Elf(self.elf).manifest, outcome.logs, first)
         averages = {
             item["parameter"]: values[item["symbol"]]
@@ -1070,15 +1366,3 @@ def check_micro_batches(steps: int, before: int, micro: int) -> None:
 def _json(value: Any) -> str:
     """Text of a JSON file: the same bytes for the same content."""
     return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
-
-
-def _npz(arrays: Mapping[str, Array]) -> bytes:
-    """The bytes of an .npz file: the same ones for the same content, and any name allowed."""
-    import zipfile
-
-    content = BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
-    return content.getvalue()

@@ -29,6 +29,7 @@ SUMS = "SHA256SUMS"
 _OURS = {
     *(MANIFEST, SUMS, "program.elf", "initial.npz", "model.onnx", "ir"),
     *("params.npz", "report.json", "timeline.json", "report.html"),
+    *("evaluate", "infer"),
 }
 """What a folder of ours may hold; other files in it are the user's."""
 
@@ -265,7 +266,7 @@ def read_summed(folder: Path, needed: Iterable[str]) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for line in read(SUMS).decode(errors="replace").splitlines():
         wanted, _, name = line.partition("  ")
-        if not re.fullmatch(r"(ir/)?\w[\w.-]*", name, re.ASCII):
+        if not re.fullmatch(r"((ir|evaluate|infer)/)?\w[\w.-]*", name, re.ASCII):
             raise changed(SUMS)
         files[name] = read(name)
         if hashlib.sha256(files[name]).hexdigest() != wanted:

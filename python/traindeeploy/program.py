@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import struct
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -67,6 +68,28 @@ class Outcome:
     """Why the steps took their cycles."""
     logs: list[Any] = field(default_factory=list, repr=False)
     """What the engines did in the last steps (`sim.StepLogs`)."""
+
+
+def joined(parts: Sequence[Outcome], keep_logs: int) -> Outcome:
+    """Parts of a run, each of which began with the values of the one before, as one; at least one part."""
+    waterfall = parts[0].waterfall
+    for part in parts[1:]:
+        waterfall.include(part.waterfall)
+    added = [Counter(counts) for counts in parts[0].operators]
+    engines = Counter(parts[0].engines)
+    for part in parts[1:]:
+        engines.update(part.engines)
+        for total, counts in zip(added, part.operators, strict=True):
+            total.update(counts)
+    return Outcome(
+        parts[-1].values,
+        list(chain.from_iterable(part.outputs for part in parts)),
+        list(chain.from_iterable(part.cycles for part in parts)),
+        dict(engines),
+        [dict(total) for total in added],
+        waterfall,
+        list(chain.from_iterable(part.logs for part in parts))[-keep_logs:],
+    )
 
 
 @dataclass(frozen=True)

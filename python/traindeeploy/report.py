@@ -169,8 +169,24 @@ def summary(report: dict[str, Any]) -> str:
         ["target", f"{report['target']} on {report['simulator']} (simulated)"],
         ["steps", f"{report['steps']} of batch {report['batch']}"],
         ["loss", f"{loss[0]:.6g}" + (f" -> {loss[-1]:.6g}" if len(loss) > 1 else "")],
+        *_curve(report.get("validation")),
         ["cycles a step", f"{report['cycles']:,.0f} ({report['predicted_cycles']:,} predicted)"],
         ["updates a second", f"{report['updates_per_second']:,.1f} at {report['clock_hz'] / 1e6:g} MHz"],
         ["FLOP a cycle", f"{report['flop_per_cycle']:.2f}"],
     ]
     return table(["", ""], rows, "ll").split("\n", 2)[2]
+
+
+def _curve(validation: dict[str, Any] | None) -> list[list[str]]:
+    """Rows of a table: each evaluation of a run, and which one is kept."""
+    rows = []
+    for point in validation["curve"] if validation else ():
+        counts = point.get("counts", {})
+        texts = [
+            f"{name} {100 * value:.2f}%" if name in counts else f"{name} {value:.6g}"
+            for name, value in point.items()
+            if name not in ("step", "counts")
+        ]
+        mark = " (kept)" if validation and point["step"] == validation["best_step"] else ""
+        rows.append([f"  after step {point['step']}", ", ".join(texts) + mark])
+    return [["validation", f"{validation['samples']} samples"], *rows] if validation else []

@@ -13,7 +13,7 @@ import shutil
 import signal
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -27,6 +27,8 @@ from .target import Target
 
 _ARCHITECTURE = ("--target=riscv32-unknown-elf", "-march=rv32imc_zicsr_zfinx_zhinx", "-mabi=ilp32")
 _RUNTIME_SOURCES = ("crt0.S", "executor.c", "host.c")
+_WITHOUT_LOSS = "td_without_loss"
+"""Symbol of a module whose first output is no loss (td-lower-table)."""
 _EXECUTOR = ("cluster_main", "lead", "follow", "job_call")
 """Functions of the runtime that can be on a core's stack below a kernel."""
 
@@ -184,7 +186,8 @@ def build_elf(llvm_ir: str, target: Target) -> bytes:
                 shutil.copyfile(source, folder / source.name)
         tools = _Tools(folder)
         try:
-            _compile_and_link(tools, target)
+            defines = ["-DTD_WITHOUT_LOSS"] if f"@{_WITHOUT_LOSS} =" in llvm_ir else []
+            _compile_and_link(tools, target, defines)
         finally:
             tools.stop()
         elf = (folder / "program.elf").read_bytes()
@@ -192,13 +195,13 @@ def build_elf(llvm_ir: str, target: Target) -> bytes:
     return elf
 
 
-def _compile_and_link(tools: _Tools, target: Target) -> None:
+def _compile_and_link(tools: _Tools, target: Target, defines: Sequence[str]) -> None:
     common = ("clang", *_ARCHITECTURE, "-fno-pic", "-fdata-sections", "-fstack-size-section", "-c")
     # -O2 unrolls and schedules float loops as -O3 does; the kernels' structure is the compiler's own.
     tools.start("compiling kernels", *common, "-O3", "-Wno-override-module", "module.ll", "-o", "module.o")
     headers = str(Path(tools.zig).parent / "lib" / "include")
     flags = ("-O2", "-ffreestanding", "-fno-builtin", "-fno-jump-tables", "-isystem", headers)
-    tools.start("compiling the runtime", *common, *flags, *_RUNTIME_SOURCES)
+    tools.start("compiling the runtime", *common, *flags, *defines, *_RUNTIME_SOURCES)
     tools.finish()
     memory = target.description["memory"]
     symbols = {

@@ -91,6 +91,10 @@ class Waterfall:
         ):
             np.add.at(sums[cause], operators[chosen], lengths[chosen])
 
+    def include(self, later: Waterfall) -> None:
+        """Adds the steps of another sum over the same operators."""
+        self._sums += later._sums
+
     def total(self) -> dict[str, float]:
         """Cycles by cause, of all steps."""
         return {cause: float(row.sum()) for cause, row in zip(CAUSES, self._sums, strict=True)}

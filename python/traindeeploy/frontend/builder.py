@@ -152,7 +152,7 @@ class GraphBuilder:
             return known
         values = argument.value
         # What batch norm may update has a name of its own, whatever its values are.
-        may_change = self.mode.batch_statistics and values.ndim == 1
+        may_change = (self.mode.batch_statistics or self.mode.inference) and values.ndim == 1
         if argument.kind == "constant" and not may_change and (values == values.flat[0]).all():
             tensor = self.splat(float(values.flat[0]), values.shape)
         else:

@@ -429,7 +429,7 @@ def batch_norm(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     epsilon = op.number(6 if op.name.endswith("no_training") else 7)
     if graph.mode.batch_statistics:
         return batch_statistics(graph, op, x, op.number(5 if op.name.endswith("no_training") else 6), epsilon)
-    if training is not False:
+    if training is not False and not graph.mode.inference:
         op.refuse("takes the statistics of the batch (training mode), which needs --batch-norm batch")
     mean, variance = op.tensor(graph, 3), op.tensor(graph, 4)
     shifted = graph.apply("train.add", variance.shape, [variance, graph.splat(epsilon)])
@@ -457,7 +457,7 @@ def attention(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     """Attention as its separate operators, which fuse and differentiate as any others."""
     q, k, v = (op.tensor(graph, i) for i in (0, 1, 2))
     dropped = op.number(4)
-    if dropped and graph.mode.dropout is None:
+    if dropped and graph.mode.dropout is None and not graph.mode.inference:
         op.refuse("is active (training mode), which needs a seed: --dropout SEED")
     if len(op.operands) > 7 and op.operands[7]:
         k, v = (shared_heads(graph, op, x, q.shape[-3]) for x in (k, v))

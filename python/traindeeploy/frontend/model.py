@@ -68,12 +68,15 @@ class Mode:
     outputs:          the output that the loss is of, or, of a model that computes its own loss, several
                       that are added, each "NAME" or "NAME=WEIGHT"; none of them if there is one output.
     own_loss:         the model computes its loss.
+    inference:        nothing is trained: dropout is off and batch norm has its running statistics, even where
+                      the model says otherwise; these are parameters of the program, whatever their values.
     """
 
     dropout: int | None = None
     batch_statistics: bool = False
     outputs: tuple[str, ...] = ()
     own_loss: bool = False
+    inference: bool = False
 
     def chosen(self, names: Sequence[str]) -> list[tuple[int, float]]:
         """Which of the outputs `names` are meant, by their numbers, and the weight of each."""

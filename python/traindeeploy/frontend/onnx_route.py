@@ -539,7 +539,8 @@ def _old_batch_norm(model: onnx.ModelProto, mode: Mode) -> None:
         return
     for node in model.graph.node:
         if node.op_type == "BatchNormalization" and node.domain in STANDARD and any(node.output[1:]):
-            _check_batch_norm(node, mode)
+            if not mode.inference:
+                _check_batch_norm(node, mode)
             del node.output[1:]
 
 
@@ -569,6 +570,11 @@ def _prepare_batch_norm(graph: onnx.GraphProto, mode: Mode) -> None:
                 graph.initializer.append(own)
                 graph.node.remove(made.pop(name))
         given = {a.name: a for a in node.attribute}
+        if mode.inference:
+            if "training_mode" in given:
+                node.attribute.remove(given["training_mode"])
+            del node.output[1:]
+            continue
         if not mode.batch_statistics:
             if "training_mode" in given and given["training_mode"].i:
                 _check_batch_norm(node, mode)

@@ -459,7 +459,7 @@ def dropout(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     """Identity, unless the mode has dropout on."""
     training = op.operands[2]
     if graph.mode.dropout is None:
-        if training is not False and op.operands[1] != 0:
+        if training is not False and op.operands[1] != 0 and not graph.mode.inference:
             op.refuse("is active (training mode), which needs a seed: --dropout SEED")
         return op.tensor(graph, 0)
     if training is False:
