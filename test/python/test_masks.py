@@ -50,6 +50,12 @@ def attention(y: torch.Tensor, ids: torch.Tensor, m: Of) -> torch.Tensor:
     return torch.softmax(y @ y.transpose(1, 2) + added, -1) @ y
 
 
+def attention_of_truth_values(y: torch.Tensor, ids: torch.Tensor, m: Of) -> torch.Tensor:
+    """Padding is seen by no query, and the first query sees nothing."""
+    mask = (ids != 0)[:, None, :] & (torch.arange(4)[:, None] > 0)
+    return F.scaled_dot_product_attention(y, y, y, attn_mask=mask)
+
+
 def no_grad(y: torch.Tensor, m: Of) -> torch.Tensor:
     with torch.no_grad():
         scale = torch.sigmoid(y).mean(-1, keepdim=True)
@@ -83,6 +89,7 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor, Of], torch.Tensor]] = {
 OF_IDS: dict[str, Callable[[torch.Tensor, torch.Tensor, Of], torch.Tensor]] = {
     "padded mean": padded_mean,
     "attention": attention,
+    "attention of truth values": attention_of_truth_values,
     "shifted": lambda y, ids, m: y[:, 1:] + m.table(ids[:, :-1]) + m.table(ids[:, 1:]),
     "one hot": lambda y, ids, m: y * F.one_hot(ids, 5).float(),
     "gather": lambda y, ids, m: torch.gather(torch.log_softmax(y, -1), 2, ids.unsqueeze(-1)),

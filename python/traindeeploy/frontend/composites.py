@@ -466,11 +466,17 @@ def attention(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     shape = (*batch, q.shape[-2], k.shape[-2])
     scores = graph.apply("train.matmul", shape, [q, k], {"transpose_rhs": True})
     scores = scaled(graph, scores, scale)
-    if op.operands[3] is not None:
+    mask = op.operands[3]
+    seen = graph.straight(mask) if isinstance(mask, Tensor) and mask.truth else None
+    if seen is not None:
+        scores = graph.selected(seen, scores, graph.splat(LOWEST), shape)
+    elif mask is not None:
         scores = graph.apply("train.add", shape, [scores, attention_mask(graph, op)])
     if op.operands[5]:
         scores = graph.apply("train.add", shape, [scores, graph.constant(causal_mask(*shape[-2:]))])
     weights = graph.apply("train.softmax", shape, [scores], {"axis": len(shape) - 1})
+    if seen is not None:  # the weights of a query that sees no key are 0
+        weights = graph.selected(seen, weights, graph.splat(0), shape)
     weights = graph.dropout(weights, dropped)
     return graph.apply("train.matmul", op.shape, [weights, v])
 
@@ -489,7 +495,7 @@ def shared_heads(graph: GraphBuilder, op: TorchOperator, x: Tensor, heads: int) 
 
 
 def attention_mask(graph: GraphBuilder, op: TorchOperator) -> Tensor:
-    """What is added to the scores: of truth values, 0 where a query sees a key."""
+    """What is added to the scores: of known truth values, 0 where a query sees a key."""
     mask = op.operands[3]
     values: np.ndarray | None = None
     if isinstance(mask, Indices) and mask.array is not None:
@@ -606,6 +612,10 @@ def picked(graph: GraphBuilder, op: TorchOperator, x: Tensor, axis: int, indices
         op.refuse("leaves nothing of its input")
     if at.min() < 0 or at.max() >= size:
         op.refuse(f"has an index that is not below {size}")
+    once = unrepeated(at.reshape(indices.shape))
+    if once.shape != indices.shape:
+        part = picked(graph, op, x, axis, Indices(once.shape, array=once))
+        return graph.apply("train.broadcast", shape, [part])
     # Runs of neighbours are one slice each.
     starts = np.flatnonzero(np.diff(at, prepend=at[0] - 2) != 1)
     if starts.size > MOST_RUNS:
@@ -615,6 +625,15 @@ def picked(graph: GraphBuilder, op: TorchOperator, x: Tensor, axis: int, indices
         sliced(graph, x, axis, int(at[a]), int(at[b - 1]) + 1, 1) for a, b in zip(starts, ends, strict=True)
     ]
     return graph.reshape(concatenated(graph, runs, axis), shape)
+
+
+def unrepeated(array: np.ndarray) -> np.ndarray:
+    """`array` with a size of 1 along each axis that all of its parts are equal along."""
+    for axis in range(array.ndim):
+        first = np.take(array, [0], axis)
+        if array.shape[axis] > 1 and (array == first).all():
+            array = first
+    return array
 
 
 def looked_up(

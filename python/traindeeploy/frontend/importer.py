@@ -23,7 +23,7 @@ from traindeeploy.isolation import at
 # They add their entries to the table.
 from . import composites, functions, logic, own_losses, recurrence, resampling  # noqa: F401
 from .batch import check_samples
-from .builder import PRODUCTS, GraphBuilder, Indices, Step, Tensor
+from .builder import PRODUCTS, GraphBuilder, Indices, Nothing, Step, Tensor
 from .model import (
     EVALUATION,
     Argument,
@@ -126,6 +126,9 @@ def lower(
         else:
             assert argument.value is not None
             kind = "parameter" if argument.kind == "parameter" else "constant"
+            if kind == "constant" and argument.value.size == 0:
+                values[value] = Nothing()  # what a cache begins with
+                continue
             if argument.name in _RESERVED:
                 raise ModelError(f"the {kind} name '{argument.name}' is reserved for the compiler; rename it")
             if argument.kind == "constant" and argument.value.dtype.kind in "iub":

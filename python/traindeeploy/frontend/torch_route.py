@@ -155,7 +155,7 @@ def _export(
                 module.eval()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with _refusing_custom_gradients():
+            with _refusing_custom_gradients(), _returning_tensors(model):
                 program = torch.export.export(model, tuple(args), dict(kwargs), strict=False)
     except ModelError:
         raise
@@ -188,6 +188,30 @@ def _refusing_custom_gradients() -> Iterator[None]:
         yield
     finally:
         base.apply = original
+
+
+@contextmanager
+def _returning_tensors(model: torch.nn.Module) -> Iterator[None]:
+    """What the forward returns beside tensors is left out: the exporter refuses caches and the like."""
+
+    def kept(value: Any) -> bool:
+        known = (torch.Tensor, int, float, str)
+        return all(leaf is None or isinstance(leaf, known) for leaf in pytree.tree_leaves(value))
+
+    def tensors(module: torch.nn.Module, inputs: Any, returned: Any) -> Any:
+        if kept(returned):
+            return returned
+        if isinstance(returned, Mapping):
+            return {key: value for key, value in returned.items() if kept(value)}
+        if isinstance(returned, tuple | list):
+            return tuple(value if kept(value) else None for value in returned)
+        return returned
+
+    hook = model.register_forward_hook(tensors)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _detach_under_no_grad(program: ExportedProgram) -> ExportedProgram:
