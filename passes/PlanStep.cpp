@@ -228,7 +228,7 @@ private:
     PlannedBuffer &buffer = planned[found->second];
     buffer.firstGroup = std::min(buffer.firstGroup, group);
     buffer.lastGroup = std::max(buffer.lastGroup, group);
-    ++buffer.uses;
+    buffer.groups.push_back(group);
   }
 
   void collectBuffers() {
@@ -392,7 +392,7 @@ private:
         tile::ProgramOp::create(builder, step.getLoc(), "step", target.name());
     builder.createBlock(&program.getBody());
     for (PlannedBuffer &buffer : planned) {
-      if (buffer.role == tile::Role::Constant && buffer.uses == 0)
+      if (buffer.role == tile::Role::Constant && buffer.groups.empty())
         continue;
       auto type = MemRefType::get(
           buffer.type.getShape(), buffer.type.getElementType(),
@@ -544,7 +544,9 @@ private:
     llvm::stable_sort(places,
                       [&](size_t a, size_t b) { return total(a) < total(b); });
     known->second = places.front();
-    if (estimates)
+    // What comes from L3 is loaded ahead in the step, and not in a simulation
+    // that begins with it.
+    if (estimates || candidates[places.front()].choice.cost.hyper > 0)
       return known->second;
     int64_t tiles = 0;
     std::optional<int64_t> fewest;

@@ -82,11 +82,36 @@ std::optional<Schedule> JobScheduler::shortest(ArrayRef<int64_t> percent,
     for (bool criticalCopies : {false, true})
       for (bool patient : {false, true}) {
         std::optional<Schedule> schedule =
-            simulate(problem, {criticalWork, criticalCopies, patient});
+            simulateWithDrains({criticalWork, criticalCopies, patient});
         if (schedule && (!chosen || schedule->makespan < chosen->makespan))
           chosen = std::move(schedule);
       }
   return chosen;
+}
+
+std::optional<Schedule>
+JobScheduler::simulateWithDrains(const SchedulePolicy &policy) {
+  // Ahead of the operator whose tile found no hole; if that is not enough,
+  // ahead of the job itself.
+  constexpr int most = 64;
+  problem.drains.clear();
+  for (int attempt = 0; attempt <= most; ++attempt) {
+    std::optional<unsigned> stuckAt;
+    if (std::optional<Schedule> schedule = simulate(problem, policy, stuckAt))
+      return schedule;
+    if (!stuckAt)
+      return std::nullopt;
+    unsigned first = *stuckAt;
+    while (first > 0 &&
+           program.jobs[first - 1].opIndex == program.jobs[*stuckAt].opIndex)
+      --first;
+    if (!problem.drains.insert(first).second &&
+        !problem.drains.insert(*stuckAt).second) {
+      stuck = stuckAt;
+      return std::nullopt;
+    }
+  }
+  return std::nullopt;
 }
 
 bool JobScheduler::findOverlapping(Schedule &best) {

@@ -35,6 +35,9 @@ public:
 
 private:
   bool findOverlapping(Schedule &best);
+  /// What a policy gives; where tiles find no place in l1 beside what is loaded
+  /// ahead, nothing is.
+  std::optional<Schedule> simulateWithDrains(const SchedulePolicy &policy);
   std::pair<int64_t, int64_t> l1Area() const;
   /// Of tiles in l1; none if they have to be planned.
   void setAddresses(llvm::ArrayRef<int64_t> addresses);
@@ -52,6 +55,7 @@ private:
   llvm::DenseMap<mlir::Attribute, unsigned> kernels;
   int64_t capacity[2] = {}; // bytes of l1 and l2 beside what persists
   ScheduleProblem problem;
+  std::optional<unsigned> stuck; // the job whose tiles found no place
 };
 
 } // namespace td

@@ -16,18 +16,18 @@ struct PlannedBuffer {
   mlir::ElementsAttr init;
   bool trainable = false;
   unsigned firstGroup = ~0u, lastGroup = 0; // the groups that use it
-  unsigned uses = 0;
+  llvm::SmallVector<unsigned, 4> groups;    // of each use, a load or a store
 
   int64_t bytes() const;
   /// Whether only the parts of a group would need it.
   bool isProvisional() const {
-    return role == tile::Role::Temporary && uses == 0;
+    return role == tile::Role::Temporary && groups.empty();
   }
 };
 
 /// Places every buffer in L2 if all fit, with temporaries sharing memory by
-/// live range. Otherwise moves what costs least a byte to L3: fewest uses
-/// first, the largest among those. A diagnostic on `op` if L3 is not enough.
+/// live range. Otherwise moves to L3 what costs least transfers for the bytes
+/// that are missing. A diagnostic on `op` if L3 is not enough.
 mlir::LogicalResult placeBuffers(const Target &target, int64_t operators,
                                  mlir::Operation *op,
                                  llvm::MutableArrayRef<PlannedBuffer> buffers);

@@ -74,7 +74,7 @@ public:
     }
   }
 
-  std::optional<Schedule> run() {
+  std::optional<Schedule> run(std::optional<unsigned> &stuckAt) {
     for (size_t i = 0; i < jobs.size(); ++i) {
       jobs[i].missing = problem.graph.predecessors[i].size();
       if (jobs[i].missing == 0)
@@ -82,8 +82,11 @@ public:
     }
     while (issued < jobs.size()) {
       openTiles();
-      if (!issueSome() && !passTillEnd())
+      if (!issueSome() && !passTillEnd()) {
+        if (opened < tiles.size())
+          stuckAt = tiles[opened].firstJob;
         return std::nullopt;
+      }
     }
     while (!outstanding.empty())
       waitFor(outstanding.front());
@@ -93,10 +96,10 @@ public:
 
 private:
   struct JobState {
-    unsigned missing = 0;    // predecessors that have not ended
-    unsigned opensAfter = 0; // tiles that must have bytes before it
-    int64_t chain = 0;       // cycles of the longest chain of jobs from it on
-    int64_t priority = 0;    // higher goes first
+    unsigned missing = 0;           // predecessors that have not ended
+    int64_t lastTile[2] = {-1, -1}; // in l1 and l2: these must have bytes
+    int64_t chain = 0;    // cycles of the longest chain of jobs from it on
+    int64_t priority = 0; // higher goes first
     bool ended = false, known = false;
   };
   /// What an engine was given, in its order.
@@ -106,7 +109,7 @@ private:
     int64_t behind = 0; // cycles of the others
   };
   struct TileState {
-    unsigned storage;
+    unsigned storage, firstJob;
     int64_t bytes;
     size_t level;
     unsigned users; // jobs that are not known to be complete
@@ -124,7 +127,7 @@ private:
         if (tile < 0) {
           tile = tiles.size();
           tiles.push_back(
-              {access.storage,
+              {access.storage, (unsigned)i,
                (int64_t)llvm::alignTo(storage.bytes, storage.alignment),
                (size_t)storage.level - 1, 0});
         }
@@ -132,10 +135,11 @@ private:
     for (auto [i, job] : llvm::enumerate(program.jobs)) {
       forEachTile(i, [&, self = i](unsigned tile) {
         ++tiles[tile].users;
-        jobs[self].opensAfter = std::max(jobs[self].opensAfter, tile + 1);
+        int64_t &last = jobs[self].lastTile[tiles[tile].level];
+        last = std::max<int64_t>(last, tile);
       });
     }
-    waitingForTile.resize(tiles.size() + 1);
+    waitingForTile.resize(tiles.size());
   }
 
   template <typename Visit> void forEachTile(unsigned job, Visit visit) {
@@ -169,22 +173,63 @@ private:
 
   /// Its predecessors have ended: it is ready once its tiles have bytes.
   void becomeEligible(unsigned job) {
-    if (jobs[job].opensAfter > opened)
-      waitingForTile[jobs[job].opensAfter].push_back(job);
-    else
-      ready[kindOf(job)].push_back(job);
+    for (int64_t last : jobs[job].lastTile)
+      if (last >= 0 && !isOpen(last))
+        return waitingForTile[last].push_back(job);
+    ready[kindOf(job)].push_back(job);
   }
 
-  /// Gives bytes to the next tiles while there are any.
+  bool isOpen(unsigned tile) const {
+    return tile < opened || (tiles[tile].level == l2 && tile < openedL2);
+  }
+
+  /// Gives bytes to the next tiles while there are any. Those in l2 do not wait
+  /// for room in l1: what comes from L3 is loaded as far ahead as l2 has room.
   void openTiles() {
-    while (opened < tiles.size()) {
-      if (!takeBytes(tiles[opened]) && !reclaim(tiles[opened]))
-        return;
-      ++opened;
-      for (unsigned job : waitingForTile[opened])
-        ready[kindOf(job)].push_back(job);
-      waitingForTile[opened].clear();
+    for (; opened < tiles.size(); open(opened++)) {
+      if (!isDrained(tiles[opened].firstJob))
+        break;
+      if (!isOpen(opened) && !takeBytes(tiles[opened]) &&
+          !reclaim(tiles[opened]))
+        break;
     }
+    openedL2 = std::max(openedL2, opened);
+    if (opened < tiles.size() && tiles[opened].level == l2)
+      return;
+    while (openedL2 < tiles.size()) {
+      unsigned next = openedL2;
+      if (tiles[next].level == l2 && !takeBytes(tiles[next]))
+        return;
+      ++openedL2;
+      if (tiles[next].level == l2)
+        open(next);
+    }
+  }
+
+  /// Whether the jobs ahead of the last drain up to `job` are complete. Waits
+  /// for those that have ended.
+  bool isDrained(unsigned job) {
+    auto drain = problem.drains.upper_bound(job);
+    if (drain == problem.drains.begin())
+      return true;
+    unsigned before = *std::prev(drain);
+    auto isComplete = [&] {
+      while (complete < before && jobs[complete].known)
+        ++complete;
+      return complete >= before;
+    };
+    for (size_t i = 0; i < outstanding.size() && !isComplete();)
+      if (unsigned other = outstanding[i]; other < before && jobs[other].ended)
+        waitFor(other);
+      else
+        ++i;
+    return isComplete();
+  }
+
+  /// A tile has its bytes: who waits for it goes on.
+  void open(unsigned tile) {
+    for (unsigned job : std::exchange(waitingForTile[tile], {}))
+      becomeEligible(job);
   }
 
   bool takeBytes(const TileState &tile) {
@@ -255,7 +300,7 @@ private:
       passTillEnd();
     pass(problem.waitCycles);
     account(job);
-    complete(job);
+    close(job);
   }
 
   /// Counts what has passed since the last entry of the stream, idle time
@@ -268,7 +313,7 @@ private:
     accounted = std::llround(now);
   }
 
-  void complete(unsigned job) {
+  void close(unsigned job) {
     jobs[job].known = true;
     forEachTile(job, [&](unsigned tile) {
       if (--tiles[tile].users == 0)
@@ -315,7 +360,7 @@ private:
       while (!jobs[job].ended)
         passTillEnd();
       account(job);
-      complete(job);
+      close(job);
     } else {
       pass(problem.costs[job].issueCycles);
       account(job);
@@ -559,7 +604,10 @@ private:
   std::vector<int64_t> tileOf; // by storage
   int64_t budget[2];
   Holes holes; // in l1
-  unsigned opened = 0;
+  /// Tiles that have bytes: the first so many, and those in l2 of so many.
+  unsigned opened = 0, openedL2 = 0;
+  static constexpr size_t l2 = 1;
+  unsigned complete = 0; // so many jobs in the plan's order
   std::vector<SmallVector<unsigned, 2>> waitingForTile;
 
   static constexpr size_t Cores = (size_t)Engine::Cores, Hyper = engineCount,
@@ -581,8 +629,9 @@ private:
 } // namespace
 
 std::optional<Schedule> simulate(const ScheduleProblem &problem,
-                                 const SchedulePolicy &policy) {
-  return Simulation(problem, policy).run();
+                                 const SchedulePolicy &policy,
+                                 std::optional<unsigned> &stuckAt) {
+  return Simulation(problem, policy).run(stuckAt);
 }
 
 Schedule sequentialSchedule(const ScheduleProblem &problem) {

@@ -6,6 +6,7 @@
 #include "lib/CostModel/Contention.h"
 #include "lib/Planner/ScheduleGraph.h"
 #include <optional>
+#include <set>
 
 namespace td {
 
@@ -44,6 +45,9 @@ struct ScheduleProblem {
   /// Where tiles in l1 lie, if they get addresses as they get bytes; otherwise
   /// their addresses are someone else's problem.
   std::optional<std::pair<int64_t, int64_t>> area;
+  /// Jobs whose tiles get no bytes before all jobs ahead in the plan's order
+  /// are complete: where tiles that were loaded ahead left no place for others.
+  std::set<unsigned> drains;
 };
 
 /// How the scheduler chooses among jobs that are ready.
@@ -74,8 +78,12 @@ struct Schedule {
 /// complete. So a stream that is within the budget exists whenever the plan's
 /// own sequence is within it, and the scheduler finds one without ever going
 /// back.
+///
+/// With addresses, a hole may be missing where bytes are not: then `stuckAt` is
+/// the job whose tile found none.
 std::optional<Schedule> simulate(const ScheduleProblem &problem,
-                                 const SchedulePolicy &policy);
+                                 const SchedulePolicy &policy,
+                                 std::optional<unsigned> &stuckAt);
 
 /// The plan's own sequence, each job waited for at once.
 Schedule sequentialSchedule(const ScheduleProblem &problem);

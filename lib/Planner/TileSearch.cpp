@@ -18,6 +18,9 @@ namespace {
 
 constexpr int64_t tileAlignment = 32; // bytes; RedMulE's port width
 constexpr int64_t maxJobSize = 65535; // RedMulE's registers have 16 bits
+// What passes between L2 and L3 does so beside other groups, too, as far as L2
+// has room for it. One cycle of so many of the uDMA is a group's own.
+constexpr int64_t hyperShare = 4;
 
 int64_t bytesOf(Type element) {
   return llvm::divideCeil(element.getIntOrFloatBitWidth(), 8);
@@ -451,8 +454,8 @@ struct GroupCostModel::Impl {
     }
 
     cost.dma = combine({dmaIn, dmaOut});
-    cost.hyper = combine({hyperIn, hyperOut});
-    if (combine({cost.dma, cost.hyper}) > bound)
+    cost.hyper = hyperIn + hyperOut; // one bus
+    if (cost.dma + cost.hyper / hyperShare > bound)
       return cost;
 
     // Work of the engines, and what of it cannot overlap: the first tile's
@@ -504,9 +507,9 @@ struct GroupCostModel::Impl {
     std::array<double, engineCount> busy = contention.busyCycles(work);
     double exposed = hasRedmule ? exposedCores : 0;
     cost.total =
-        exposedLoads +
+        exposedLoads + cost.hyper / hyperShare +
         std::max({busy[(size_t)Engine::DmaIn], busy[(size_t)Engine::DmaOut],
-                  double(cost.hyper), busy[(size_t)Engine::RedMulE] + exposed,
+                  busy[(size_t)Engine::RedMulE] + exposed,
                   busy[(size_t)Engine::Cores] + (hasRedmule ? exposedJob : 0)});
     return cost;
   }
