@@ -1083,7 +1083,7 @@ class Program:
             report["zeroth_order"] = {
                 "updates": steps,
                 "runs_per_update": differences.runs,
-                "cycles_per_update": taken / steps,
+                "cycles_per_update": sum(list(outcome.cycles)[cycle.ahead :]) / steps,
             }
         if "clip_norm" in self.manifest["optimizer"]:
             norms = [float(outputs["output1"]) for outputs in outcome.outputs[micro - 1 :: micro]]

@@ -56,13 +56,14 @@ def rank_layers(
     budget: int | None = None,
     samples: int = 32,
     optimizer: str | Optimizer = "sgd",
+    example_inputs: Sequence[Any] | None = None,
     **options: Any,
 ) -> list[Ranked]:
     """Layers with parameters, most Fisher information a byte first.
 
     data: as Program.run takes it; the first `samples` are used. budget: bytes of trained parameters and of
     the states that `optimizer` keeps of them; layers are taken in their order as long as they fit, or all.
-    options: further ones of `compile`, such as `recipe`, of which layers are ranked.
+    example_inputs, options: further arguments of `compile`, such as `recipe`, of which layers are ranked.
 
     Raises TrainDeeployError for data that do not fit, a budget too small, and what cannot be compiled.
     """
@@ -75,7 +76,9 @@ def rank_layers(
     if samples < 1:
         raise TrainDeeployError(f"{samples} samples rank no layers")
     states = len(choose(optimizer).states())
-    text, imported = training_graph(model, loss=loss, optimizer=_Kept(), batch_size=1, **options)
+    text, imported = training_graph(
+        model, example_inputs, loss=loss, optimizer=_Kept(), batch_size=1, **options
+    )
     with make_context(), ir.Location.unknown():
         module = ir.Module.parse(text)
         inputs = [

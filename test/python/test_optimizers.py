@@ -420,14 +420,14 @@ def test_sums_of_gradients_are_clipped_and_scaled(target: str) -> None:
     mixed = target == "pulp-redmule-fp16"
     mlp = Mlp([17, 13, 5], activation="tanh" if mixed else "relu")
     module, inputs = mlp.module(3)
-    first = 2.0**20 if mixed else 2.0**24
+    first, limit_of_norm = (2.0**20, 1.3) if mixed else (2.0**24, 1.6)
     program = traindeeploy.compile(
         module,
         inputs,
         loss="mse",
         optimizer="adam:eps=0.01",
         accumulate=2,
-        clip_norm=1.6,
+        clip_norm=limit_of_norm,
         ema=0.8,
         target=target,
         precision="mixed" if mixed else "fp32",
@@ -453,6 +453,7 @@ def test_sums_of_gradients_are_clipped_and_scaled(target: str) -> None:
             parts += [
                 float((p.grad - before).abs().max())
                 for p, before in zip(module.parameters(), sums, strict=True)
+                if p.ndim > 1 or not mixed  # sums of rows are in float32
             ]
             sums = [p.grad.clone() for p in module.parameters()]
         if max(parts) * scale > limit:
@@ -460,14 +461,14 @@ def test_sums_of_gradients_are_clipped_and_scaled(target: str) -> None:
             continue
         for p in module.parameters():
             p.grad /= 2
-        norms.append(float(torch.nn.utils.clip_grad_norm_(module.parameters(), 1.6)))
+        norms.append(float(torch.nn.utils.clip_grad_norm_(module.parameters(), limit_of_norm)))
         reference.step()
         now = {name: value.detach().clone() for name, value in module.named_parameters()}
         average = now if average is None else {n: 0.8 * average[n] + 0.2 * now[n] for n in now}
         tracker += 1
         if tracker == 3:
             scale, tracker = 2 * scale, 0
-    assert 0 < skipped < STEPS and min(norms) < 1.6 < max(norms)
+    assert 0 < skipped < STEPS and min(norms) < limit_of_norm < max(norms)
     assert result.report["loss_scale"] == {"last": scale, "skipped": skipped}
     assert result.state["optimizer/updates"] == STEPS - skipped
     assert result.state["optimizer/micro_batches"] == 0

@@ -165,6 +165,21 @@ def test_going_on_is_one_run_and_saves_parameters_themselves(tmp_path: Path) -> 
         np.testing.assert_allclose(still.params[name], value, atol=1e-6)
 
 
+def test_no_gradient_has_a_buffer() -> None:
+    """All parameters take what one bias does, which is inference but for the bias: 3% more at most."""
+    pytest.importorskip("torch")
+    mlp = Mlp([96, 128, 64])
+    module, inputs = mlp.module(4)
+    memory = [
+        traindeeploy.compile(module, inputs, loss="mse", method="zeroth-order", trainable=names).plan()[
+            "memory"
+        ]
+        for names in (["*"], ["layers.1.bias"])
+    ]
+    assert memory[0]["dynamic_peak"] <= 1.03 * memory[1]["dynamic_peak"]
+    assert memory[0]["state"] == memory[1]["state"] == 12
+
+
 REFUSED: dict[str, dict[str, Any]] = {
     "unknown method 'zeroth'; there are: backpropagation, zeroth-order": {"method": "zeroth"},
     "method zeroth-order does not take 'step=1'; it takes eps=": {"method": "zeroth-order:step=1"},
