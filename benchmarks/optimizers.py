@@ -2,6 +2,8 @@
 
 Usage: python benchmarks/optimizers.py [--steps N] [--target T] [--optimizers O...] [--models M...]
 
+Of zeroth order (forward passes alone), cycles and traffic are those of an update, which is several runs.
+
 Batch 1. Simulated figures are those of tdsim on the named target. What SGD does not take is set against the
 traffic of the states: per parameter their bytes, in and out, at what the DMA moves a cycle each way.
 """
@@ -33,14 +35,27 @@ CHOICES = (
     "rmsprop",
     "adagrad",
     "lion",
+    "zeroth-order",
+    "zeroth-order:one_sided=true",
+    "zeroth-order:rademacher=true",
 )
+METHOD = "zeroth-order"
+"""What begins like this is no optimizer but a method, with plain SGD."""
 
 
 def measure(name: str, optimizer: str, target: str, steps: int) -> dict[str, Any]:
-    """Compiles and runs a model, and returns its report with the DMA's bytes a cycle."""
+    """Compiles and runs a model, and returns its report with the DMA's bytes a cycle.
+
+    optimizer: one of CHOICES, or another one in the same notation.
+    """
     model, recipe, loss, shape = MODELS[name]
     program = traindeeploy.compile(
-        model, loss=loss, recipe=recipe, target=target, batch_size=1, optimizer=optimizer
+        model,
+        loss=loss,
+        recipe=recipe,
+        target=target,
+        batch_size=1,
+        **({"method": optimizer} if optimizer.startswith(METHOD) else {"optimizer": optimizer}),
     )
     random = np.random.default_rng(0)
     x = random.standard_normal((steps, *shape)).astype(np.float32)
@@ -53,21 +68,23 @@ def row(name: str, optimizer: str, report: dict[str, Any], base: dict[str, Any])
     """The figures of a run beside those of SGD."""
     memory, transfers = report["memory"], report["transfers"]
     count = memory["trained_parameters"] // 4
-    more = report["cycles"] - base["cycles"]
+    update = report.get("zeroth_order", {"runs_per_update": 1, "cycles_per_update": report["cycles"]})
+    cycles, runs = update["cycles_per_update"], update["runs_per_update"]
+    more = cycles - base["cycles"]
     # States come in and go out once.
     traffic = 2 * memory["optimizer_state"] / report["width"]
     return [
         name,
         optimizer,
-        f"{report['cycles']:,.0f}",
+        f"{cycles:,.0f}",
         f"{more / base['cycles']:+.1%}",
         f"{more / count:+.2f}",
         f"{more / traffic:.2f}" if traffic else "",
         f"{memory['optimizer_state'] / count:.1f}",
         f"{memory['optimizer_state'] / 1024:,.0f}",
         f"{memory['dynamic_peak'] / 1024:,.0f}",
-        f"{(transfers['l2_to_l1'] + transfers['l1_to_l2']) / 1024:,.0f}",
-        f"{(transfers['l3_to_l2'] + transfers['l2_to_l3']) / 1024:,.0f}",
+        f"{runs * (transfers['l2_to_l1'] + transfers['l1_to_l2']) / 1024:,.0f}",
+        f"{runs * (transfers['l3_to_l2'] + transfers['l2_to_l3']) / 1024:,.0f}",
         f"{report['predicted_cycles'] / report['cycles']:.2f}",
     ]
 
@@ -83,7 +100,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--target", default="pulp-redmule")
-    parser.add_argument("--optimizers", nargs="+", default=CHOICES, metavar="O", help=", ".join(OPTIMIZERS))
+    parser.add_argument(
+        "--optimizers", nargs="+", default=CHOICES, metavar="O", help=", ".join((*OPTIMIZERS, METHOD))
+    )
     parser.add_argument("--models", nargs="+", default=tuple(MODELS), choices=MODELS)
     options = parser.parse_args()
     print(f"{options.target}, simulated by tdsim, FP32, batch 1")

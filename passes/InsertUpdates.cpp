@@ -1,5 +1,6 @@
 // Replaces gradients by the optimizer's updates.
 #include "passes/Passes.h"
+#include "passes/ZerothOrder.h"
 
 #include "dialects/Train/Structured.h"
 #include "mlir/IR/IRMapping.h"
@@ -11,6 +12,7 @@ namespace td {
 } // namespace td
 
 using namespace mlir;
+using namespace td;
 using namespace td::train;
 
 /// The operations of `block` but its terminator, on other arguments; returns
@@ -35,10 +37,22 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
       signalPassFailure();
   }
 
-  /// What all gradients decide together: what each is multiplied by, and, if
-  /// the scale of the loss is a state, whether (1 or 0) none has overflowed.
+  /// What all gradients decide together: what each is multiplied by, and
+  /// whether they are used (1 or 0), if that is not always so: the scale of the
+  /// loss is a state and one has overflowed, or further steps add to them.
   struct Guard {
     Value factor, usable;
+  };
+
+  /// A parameter that is updated, its gradient, and where that comes from.
+  /// Without a gradient its elements are estimated from differences of the
+  /// loss; `first` is the number of the first one among those of all.
+  struct Update {
+    ParameterOp parameter;
+    Value gradient;
+    Operation *source;
+    Location loc;
+    uint64_t first = 0;
   };
 
   LogicalResult insert() {
@@ -47,7 +61,18 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
     if (!step || step.getNumResults() != 1)
       return module.emitError("there is no function @step that returns a loss");
     Block &body = step.getBody().front();
-    auto gradients = llvm::to_vector(body.getOps<GradientOp>());
+    SmallVector<Update> updates;
+    for (auto gradient : body.getOps<GradientOp>())
+      updates.push_back(
+          {module.lookupSymbol<ParameterOp>(gradient.getParameterAttr()),
+           gradient.getValue(), gradient, gradient.getLoc()});
+    ZerothOrder differences{zerothOrder, directions, oneSided, signs, seed};
+    if (differences.distance != 0.0) {
+      if (!updates.empty())
+        return updates.front().source->emitOpError(
+            "is not used: differences of the loss take its place");
+      updates = perturbedParameters(body);
+    }
 
     OpBuilder builder(&getContext());
     for (unsigned i = 0; i < step.getNumArguments(); ++i)
@@ -68,16 +93,29 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
     // then behind that.
     builder.setInsertionPoint(body.getTerminator());
     Guard guard;
-    if (!gradients.empty() &&
-        failed(insertGuard(builder, step, gradients, guard)))
-      return failure();
+    ZerothOrder::Numbers numbers;
+    if (differences.distance != 0.0) {
+      FailureOr<ZerothOrder::Numbers> inserted =
+          differences.insert(builder, step, rate);
+      if (failed(inserted))
+        return failure();
+      numbers = *inserted;
+      rate = numbers.rate;
+      guard.usable = numbers.last;
+    } else if (!updates.empty()) {
+      Value last;
+      if (accumulate > 1 && failed(insertSums(builder, module, updates, last)))
+        return failure();
+      if (failed(insertGuard(builder, step, updates, last, guard)))
+        return failure();
+    }
     // What each optimizer computes once a step, in the order of first use.
     if (!guard.usable)
       builder.setInsertionPointToStart(&body);
     llvm::MapVector<OptimizerOp, SmallVector<Value>> once;
     SmallVector<OptimizerOp> chosen;
-    for (GradientOp gradient : gradients) {
-      FailureOr<OptimizerOp> optimizer = optimizerOf(gradient, element);
+    for (const Update &update : updates) {
+      FailureOr<OptimizerOp> optimizer = optimizerOf(update.parameter, element);
       if (failed(optimizer))
         return failure();
       chosen.push_back(*optimizer);
@@ -89,9 +127,9 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
         return failure();
       once[*optimizer] = std::move(*scalars);
     }
-    for (auto [gradient, optimizer] : llvm::zip(gradients, chosen))
-      if (failed(insertEach(builder, body, gradient, optimizer, once[optimizer],
-                            guard)))
+    for (auto [update, optimizer] : llvm::zip(updates, chosen))
+      if (failed(insertEach(builder, body, update, optimizer, once[optimizer],
+                            guard, differences, numbers)))
         return failure();
     for (auto parameter : module.getOps<ParameterOp>())
       parameter.removeOptimizerAttr();
@@ -101,10 +139,41 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
     return verifySnapshots(body);
   }
 
-  /// That which the gradient's parameter names, or else the module's only one.
-  FailureOr<OptimizerOp> optimizerOf(GradientOp gradient, Type element) {
-    auto parameter =
-        getOperation().lookupSymbol<ParameterOp>(gradient.getParameterAttr());
+  /// Trainable parameters that the loss depends on.
+  SmallVector<Update> perturbedParameters(Block &body) {
+    llvm::DenseSet<StringAttr> read;
+    llvm::SetVector<Operation *> needed;
+    needed.insert(body.getTerminator());
+    for (unsigned i = 0; i < needed.size(); ++i)
+      needed[i]->walk([&](Operation *op) {
+        if (auto use = dyn_cast<ReadOp>(op))
+          read.insert(use.getParameterAttr().getAttr());
+        for (Value operand : op->getOperands())
+          if (Operation *made = operand.getDefiningOp())
+            if (Operation *outer = body.findAncestorOpInBlock(*made))
+              needed.insert(outer);
+      });
+    SmallVector<Update> updates;
+    uint64_t first = 0;
+    for (auto parameter : getOperation().getOps<ParameterOp>()) {
+      if (!parameter.getTrainable())
+        continue;
+      if (!read.contains(parameter.getSymNameAttr())) {
+        parameter.emitWarning()
+            << "trainable parameter '" << parameter.getSymName()
+            << "' does not reach the loss and will not be updated";
+        parameter.setTrainable(false);
+        continue;
+      }
+      updates.push_back({parameter, Value(), body.getTerminator(),
+                         parameter.getLoc(), first});
+      first += parameter.getType().getNumElements();
+    }
+    return updates;
+  }
+
+  /// That which the parameter names, or else the module's only one.
+  FailureOr<OptimizerOp> optimizerOf(ParameterOp parameter, Type element) {
     OptimizerOp optimizer;
     if (FlatSymbolRefAttr name = parameter.getOptimizerAttr()) {
       optimizer = getOperation().lookupSymbol<OptimizerOp>(name);
@@ -127,12 +196,11 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
     return optimizer;
   }
 
-  /// A state of the optimizer, behind `place`: of `parameter`, or a number for
-  /// all of them.
-  FailureOr<ParameterOp> makeState(OptimizerOp optimizer, Operation *place,
-                                   StringRef symbol, StringAttr name,
-                                   RankedTensorType type, double first,
-                                   ParameterOp parameter) {
+  /// An optimizer's state, behind `place`: of `parameter`, or a number for all
+  /// of them.
+  FailureOr<ParameterOp> makeState(Operation *place, StringRef symbol,
+                                   StringAttr name, RankedTensorType type,
+                                   double first, ParameterOp parameter) {
     if (getOperation().lookupSymbol(symbol))
       return place->emitError()
              << "the name of its optimizer state, '" << symbol << "', is taken";
@@ -175,9 +243,9 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
     for (auto [number, name] : llvm::enumerate(optimizer.getSharedNames())) {
       std::string symbol =
           (optimizer.getSymName() + "." + name.getValue()).str();
-      FailureOr<ParameterOp> state = makeState(
-          optimizer, states.empty() ? optimizer : states.back().getOperation(),
-          symbol, name, type, optimizer.getFirstOf(number), {});
+      FailureOr<ParameterOp> state =
+          makeState(states.empty() ? optimizer : states.back().getOperation(),
+                    symbol, name, type, optimizer.getFirstOf(number), {});
       if (failed(state))
         return failure();
       states.push_back(*state);
@@ -224,53 +292,72 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
     return results;
   }
 
-  /// The update of the gradient's parameter. One operator makes the new weight
-  /// and the new states: the gradient is read once.
-  LogicalResult insertEach(OpBuilder &builder, Block &body, GradientOp gradient,
-                           OptimizerOp optimizer, ArrayRef<Value> scalars,
-                           const Guard &guard) {
-    auto parameter =
-        getOperation().lookupSymbol<ParameterOp>(gradient.getParameterAttr());
-    Location loc = gradient.getLoc();
-    RankedTensorType type = parameter.getType();
-    SmallVector<FlatSymbolRefAttr> symbols = {gradient.getParameterAttr()};
+  /// Symbols of a parameter's states, made behind it.
+  FailureOr<SmallVector<FlatSymbolRefAttr>>
+  insertStates(OptimizerOp optimizer, ParameterOp parameter) {
+    SmallVector<FlatSymbolRefAttr> symbols;
     Operation *place = parameter;
     unsigned shared = optimizer.getSharedNames().size();
     for (auto [number, name] : llvm::enumerate(optimizer.getStateNames())) {
       std::string symbol =
           (parameter.getSymName() + "." + name.getValue()).str();
       FailureOr<ParameterOp> state =
-          makeState(optimizer, place, symbol, name, type,
+          makeState(place, symbol, name, parameter.getType(),
                     optimizer.getFirstOf(shared + number), parameter);
       if (failed(state))
         return failure();
       place = *state;
       symbols.push_back(FlatSymbolRefAttr::get(state->getSymNameAttr()));
     }
-    Operation *last = lastUse(body, gradient);
-    if (last == body.getTerminator())
-      return gradient.emitOpError(
+    return symbols;
+  }
+
+  /// The update of a parameter. One operator makes the new weight and the new
+  /// states: the gradient is read once.
+  LogicalResult insertEach(OpBuilder &builder, Block &body,
+                           const Update &update, OptimizerOp optimizer,
+                           ArrayRef<Value> scalars, const Guard &guard,
+                           const ZerothOrder &differences,
+                           const ZerothOrder::Numbers &numbers) {
+    ParameterOp parameter = update.parameter;
+    Location loc = update.loc;
+    RankedTensorType type = parameter.getType();
+    FailureOr<SmallVector<FlatSymbolRefAttr>> states =
+        insertStates(optimizer, parameter);
+    if (failed(states))
+      return failure();
+    SmallVector<FlatSymbolRefAttr> symbols = {
+        FlatSymbolRefAttr::get(parameter.getSymNameAttr())};
+    llvm::append_range(symbols, *states);
+    Operation *last = lastUse(body, update);
+    if (last == body.getTerminator() && update.gradient)
+      return update.source->emitOpError(
           "belongs to a parameter whose old value the step returns");
-    builder.setInsertionPointAfter(last);
-    Value value = gradient.getValue();
-    if (guard.factor) {
+    Value value = update.gradient;
+    if (value && !guard.factor)
+      builder.setInsertionPointAfter(last);
+    else
       builder.setInsertionPoint(body.getTerminator());
+    if (value && guard.factor)
       value = MulOp::create(builder, loc, value, guard.factor);
-    }
-    if (!optimizer.getLinear())
+    if (value && !optimizer.getLinear())
       value = unscaled(builder, value);
 
     AffineMap identity = builder.getMultiDimIdentityMap(type.getRank()),
               number = AffineMap::get(type.getRank(), 0, &getContext());
-    SmallVector<Value> inputs = {value};
-    SmallVector<AffineMap> maps = {identity};
-    inputs.append(scalars.begin(), scalars.end());
-    maps.append(scalars.size(), number);
-    if (guard.usable) {
+    // Gradient, numbers of the optimizer and of differences, whether it is
+    // used; a linear optimizer has a rate of 0 where there is no update.
+    bool guarded = guard.usable && (value || !optimizer.getLinear());
+    SmallVector<Value> inputs(scalars);
+    llvm::append_range(inputs, numbers.ofElement);
+    if (guarded)
       inputs.push_back(guard.usable);
-      maps.push_back(number);
+    SmallVector<AffineMap> maps(inputs.size(), number);
+    if (value) {
+      inputs.insert(inputs.begin(), value);
+      maps.insert(maps.begin(), identity);
     }
-    unsigned before = inputs.size();
+    unsigned before = inputs.size(), first = value ? 1 : 0;
     for (FlatSymbolRefAttr symbol : symbols)
       inputs.push_back(ReadOp::create(builder, loc, type, symbol));
     maps.append(2 * symbols.size(), identity);
@@ -280,21 +367,143 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
         builder, loc, inputs, SmallVector<Value>(symbols.size(), empty), maps,
         SmallVector<bool>(type.getRank(), false),
         [&](OpBuilder &b, Location l, ValueRange values) {
+          SmallVector<Value> kept(values.slice(before, symbols.size()));
+          ValueRange own = values.slice(first, scalars.size());
+          std::optional<ZerothOrder::Element> element;
+          if (!value) {
+            element = differences.element(
+                b, l,
+                values.slice(first + scalars.size(), numbers.ofElement.size()),
+                kept[0], parameter, update.first);
+            kept[0] = element->restored;
+          }
           // Weight, gradient, states, numbers.
-          ValueRange kept = values.slice(before, symbols.size());
-          SmallVector<Value> arguments = {kept[0], values[0]};
-          llvm::append_range(arguments, kept.drop_front());
-          llvm::append_range(arguments, values.slice(1, scalars.size()));
+          SmallVector<Value> arguments = {kept[0], element ? element->gradient
+                                                           : values[0]};
+          llvm::append_range(arguments, ArrayRef<Value>(kept).drop_front());
+          llvm::append_range(arguments, own);
           SmallVector<Value> next =
               inlined(b, l, optimizer.getEach().front(), arguments);
-          if (guard.usable)
+          if (guarded)
             for (auto [value, old] : llvm::zip(next, kept))
               value = onlyIf(b, l, values[before - 1], value, old);
+          if (element)
+            next[0] = element->perturbed(b, l, next[0]);
+          if (auto channels =
+                  parameter->getAttrOfType<IntegerAttr>(lastChannelsAttrName)) {
+            Value moves = amongLast(b, l, parameter, channels.getInt());
+            for (auto [value, old] :
+                 llvm::zip(next, values.slice(before, symbols.size())))
+              value = arith::SelectOp::create(b, l, moves, value, old);
+          }
           return next;
         });
     for (auto [symbol, result] : llvm::zip(symbols, updated))
       AssignOp::create(builder, loc, symbol, result);
-    gradient.erase();
+    if (value)
+      update.source->erase();
+    return success();
+  }
+
+  static constexpr llvm::StringLiteral lastChannelsAttrName =
+      "train.last_channels";
+
+  /// Whether an element is in the last `count` indices of the first axis that
+  /// the model's tensor has.
+  static Value amongLast(OpBuilder &b, Location l, ParameterOp parameter,
+                         int64_t count) {
+    int64_t loop = 0;
+    if (std::optional<ArrayRef<int64_t>> layout = parameter.getLayout())
+      loop = llvm::find(*layout, 0) - layout->begin();
+    Value index = arith::IndexCastOp::create(
+        b, l, b.getI32Type(), linalg::IndexOp::create(b, l, loop));
+    Value first = arith::ConstantOp::create(
+        b, l,
+        b.getI32IntegerAttr(parameter.getType().getDimSize(loop) - count));
+    return arith::CmpIOp::create(b, l, arith::CmpIPredicate::sge, index, first);
+  }
+
+  /// The sums of gradients over runs, of which the last of `accumulate` makes
+  /// an update: they are states, and take the place of gradients. `last` tells
+  /// that run: 1, or 0.
+  LogicalResult insertSums(OpBuilder &builder, ModuleOp module,
+                           MutableArrayRef<Update> updates, Value &last) {
+    Location loc = NameLoc::get(builder.getStringAttr("gradients"));
+    RankedTensorType type = RankedTensorType::get(
+        {}, getElementTypeOrSelf(updates.front().gradient.getType()));
+    StringRef symbol = "optimizer.micro_batches";
+    if (module.lookupSymbol(symbol))
+      return module.emitError() << "the name '" << symbol << "' is taken";
+    {
+      OpBuilder::InsertionGuard guard(builder);
+      builder.setInsertionPoint(module.lookupSymbol("step"));
+      ParameterOp::create(builder, loc, builder.getStringAttr(symbol),
+                          TypeAttr::get(type), UnitAttr(), FlatSymbolRefAttr(),
+                          DenseI64ArrayAttr(),
+                          builder.getStringAttr("micro_batches"), FloatAttr(),
+                          FlatSymbolRefAttr());
+    }
+    auto name = FlatSymbolRefAttr::get(&getContext(), symbol);
+    Value empty = tensor::EmptyOp::create(builder, loc, ArrayRef<int64_t>(),
+                                          type.getElementType());
+    SmallVector<Value> counted = structured(
+        builder, loc, ReadOp::create(builder, loc, type, name).getResult(),
+        {empty, empty},
+        SmallVector<AffineMap>(3, builder.getMultiDimIdentityMap(0)), {},
+        [&](OpBuilder &b, Location l, ValueRange values) {
+          Type element = type.getElementType();
+          Value one = scalar(b, l, element, 1.0),
+                zero = scalar(b, l, element, 0.0);
+          Value done = arith::AddFOp::create(b, l, values[0], one);
+          Value ends =
+              arith::CmpFOp::create(b, l, arith::CmpFPredicate::OEQ, done,
+                                    scalar(b, l, element, double(accumulate)));
+          return SmallVector<Value>{
+              arith::SelectOp::create(b, l, ends, one, zero),
+              arith::SelectOp::create(b, l, ends, zero, done)};
+        });
+    AssignOp::create(builder, loc, name, counted[1]);
+    last = counted[0];
+    for (Update &update : updates) {
+      ParameterOp parameter = update.parameter;
+      RankedTensorType type = parameter.getType();
+      std::string symbol = (parameter.getSymName() + ".accumulated").str();
+      FailureOr<ParameterOp> state =
+          makeState(parameter, symbol, builder.getStringAttr("accumulated"),
+                    type, 0.0, parameter);
+      if (failed(state))
+        return failure();
+      auto name = FlatSymbolRefAttr::get((*state).getSymNameAttr());
+      AffineMap identity = builder.getMultiDimIdentityMap(type.getRank()),
+                number = AffineMap::get(type.getRank(), 0, &getContext());
+      Value empty = tensor::EmptyOp::create(
+          builder, update.loc, type.getShape(), type.getElementType());
+      SmallVector<Value> sums = structured(
+          builder, update.loc,
+          {update.gradient, last,
+           ReadOp::create(builder, update.loc, type, name)},
+          {empty, empty}, {identity, number, identity, identity, identity},
+          SmallVector<bool>(type.getRank(), false),
+          [&](OpBuilder &b, Location l, ValueRange values) {
+            Type element = type.getElementType();
+            Value sum = arith::AddFOp::create(b, l, values[2], values[0]);
+            Value whole =
+                meanOfSteps
+                    ? arith::MulFOp::create(
+                          b, l, sum,
+                          scalar(b, l, element, 1.0 / double(accumulate)))
+                          .getResult()
+                    : sum;
+            Value ends =
+                arith::CmpFOp::create(b, l, arith::CmpFPredicate::OEQ,
+                                      values[1], scalar(b, l, element, 1.0));
+            return SmallVector<Value>{
+                whole, arith::SelectOp::create(
+                           b, l, ends, scalar(b, l, element, 0.0), sum)};
+          });
+      AssignOp::create(builder, update.loc, name, sums[1]);
+      update.gradient = sums[0];
+    }
     return success();
   }
 
@@ -302,7 +511,8 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
   /// The step returns what has been found behind the loss: their norm, and
   /// whether they are used.
   LogicalResult insertGuard(OpBuilder &builder, func::FuncOp step,
-                            ArrayRef<GradientOp> gradients, Guard &guard) {
+                            ArrayRef<Update> updates, Value last,
+                            Guard &guard) {
     auto scale =
         getOperation().lookupSymbol<ParameterOp>("optimizer.loss_scale");
     if (!scale && clipNorm == 0.0)
@@ -324,7 +534,7 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
           });
       // Zero times what is not finite is NaN.
       Value total = overAll(
-          builder, loc, gradients, [](OpBuilder &b, Location l, Value value) {
+          builder, loc, updates, [](OpBuilder &b, Location l, Value value) {
             return arith::MulFOp::create(b, l, value,
                                          scalar(b, l, value.getType(), 0.0))
                 .getResult();
@@ -338,12 +548,17 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
                        b, l, finite, scalar(b, l, value.getType(), 1.0), zero)
                 .getResult();
           });
-      if (failed(moveScale(builder, loc, scale, read, guard.usable)))
+      if (failed(moveScale(builder, loc, scale, read, guard.usable, last)))
         return failure();
     }
+    if (last)
+      guard.usable =
+          guard.usable
+              ? MulOp::create(builder, loc, last, guard.usable).getResult()
+              : last;
     if (clipNorm != 0.0) {
       Value total = overAll(
-          builder, loc, gradients, [](OpBuilder &b, Location l, Value value) {
+          builder, loc, updates, [](OpBuilder &b, Location l, Value value) {
             // Of the magnitude: a sum of products of operands would be one of
             // matrices.
             Value size = math::AbsFOp::create(b, l, value);
@@ -371,7 +586,7 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
               : share;
       exit->insertOperands(exit->getNumOperands(), norm);
     }
-    if (guard.usable)
+    if (scale)
       exit->insertOperands(exit->getNumOperands(), guard.usable);
     step.setType(builder.getFunctionType(step.getArgumentTypes(),
                                          exit->getOperandTypes()));
@@ -380,8 +595,9 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
 
   /// The next scale of the loss, as torch.amp.GradScaler has it: half of it if
   /// a gradient has overflowed, and twice after a number of steps without.
+  /// `last`, if given, is 1 where a run ends an update, and 0 where it stays.
   LogicalResult moveScale(OpBuilder &builder, Location loc, ParameterOp scale,
-                          Value value, Value usable) {
+                          Value value, Value usable, Value last) {
     auto tracker =
         getOperation().lookupSymbol<ParameterOp>("optimizer.growth_tracker");
     auto interval = scale->getAttrOfType<FloatAttr>("train.growth_interval");
@@ -395,12 +611,15 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
         ReadOp::create(builder, loc, type,
                        FlatSymbolRefAttr::get(tracker.getSymNameAttr())),
         usable};
+    if (last)
+      inputs.push_back(last);
     Value empty = tensor::EmptyOp::create(builder, loc, ArrayRef<int64_t>(),
                                           type.getElementType());
     SmallVector<Value> next = structured(
         builder, loc, inputs, {empty, empty},
-        SmallVector<AffineMap>(5, builder.getMultiDimIdentityMap(0)), {},
-        [&](OpBuilder &b, Location l, ValueRange values) {
+        SmallVector<AffineMap>(inputs.size() + 2,
+                               builder.getMultiDimIdentityMap(0)),
+        {}, [&](OpBuilder &b, Location l, ValueRange values) {
           Type element = type.getElementType();
           auto number = [&](double constant) {
             return scalar(b, l, element, constant);
@@ -420,9 +639,13 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
           Value kept = arith::SelectOp::create(b, l, grows, larger, values[0]);
           Value count =
               arith::SelectOp::create(b, l, grows, number(0.0), steps);
-          return SmallVector<Value>{
+          SmallVector<Value> after = {
               onlyIf(b, l, values[2], kept, half),
               onlyIf(b, l, values[2], count, number(0.0))};
+          if (last)
+            for (unsigned i = 0; i < 2; ++i)
+              after[i] = onlyIf(b, l, values[3], after[i], values[i]);
+          return after;
         });
     AssignOp::create(builder, loc,
                      FlatSymbolRefAttr::get(scale.getSymNameAttr()), next[0]);
@@ -452,10 +675,10 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
 
   /// The sum of a function of all elements of all gradients.
   static Value overAll(OpBuilder &builder, Location loc,
-                       ArrayRef<GradientOp> gradients, OnNumber function) {
+                       ArrayRef<Update> updates, OnNumber function) {
     Value total;
-    for (GradientOp gradient : gradients) {
-      Value sum = overElements(builder, loc, gradient->getOperand(0), function);
+    for (const Update &update : updates) {
+      Value sum = overElements(builder, loc, update.gradient, function);
       total = total ? AddOp::create(builder, loc, total, sum).getResult() : sum;
     }
     return total;
@@ -494,11 +717,11 @@ struct InsertUpdates : td::impl::InsertUpdatesBase<InsertUpdates> {
         })[0];
   }
 
-  /// The last op of `body` that uses the old value of the gradient's parameter,
-  /// or the gradient itself.
-  static Operation *lastUse(Block &body, GradientOp gradient) {
-    Operation *last = gradient;
-    StringAttr parameter = gradient.getParameterAttr().getAttr();
+  /// The last op of `body` that uses the old value of the parameter, or where
+  /// the gradient comes from.
+  static Operation *lastUse(Block &body, const Update &update) {
+    Operation *last = update.source;
+    StringAttr parameter = ParameterOp(update.parameter).getSymNameAttr();
     for (Operation &op : body)
       op.walk([&](Operation *nested) {
         if (llvm::any_of(nested->getOperands(),

@@ -49,25 +49,25 @@ public:
         b.clone(other, constants);
     loadArguments(entry->getArgument(0));
 
-    if (arith::SelectOp select = plan.uniformSelection(*op.getBlock())) {
+    selections = plan.uniformSelections(*op.getBlock());
+    if (!selections.empty()) {
       IRMapping mapping = constants;
       for (auto [argument, value] :
            llvm::zip(op.getBlock()->getArguments(), scalars))
         if (value)
           mapping.map(argument, value);
-      Operation *condition = select.getCondition().getDefiningOp();
+      Operation *condition = selections.front().getCondition().getDefiningOp();
       for (Value operand : condition->getOperands())
         if (Operation *inner = operand.getDefiningOp();
             inner && !mapping.contains(operand))
           b.clone(*inner, mapping);
       Operation *compare = b.clone(*condition, mapping);
       auto [yes, no] = branch(compare->getResult(0));
-      selection = select;
       b.setInsertionPointToEnd(yes);
-      selected = select.getTrueValue();
+      selected = true;
       emitStructures();
       b.setInsertionPointToEnd(no);
-      selected = select.getFalseValue();
+      selected = false;
     }
     emitStructures();
   }
@@ -1142,8 +1142,11 @@ private:
       if (plan.firstMaximum &&
           llvm::is_contained(plan.firstMaximum->chain, &inner))
         continue;
-      if (selection && &inner == selection.getOperation()) {
-        mapping.map(selection.getResult(), mapping.lookupOrDefault(selected));
+      if (auto select = dyn_cast<arith::SelectOp>(inner);
+          select && llvm::is_contained(selections, select)) {
+        mapping.map(select.getResult(),
+                    mapping.lookupOrDefault(selected ? select.getTrueValue()
+                                                     : select.getFalseValue()));
         continue;
       }
       if (auto index = dyn_cast<linalg::IndexOp>(inner)) {
@@ -1542,8 +1545,8 @@ private:
   SmallVector<Value> scalars;              // per operand, if it is one
   IRMapping constants; // of the kernel's function, around the op
   Position start;
-  arith::SelectOp selection;  // that is decided ahead of the loops, if any
-  Value selected;             // the operand that it takes in this code
+  SmallVector<arith::SelectOp> selections; // decided ahead of the loops
+  bool selected = false;      // which of their operands they take in this code
   bool passesOverNaN = false; // a block of extrema, as if there were no NaN
   // What is being emitted, and the operands as it sees them.
   const LoopStructure *structure = nullptr;

@@ -69,6 +69,31 @@ struct GraphOptions : mlir::PassPipelineOptions<GraphOptions> {
       *this, "clip-norm",
       llvm::cl::desc("Largest norm of all gradients together; 0 is none"),
       llvm::cl::init(0.0)};
+  Option<int64_t> accumulate{
+      *this, "accumulate",
+      llvm::cl::desc("Runs whose gradients make an update, as the norm or a "
+                     "scale that is a state see them"),
+      llvm::cl::init(1)};
+  Option<bool> meanOfSteps{
+      *this, "mean-of-steps",
+      llvm::cl::desc("The mean of these gradients instead of the sum"),
+      llvm::cl::init(false)};
+  Option<double> zerothOrder{
+      *this, "zeroth-order",
+      llvm::cl::desc("How far parameters are moved for differences of the "
+                     "loss; 0: there are gradients"),
+      llvm::cl::init(0.0)};
+  Option<int64_t> directions{*this, "directions",
+                             llvm::cl::desc("Directions of an update"),
+                             llvm::cl::init(1)};
+  Option<bool> oneSided{
+      *this, "one-sided",
+      llvm::cl::desc("Differences with the loss at the parameters themselves"),
+      llvm::cl::init(false)};
+  Option<bool> signs{*this, "signs", llvm::cl::desc("Directions of -1 and 1"),
+                     llvm::cl::init(false)};
+  Option<uint64_t> seed{*this, "seed", llvm::cl::desc("Of the directions"),
+                        llvm::cl::init(0)};
 };
 /// td-graph: a forward model to a decomposed training step.
 void buildGraphPipeline(mlir::OpPassManager &pm, const GraphOptions &options);

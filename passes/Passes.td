@@ -124,12 +124,28 @@ def InsertUpdates : Pass<"td-insert-updates", "::mlir::ModuleOp"> {
     a parameter of rank 0, called after the optimizer's symbol. What gradients were scaled by is divided out,
     exactly: of the learning rate if the optimizer is `linear`, or of each gradient.
     With `clip-norm` gradients are multiplied by min(1, clip-norm / (norm + 1e-6)), all of them are kept
-    until then, and @step returns their norm behind the loss.
+    until then, and @step returns their norm behind the loss. With `accumulate` these gradients are sums over
+    runs (`mean-of-steps`: their means), states of which every so many runs make an update.
+    With `zeroth-order` there are no gradients: several runs of @step make up an update from differences of the
+    loss (passes/ZerothOrder.h), between which trainable parameters move by so much along a direction.
+    Of a parameter with `train.last_channels` = k the last k indices of the model's first axis are updated, and the
+    rest, with its states, stays.
   }];
   let options = [Option<"lossScale", "loss-scale", "double", "1.0",
                         "What gradients are multiplied by: a power of two">,
                  Option<"clipNorm", "clip-norm", "double", "0.0",
-                        "Largest norm of all gradients together; 0 is none">];
+                        "Largest norm of all gradients together; 0 is none">,
+                 Option<"accumulate", "accumulate", "int64_t", "1",
+                        "Runs whose gradients make an update, as the norm or a scale that is a state see them">,
+                 Option<"meanOfSteps", "mean-of-steps", "bool", "false",
+                        "The mean of these gradients instead of the sum">,
+                 Option<"zerothOrder", "zeroth-order", "double", "0.0",
+                        "How far parameters are moved for differences of the loss; 0: there are gradients">,
+                 Option<"directions", "directions", "int64_t", "1", "Directions of an update">,
+                 Option<"oneSided", "one-sided", "bool", "false",
+                        "Differences with the loss at the parameters themselves">,
+                 Option<"signs", "signs", "bool", "false", "Directions of -1 and 1">,
+                 Option<"seed", "seed", "uint64_t", "0", "Of the directions">];
   let dependentDialects = ["::td::train::TrainDialect"];
 }
 

@@ -54,12 +54,17 @@ void td::buildGraphPipeline(OpPassManager &pm, const GraphOptions &options) {
   pm.addNestedPass<func::FuncOp>(createRecognizeComposites());
   pm.addNestedPass<func::FuncOp>(createMovePermutes());
   pm.addNestedPass<func::FuncOp>(createMoveActivations());
-  pm.addPass(createDifferentiate({options.lossScale}));
+  bool differences = options.zerothOrder != 0.0;
+  if (!differences)
+    pm.addPass(createDifferentiate({options.lossScale}));
   pm.addNestedPass<func::FuncOp>(
       createMoveActivations({/*differentiated=*/true}));
   pm.addPass(createAssignLayouts());
   pm.addNestedPass<func::FuncOp>(createMovePermutes());
-  pm.addPass(createInsertUpdates({options.lossScale, options.clipNorm}));
+  pm.addPass(createInsertUpdates(
+      {differences ? 1.0 : options.lossScale, options.clipNorm,
+       options.accumulate, options.meanOfSteps, options.zerothOrder,
+       options.directions, options.oneSided, options.signs, options.seed}));
   addDecomposition(pm, options);
 }
 

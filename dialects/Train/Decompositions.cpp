@@ -214,6 +214,18 @@ static Value mixed(OpBuilder &b, Location l, Value x) {
   return folded(x, 16);
 }
 
+Value td::train::hashed(OpBuilder &b, Location l, Value counter, uint64_t seed,
+                        Value position) {
+  auto constant = [&](uint64_t value) -> Value {
+    return arith::ConstantOp::create(
+        b, l, b.getI32IntegerAttr(static_cast<int32_t>(value)));
+  };
+  Value key = mixed(b, l, arith::XOrIOp::create(b, l, counter, constant(seed)));
+  key = mixed(b, l, arith::XOrIOp::create(b, l, key, constant(seed >> 32)));
+  Value hash = mixed(b, l, arith::AddIOp::create(b, l, position, key));
+  return mixed(b, l, arith::XOrIOp::create(b, l, hash, key));
+}
+
 Values DropoutOp::decomposeOperation(OpBuilder &builder) {
   RankedTensorType type = getType();
   double probability = getProbability().convertToDouble();
@@ -244,12 +256,7 @@ Values DropoutOp::decomposeOperation(OpBuilder &builder) {
                                     constant(type.getDimSize(dim))),
               index);
         }
-        Value key =
-            mixed(b, l, arith::XOrIOp::create(b, l, v[1], constant(seed)));
-        key =
-            mixed(b, l, arith::XOrIOp::create(b, l, key, constant(seed >> 32)));
-        Value hash = mixed(b, l, arith::AddIOp::create(b, l, position, key));
-        hash = mixed(b, l, arith::XOrIOp::create(b, l, hash, key));
+        Value hash = hashed(b, l, v[1], seed, position);
         Value scaled = arith::MulFOp::create(
             b, l, v[0], scalar(b, l, type.getElementType(), factor));
         if (kept == 0x1p32)

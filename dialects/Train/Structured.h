@@ -107,6 +107,11 @@ std::pair<Value, mlir::AffineMap> alignToResult(OpBuilder &builder,
 Value permuted(OpBuilder &builder, Location location, Value value,
                ArrayRef<int64_t> permutation);
 
+/// 32 bits that look drawn at random, of i32 scalars in a body: a function of
+/// the three, each bit of which moves each bit of the result.
+Value hashed(OpBuilder &builder, Location location, Value counter,
+             uint64_t seed, Value position);
+
 /// The permutation that undoes `permutation`.
 SmallVector<int64_t> inverseOf(ArrayRef<int64_t> permutation);
 

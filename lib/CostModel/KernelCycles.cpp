@@ -414,7 +414,7 @@ private:
     DenseSet<Value> masks;
     if (plan.firstMaximum)
       element += firstMaximumWork;
-    arith::SelectOp decided = plan.uniformSelection(*body);
+    SmallVector<arith::SelectOp> decided = plan.uniformSelections(*body);
     DenseSet<Operation *> tabulated;
     for (const TabulatedOp &function : findTabulated(*body)) {
       tabulated.insert(function.parts.begin(), function.parts.end());
@@ -425,8 +425,9 @@ private:
     for (Operation &op : body->without_terminator()) {
       if (tabulated.contains(&op))
         continue;
-      if (decided && (&op == decided.getOperation() ||
-                      &op == decided.getCondition().getDefiningOp()))
+      if (!decided.empty() &&
+          (llvm::is_contained(decided, dyn_cast<arith::SelectOp>(op)) ||
+           &op == decided.front().getCondition().getDefiningOp()))
         continue;
       if (&op == plan.cut)
         continue;

@@ -523,8 +523,14 @@ bool KernelPlan::resultByResult(const LoopStructure &structure, unsigned height,
   });
 }
 
-arith::SelectOp KernelPlan::uniformSelection(Block &body) const {
+SmallVector<arith::SelectOp> KernelPlan::uniformSelections(Block &body) const {
+  SmallVector<arith::SelectOp> found;
   for (auto select : body.getOps<arith::SelectOp>()) {
+    if (!found.empty()) {
+      if (select.getCondition() == found.front().getCondition())
+        found.push_back(select);
+      continue;
+    }
     auto condition = select.getCondition().getDefiningOp<arith::CmpFOp>();
     if (!condition || condition->getBlock() != &body)
       continue;
@@ -536,9 +542,9 @@ arith::SelectOp KernelPlan::uniformSelection(Block &body) const {
       return operand.getDefiningOp()->hasTrait<OpTrait::ConstantLike>();
     });
     if (uniform)
-      return select;
+      found.push_back(select);
   }
-  return {};
+  return found;
 }
 
 bool KernelPlan::varies(Value value, unsigned loop) const {

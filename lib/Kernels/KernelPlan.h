@@ -148,10 +148,11 @@ struct KernelPlan {
   bool resultByResult(const LoopStructure &structure, unsigned height,
                       unsigned width) const;
 
-  /// A selection of the body that goes the same way for all elements, if there
-  /// is one: its condition depends on scalars only. There is code for either
-  /// way.
-  mlir::arith::SelectOp uniformSelection(mlir::Block &body) const;
+  /// Selections of the body by one condition that holds for all elements or for
+  /// none, if there are any: it depends on scalars only. There is code for
+  /// either way.
+  llvm::SmallVector<mlir::arith::SelectOp>
+  uniformSelections(mlir::Block &body) const;
 
   /// Whether a value of the op's body changes from one iteration of the loop to
   /// the next.

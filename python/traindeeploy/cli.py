@@ -21,7 +21,7 @@ from . import __version__
 from .errors import TrainDeeployError, UsageError
 from .interrupts import interrupts_held
 from .losses import IGNORED
-from .optimizers import OPTIMIZERS, ParameterGroup, choose
+from .optimizers import OPTIMIZERS, ParameterGroup, choose, method
 from .output import reason
 from .precision import PRECISIONS, DynamicScale, loss_scale
 from .schedules import SCHEDULES
@@ -66,6 +66,31 @@ def _multiple(text: str) -> tuple[str, float]:
     if not equals or not pattern:
         raise argparse.ArgumentTypeError(f"{text!r} is not RE=X")
     return pattern, _number(float, lambda x: math.isfinite(x) and x >= 0, "a factor of at least 0")(factor)
+
+
+def _counted(name: str, number: Callable[[str], Any]) -> Callable[[str], tuple[str, int]]:
+    """An argparse type: RE=N."""
+
+    def parse(text: str) -> tuple[str, int]:
+        pattern, equals, count = text.rpartition("=")
+        if not equals or not pattern:
+            raise argparse.ArgumentTypeError(f"{text!r} is not RE={name}")
+        return pattern, number(count)
+
+    return parse
+
+
+_frozen = _counted("N", _natural)
+_channels = _counted("K", _positive)
+
+
+def _method(text: str) -> str:
+    """An argparse type: the text of a method."""
+    try:
+        method(text)
+    except TrainDeeployError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _loss_scale(text: str) -> float | DynamicScale:
@@ -236,6 +261,30 @@ def _add_graph_options(parser: argparse.ArgumentParser, loss_required: bool = Tr
         default=(),
         metavar="RE=X",
         help="X times the learning rate for parameters in whose names the regular expression RE is found",
+    )
+    parser.add_argument(
+        "--freeze",
+        nargs="+",
+        type=_frozen,
+        default=(),
+        metavar="RE=N",
+        help="keep parameters in whose names the regular expression RE is found for the first N updates",
+    )
+    parser.add_argument(
+        "--last-channels",
+        nargs="+",
+        type=_channels,
+        default=(),
+        metavar="RE=K",
+        help="train the last K channels (of the first axis) of parameters in whose names RE is found",
+    )
+    parser.add_argument(
+        "--method",
+        type=_method,
+        default="backpropagation",
+        metavar="M",
+        help="backpropagation (default), or zeroth-order[:eps=1e-3,directions=1,one_sided=false,"
+        "rademacher=false,seed=0]: forward passes only (docs/zeroth-order.md)",
     )
     parser.add_argument(
         "--clip-value", type=_bound, metavar="X", help="clip the elements of gradients to -X and X"
@@ -466,6 +515,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_model_options(inspect)
     _add_recipe_options(inspect)
+    inspect.add_argument(
+        "--rank-layers",
+        action="store_true",
+        help="rank layers by their Fisher information on --data, which the host computes with --loss",
+    )
+    inspect.add_argument("--data", type=Path, metavar="D.npz", help="samples to rank layers on")
+    inspect.add_argument("--loss", choices=["mse", "l1", "bce-with-logits", "cross-entropy", "model"])
+    inspect.add_argument(
+        "--samples", type=_positive, metavar="N", help="how many of them, the first ones (default: 32)"
+    )
+    inspect.add_argument(
+        "--budget",
+        type=_positive,
+        metavar="BYTES",
+        help="of the parameters to train and their optimizer states (default: all)",
+    )
+    inspect.add_argument(
+        "--optimizer", type=_optimizer, metavar="O", help="whose states count (default: sgd, which has none)"
+    )
     inspect.set_defaults(action=_inspect)
 
     completion = commands.add_parser(
@@ -501,6 +569,8 @@ def _recipe(options: argparse.Namespace) -> dict[str, Any]:
 def _updates(options: argparse.Namespace) -> dict[str, Any]:
     """The arguments of the driver that say what is done with gradients."""
     groups = [ParameterGroup(pattern, lr=factor) for pattern, factor in options.lr_multiple]
+    groups += [ParameterGroup(pattern, frozen=count) for pattern, count in options.freeze]
+    groups += [ParameterGroup(pattern, last_channels=count) for pattern, count in options.last_channels]
     if options.no_decay is not None:
         groups.append(ParameterGroup(options.no_decay, weight_decay=0.0))
     return {
@@ -510,6 +580,7 @@ def _updates(options: argparse.Namespace) -> dict[str, Any]:
         "clip_value": options.clip_value,
         "clip_norm": options.clip_norm,
         "accumulate": options.accumulate,
+        "method": options.method,
         "ema": options.ema,
     }
 
@@ -845,8 +916,36 @@ def _inspect(options: argparse.Namespace, progress: _Progress) -> Shown:
     with interrupts_held():
         from .driver import inspection, inspection_table
 
+    if options.rank_layers:
+        return _ranked(options)
+    for name in ("data", "loss", "samples", "budget", "optimizer"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name} is of --rank-layers")
     found = inspection(options.model, batch_size=options.batch_size, untie=options.untie, **_recipe(options))
     return Shown(inspection_table(found), found)
+
+
+def _ranked(options: argparse.Namespace) -> Shown:
+    with interrupts_held():
+        from dataclasses import asdict
+
+        from .ranking import rank_layers, ranking_table
+
+    if options.data is None or options.loss is None:
+        raise UsageError("--rank-layers needs --data and --loss")
+    if options.batch_size is not None:
+        raise UsageError("--rank-layers takes samples one by one; --batch-size is of other commands")
+    ranked = rank_layers(
+        options.model,
+        options.data,
+        loss=options.loss,
+        budget=options.budget,
+        samples=options.samples or 32,
+        optimizer=options.optimizer or "sgd",
+        untie=options.untie,
+        **_recipe(options),
+    )
+    return Shown(ranking_table(ranked), {"layers": [asdict(layer) for layer in ranked]})
 
 
 def _completion(options: argparse.Namespace, progress: _Progress) -> Shown:

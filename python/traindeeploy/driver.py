@@ -37,7 +37,9 @@ from .interrupts import interrupts_held, let_interrupts_arrive
 from .isolation import isolated, keep
 from .losses import IGNORED, WEIGHTS, Labels, Loss, notes_on_activation
 from .losses import TARGETS as LOSS_TARGETS
-from .optimizers import Optimizer, ParameterGroup, Updates, attach, choose
+from .optimizers import Optimizer, ParameterGroup, Updates, ZerothOrder, attach, choose
+from .optimizers import method as chosen_method
+from .optimizers.zeroth_order import MOST_DRAWN
 from .output import MANIFEST, explained, output_folder, read_summed, reason, write_summed
 from .plan_table import Operator, plan_table, table
 from .precision import DynamicScale, Precision
@@ -140,6 +142,8 @@ class Manifest(TypedDict):
     operators: list[PlannedOperator]
 
 
+PERTURB = "perturb"
+"""Zeroth order, two-sided: whether another run comes behind this one (docs/zeroth-order.md)."""
 STATE_PREFIX = "optimizer/"
 SAMPLES_KEY, STEPS_KEY = STATE_PREFIX + "samples", STATE_PREFIX + "steps"
 
@@ -394,11 +398,8 @@ def _training_step(
     loss, precision = source.loss, source.precision
     if loss is None:
         raise TrainDeeployError("an entry that trains needs a loss")
-    if precision.dynamic and updates.accumulate > 1:
-        raise TrainDeeployError(
-            "a dynamic loss scale and accumulate do not go together: a step that overflows is left out;"
-            " take a number as loss scale"
-        )
+    if precision.loss_scale is not None and updates.zeroth_order is not None:
+        raise TrainDeeployError("zeroth-order and a loss scale do not go together: there are no gradients")
     mode = training_mode(dropout, batch_norm, source.outputs, loss.name == "model")
     imported, labels, chosen = _imported(source, batch_size, mode, loss)
     with interrupts_held():
@@ -408,18 +409,23 @@ def _training_step(
         for note in notes_on_activation(*ir_facts.last_activation(module), loss.name):
             source.notice(note)
         marked = set(chosen)
+        channels = updates.last_channels({name: imported.parameters[name].shape for name in chosen})
         for op in module.body.operations:
-            if op.operation.name == "train.parameter" and op.attributes["sym_name"].value in marked:
+            if op.operation.name == "train.parameter" and (name := op.attributes["sym_name"].value) in marked:
                 op.operation.attributes["trainable"] = ir.UnitAttr.get()
+                if name in channels:
+                    count = ir.IntegerAttr.get(ir.IntegerType.get_signless(64), channels[name])
+                    op.operation.attributes["train.last_channels"] = count
         if precision.dynamic:
             for text in precision.dynamic.states.splitlines():
                 module.body.append(ir.Operation.parse(text))
-        attach(module, updates.by_parameter(chosen, loss.reduction == "mean"))
+        mean, dynamic = loss.reduction == "mean", precision.dynamic is not None
+        attach(module, updates.by_parameter(chosen, mean, dynamic))
         lowering = _Lowering(module, source.keep_ir, source.progress)
         lowering.keep("model")
         lowering.run(
             "graph",
-            f"{loss.options(labels)} {updates.options} {precision.options}",
+            f"{loss.options(labels)} {updates.options(mean, dynamic)} {precision.options}",
         )
     return _Step(imported, labels, lowering)
 
@@ -485,6 +491,7 @@ def training_graph(
     clip_norm: float | None = None,
     accumulate: int = 1,
     ema: float | None = None,
+    method: str | ZerothOrder = "backpropagation",
     precision: str = "fp32",
     loss_scale: float | DynamicScale | None = None,
     recipe: str | None = None,
@@ -541,6 +548,7 @@ def compile(
     clip_norm: float | None = None,
     accumulate: int = 1,
     ema: float | None = None,
+    method: str | ZerothOrder = "backpropagation",
     precision: str = "fp32",
     loss_scale: float | DynamicScale | None = None,
     recipe: str | None = None,
@@ -576,6 +584,8 @@ def compile(
     groups: optimizers.ParameterGroup, of parameters with another rate or weight decay.
     clip_value, clip_norm: largest magnitude of a gradient's elements, and of all gradients as a vector.
     accumulate: steps whose gradients make up one update. ema: decay of an average of the weights.
+    method: "backpropagation", or "zeroth-order", which makes an update from losses alone, with its options:
+        "zeroth-order:eps=1e-3,directions=1" or an optimizers.ZerothOrder (docs/zeroth-order.md).
     precision: "fp32", or "mixed": products of matrices in FP16, on a target whose RedMulE reads that; with
         `loss_scale`, a power of two that gradients are multiplied by until the update (default: 1024), or a
         precision.DynamicScale.
@@ -603,7 +613,9 @@ def compile(
     machine = load_target(target)
     chosen = Precision(precision, loss_scale)
     chosen.check(machine)
-    updates = Updates(choose(optimizer, momentum), groups, clip_value, clip_norm, accumulate, ema)
+    updates = Updates(
+        choose(optimizer, momentum), groups, clip_value, clip_norm, accumulate, ema, chosen_method(method)
+    )
     attached = None
     if loss is not None:
         attached = _loss(loss, loss_reduction, label_smoothing, ignore_index, class_weights, class_axis)
@@ -894,10 +906,16 @@ class Program:
         return count
 
     @property
+    def zeroth_order(self) -> ZerothOrder | None:
+        """How gradients are estimated from losses, if they are not computed."""
+        given = self.manifest["optimizer"].get("zeroth_order")
+        return ZerothOrder(**given) if given is not None else None
+
+    @property
     def fields(self) -> list[Field]:
         """The arrays that a step needs."""
         manifest = self.manifest
-        by_entry = {"train": ("lr", COUNTER), "evaluate": (SAMPLES,), "infer": ()}
+        by_entry = {"train": ("lr", PERTURB, COUNTER), "evaluate": (SAMPLES,), "infer": ()}
         added = by_entry[manifest.get("entry", "train")]
         return _fields(
             manifest["inputs"], manifest["loss"], manifest["loss_options"], manifest["output"], added
@@ -1220,7 +1238,8 @@ class Program:
             the variable TRAINDEEPLOY_CHECK is set to something else than 0.
         timeline_steps: how many steps, the last ones, `Result.timeline` has.
 
-        Where gradients of several steps make up an update, the schedule counts updates.
+        Where gradients of several steps make up an update, the schedule counts updates. With zeroth order a
+        step is an update, of several runs of the program on the same samples.
 
         Raises TrainDeeployError for wrong data, a loss that is not finite (with the step), steps that are
         no whole updates, and a program that the simulator stops.
@@ -1244,6 +1263,13 @@ class Program:
             for rate in rates(schedule, lr, warmup, before // micro, steps // micro)
             for _ in range(micro)
         )
+        differences = self.zeroth_order
+        if differences and (before + steps) * differences.directions > MOST_DRAWN:
+            raise TrainDeeployError(
+                f"{before + steps} steps of {differences.directions} directions are more than the"
+                f" {MOST_DRAWN} directions that the device counts"
+            )
+        cycle = _Cycle(differences)
         learning_rates: list[float] = []
         if start_sample is not None:
             samples = start_sample
@@ -1258,12 +1284,19 @@ class Program:
             held_out = dataset_of(self.entry("evaluate"), validate, notice)
             machine = Machine(simulator, gvsoc, max_cycles, check)
             validation = Validation(self, held_out, machine, every, patience, progress)
+        span = steps if validation is None else every
         losses: list[float] = []
+        of_step: list[float] = []
         advice = "a smaller learning rate may help"
         if (scale := self.manifest["precision"]["loss_scale"]) > 1:
             advice += f", or a smaller loss scale than {scale:.0f}"
 
-        def finished(step: int, loss: float) -> None:
+        def finished(run: int, loss: float) -> None:
+            of_step.append(loss)
+            if np.isfinite(loss) and not cycle.ends(run):
+                return
+            loss = loss if not np.isfinite(loss) else cycle.loss(of_step)
+            of_step.clear()
             losses.append(loss)
             if not np.isfinite(loss):
                 raise TrainDeeployError(f"the loss is {loss} at step {len(losses)} of {steps}; {advice}")
@@ -1279,7 +1312,9 @@ class Program:
                 learning_rates.append(rate)
                 # Dropout goes on where another run has stopped, as the samples do.
                 counter = np.asarray((samples + step * batch) % 2**31, np.int32)
-                yield {**arrays, "lr": np.asarray(rate, np.float32), COUNTER: counter}
+                begins, ends = step % span == 0, (step + 1) % span == 0 or step + 1 == steps
+                for more in cycle.feeds(begins, ends):
+                    yield {**arrays, "lr": np.asarray(rate, np.float32), COUNTER: counter, **more}
 
         stream = feeds()
 
@@ -1289,7 +1324,7 @@ class Program:
                 self.target,
                 self.stored(values),
                 stream,
-                steps=count,
+                steps=cycle.runs(count),
                 simulator=simulator,
                 gvsoc=gvsoc,
                 finished=finished,
@@ -1328,8 +1363,17 @@ class Program:
         report["learning_rate"] = learning_rates
         if validation is not None:
             report["validation"] = validation.report()
+        if differences:
+            runs = cycle.runs(span)
+            of_updates = [c for run, c in enumerate(outcome.cycles) if run % runs >= cycle.ahead]
+            report["updates_per_second"] = self.target.clock_hz * len(losses) / sum(outcome.cycles)
+            report["zeroth_order"] = {
+                "updates": len(losses),
+                "runs_per_update": differences.runs,
+                "cycles_per_update": sum(of_updates) / len(losses),
+            }
         if "clip_norm" in self.manifest["optimizer"]:
-            norms = [float(outputs["output1"]) for outputs in outcome.outputs]
+            norms = [float(outputs["output1"]) for outputs in outcome.outputs[micro - 1 :: micro]]
             norms = [norm for norm in norms if np.isfinite(norm)]  # but those of steps that are left out
             report["gradient_norm"] = {
                 "mean": sum(norms) / len(norms) if norms else None,
@@ -1340,11 +1384,11 @@ class Program:
             used = sum(bool(outputs[flag]) for outputs in outcome.outputs)
             report["loss_scale"] = {
                 "last": float(values["optimizer.loss_scale"]),
-                "skipped": len(losses) - used,
+                "skipped": len(losses) // micro - used,
             }
         everything = {name: values[name] for name in self.manifest["parameters"]}
         self.trained = params
-        first = len(losses) - len(outcome.logs) + 1
+        first = len(outcome.cycles) - len(outcome.logs) + 1
         timeline = partial(slices, Elf(self.elf).manifest, outcome.logs, first)
         averages = {
             item["parameter"]: values[item["symbol"]]
@@ -1352,6 +1396,38 @@ class Program:
             if item["key"].endswith("/ema") and "parameter" in item and "ema" in self.manifest["optimizer"]
         }
         return Result(params, state, losses, report, everything, averages, timeline)
+
+
+class _Cycle:
+    """The runs of the program that make up a step: one, but for zeroth order."""
+
+    def __init__(self, differences: ZerothOrder | None):
+        self.each = differences.runs if differences else 1
+        self.two_sided = differences is not None and not differences.one_sided
+        # Two-sided, a run at the parameters themselves goes ahead, behind which they are first moved.
+        self.ahead = 1 if self.two_sided else 0
+
+    def runs(self, steps: int) -> int:
+        """Runs that so many steps take."""
+        return self.ahead + self.each * steps
+
+    def ends(self, run: int) -> bool:
+        """Whether a step ends with this run."""
+        return (run - self.ahead) % self.each == self.each - 1 and run >= self.ahead
+
+    def loss(self, losses: Sequence[float]) -> float:
+        """The loss of a step at its parameters: the mean of both sides, which is that but for eps^2."""
+        if not self.two_sided:
+            return losses[0]
+        taken = losses[-self.each :]
+        return sum(taken) / len(taken)
+
+    def feeds(self, first: bool, last: bool) -> Iterator[dict[str, Array]]:
+        """What the runs of a step get beside its samples; behind the last step parameters are not moved."""
+        runs = self.each + (self.ahead if first else 0)
+        for run in range(runs):
+            onward = not (last and run == runs - 1)
+            yield {PERTURB: np.asarray(onward, np.float32)} if self.two_sided else {}
 
 
 def check_micro_batches(steps: int, before: int, micro: int) -> None:

@@ -413,6 +413,96 @@ def test_accumulation_and_averages(target: str) -> None:
     assert result.state["optimizer/micro_batches"] == 0
 
 
+@pytest.mark.parametrize("target", ["pulp", "pulp-redmule-fp16"])
+def test_sums_of_gradients_are_clipped_and_scaled(target: str) -> None:
+    """Two steps an update, a norm that is limited, and a scale of the loss that follows what overflows."""
+    pytest.importorskip("torch")
+    mixed = target == "pulp-redmule-fp16"
+    mlp = Mlp([17, 13, 5], activation="tanh" if mixed else "relu")
+    module, inputs = mlp.module(3)
+    first, limit_of_norm = (2.0**20, 1.3) if mixed else (2.0**24, 1.6)
+    program = traindeeploy.compile(
+        module,
+        inputs,
+        loss="mse",
+        optimizer="adam:eps=0.01",
+        accumulate=2,
+        clip_norm=limit_of_norm,
+        ema=0.8,
+        target=target,
+        precision="mixed" if mixed else "fp32",
+        loss_scale=DynamicScale(init=first, growth_interval=3),
+    )
+    data = mlp.data(6 * STEPS)
+    if not mixed:
+        # Of the first half of an update the gradients overflow once they are scaled; the loss does not.
+        data["x"][24:27] *= np.float32(1e17)
+    result = program.run(data, steps=2 * STEPS, lr=LR)
+    import torch
+
+    module = module.double()
+    reference = of_torch(torch, choose("adam:eps=0.01"), list(module.parameters()), float(np.float32(LR)))
+    scale, tracker, skipped, norms, average = first, 0, 0, [], None
+    limit = 65504.0 if mixed else float(np.finfo(np.float32).max)
+    for step in range(STEPS):
+        reference.zero_grad()
+        parts, sums = [], [0.0 for _ in module.parameters()]
+        for half in range(2):
+            rows = slice(6 * step + 3 * half, 6 * step + 3 * half + 3)
+            torch_step(torch, module, reference, data, rows)
+            parts += [
+                float((p.grad - before).abs().max())
+                for p, before in zip(module.parameters(), sums, strict=True)
+                if p.ndim > 1 or not mixed  # sums of rows are in float32
+            ]
+            sums = [p.grad.clone() for p in module.parameters()]
+        if max(parts) * scale > limit:
+            scale, tracker, skipped = scale / 2, 0, skipped + 1
+            continue
+        for p in module.parameters():
+            p.grad /= 2
+        norms.append(float(torch.nn.utils.clip_grad_norm_(module.parameters(), limit_of_norm)))
+        reference.step()
+        now = {name: value.detach().clone() for name, value in module.named_parameters()}
+        average = now if average is None else {n: 0.8 * average[n] + 0.2 * now[n] for n in now}
+        tracker += 1
+        if tracker == 3:
+            scale, tracker = 2 * scale, 0
+    assert 0 < skipped < STEPS and min(norms) < limit_of_norm < max(norms)
+    assert result.report["loss_scale"] == {"last": scale, "skipped": skipped}
+    assert result.state["optimizer/updates"] == STEPS - skipped
+    assert result.state["optimizer/micro_batches"] == 0
+    assert result.report["gradient_norm"]["max"] == pytest.approx(max(norms), rel=1e-2 if mixed else 1e-5)
+    agree(mlp, result.params, module, 2 * STEPS, target)
+    for name, value in average.items():
+        np.testing.assert_allclose(result.ema[name], value.numpy(), atol=1e-3 if mixed else 1e-5)
+
+
+def test_groups_that_are_frozen_at_first() -> None:
+    """As parameters whose gradient is None at first: bit for bit the same, and then as if the run began."""
+    mlp = Mlp([17, 13, 5], activation="tanh")
+    groups = [ParameterGroup(r"layers\.0", frozen=4)]
+    options = {"optimizer": "adam:eps=0.01,weight_decay=0.1", "groups": groups}
+    result, data = trained(mlp, 3, STEPS, **options)
+    import torch
+
+    module = mlp.module(1)[0].double()
+    lr = float(np.float32(LR))
+    optimizer = of_torch(torch, choose(options["optimizer"]), list(module.parameters()), lr)
+    for step in range(STEPS):
+        optimizer.zero_grad(set_to_none=True)
+        torch_step(torch, module, optimizer, data, slice(3 * step, 3 * step + 3))
+        if step < 4:
+            for p in (module.layers["0"].weight, module.layers["0"].bias):
+                p.grad = None
+        optimizer.step()
+    agree(mlp, result.params, module, STEPS, "pulp-redmule")
+    first, _ = trained(mlp, 3, 4, **options)
+    for name, value in first.params.items():
+        assert np.array_equal(value, mlp.params[name]) == name.startswith("layers.0")
+    assert {float(value) for key, value in result.state.items() if "updates" in key} == {6.0, 10.0}
+
+
 def test_steps_between_updates_change_no_weight() -> None:
     mlp = Mlp([17, 13, 5])
     pytest.importorskip("torch")
@@ -431,7 +521,10 @@ REFUSED_TOGETHER: dict[str, dict[str, Any]] = {
     "clip_norm is nan; gradients are clipped": {"clip_norm": float("nan")},
     "gradients of 0 steps cannot be accumulated": {"accumulate": 0},
     "the decay 1 of the average of weights is not at least 0 and below 1": {"ema": 1},
-    "clip_norm and accumulate do not go together": {"accumulate": 2, "clip_norm": 1},
+    "clip_norm and groups that are frozen for some updates do not": {
+        "clip_norm": 1,
+        "groups": [ParameterGroup("bias", frozen=1)],
+    },
 }
 
 
@@ -447,6 +540,8 @@ def test_patterns_of_groups() -> None:
         ParameterGroup("(")
     with pytest.raises(TrainDeeployError, match="the learning rate of group 'x' is -1 times as high"):
         ParameterGroup("x", lr=-1)
+    with pytest.raises(TrainDeeployError, match="group 'x' is frozen for -1 updates; 0 to"):
+        ParameterGroup("x", frozen=-1)
     with pytest.raises(TrainDeeployError, match="optimizer Made has no weight decay"):
         Updates(Made(), [ParameterGroup("x", weight_decay=0.0)])
 
@@ -505,5 +600,3 @@ def test_what_is_no_scale() -> None:
     }.items():
         with pytest.raises(TrainDeeployError, match=says):
             loss_scale(text)
-    with pytest.raises(TrainDeeployError, match="a dynamic loss scale and accumulate do not go together"):
-        traindeeploy.compile("deep-ae", loss="mse", accumulate=2, loss_scale=DynamicScale())

@@ -19,6 +19,7 @@ from .lion import Lion
 from .rmsprop import RMSprop
 from .sgd import SGD
 from .updates import ParameterGroup, Updates
+from .zeroth_order import ZerothOrder, method
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {
     kind.name: kind for kind in (SGD, Adam, AdamW, RMSprop, Adagrad, Lion)
@@ -37,12 +38,14 @@ __all__ = [
     "RMSprop",
     "Range",
     "Updates",
+    "ZerothOrder",
     "attach",
     "choose",
     "expm1",
     "fma",
     "hyperparameter",
     "maximum",
+    "method",
     "minimum",
     "select",
     "sqrt",

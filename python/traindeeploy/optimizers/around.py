@@ -66,6 +66,38 @@ class Clipped(Around):
 
 
 @dataclass(frozen=True)
+class Frozen(Around):
+    """That does nothing in the first `count` updates: its own states, and counts, begin after them.
+
+    So does torch.optim with parameters whose gradient is None until then.
+    """
+
+    count: int
+
+    def shared(self) -> Mapping[str, float]:
+        return {"frozen": 0.0, **self.inner.shared()}
+
+    def once(self, rate: Number, shared: Mapping[str, Number]) -> tuple[Sequence[Number], Sequence[Number]]:
+        numbers, following = self.inner.once(rate, shared)
+        done = shared["frozen"]
+        waits = done < float(self.count)
+        after = [
+            select(waits, shared[name], value)
+            for name, value in zip(self.inner.shared(), following, strict=True)
+        ]
+        return [select(waits, 1.0, 0.0), *numbers], [select(waits, done + 1.0, done), *after]
+
+    def each(
+        self, weight: Number, gradient: Number, states: Mapping[str, Number], numbers: Sequence[Number]
+    ) -> tuple[Number, Sequence[Number]]:
+        moved, after = self.inner.each(weight, gradient, states, numbers[1:])
+        waits = numbers[0] == 1.0
+        return select(waits, weight, moved), [
+            select(waits, states[name], value) for name, value in zip(self.inner.states(), after, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
 class Averaged(Around):
     """With an exponential moving average of the weights, state `ema`: decay ema + (1 - decay) w.
 
