@@ -260,7 +260,7 @@ def test_commands(
     fails("unknown metric 'f1'", "evaluate", *common, *data, "--metrics", "loss,f1")
     fails("metric 'mae' is not one of cross-entropy", "evaluate", *common, *data, "--metrics", "mae")
     fails("metric 'top5': the model has 4 classes", "evaluate", *common, *data, "--metrics", "top5")
-    fails("--target is for a model", "infer", "out", *data, *to, "--target", "pulp")
+    fails("--output is for a model", "infer", "out", *data, *to, "--output", "y")
     fails("of shape (4, 2), but float32 of shape (4, 3)", "infer", "out", *data, *to, "--params", "other.npz")
     fails("is no parameter of", "infer", "out", *data, *to, "--params", "d.npz")
     fails("--params file none.npz does not exist", "infer", "out", *data, *to, "--params", "none.npz")
