@@ -128,12 +128,14 @@ def _names(text: str) -> list[str]:
 _share = _number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
 
 
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
+def _add_model_options(parser: argparse.ArgumentParser, compiled: bool = False) -> None:
+    """compiled: the folder of a program is taken, too."""
     parser.add_argument(
         "model",
-        metavar="MODEL",
+        metavar="MODEL|OUT" if compiled else "MODEL",
         help="file.onnx, package.module:callable (returns nn.Module, example inputs)"
-        " or built-in: cct2, deep-ae, resnet8",
+        " or built-in: cct2, deep-ae, resnet8"
+        + ("; or the output folder of train or compile" if compiled else ""),
     )
     parser.add_argument(
         "--batch-size", type=_positive, metavar="B", help="samples a step (default: the model's own)"
@@ -371,7 +373,7 @@ def _add_machine_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_entry_options(parser: argparse.ArgumentParser, entry: str) -> None:
     """Options of the commands `infer` and `evaluate`."""
-    _add_model_options(parser)
+    _add_model_options(parser, compiled=True)
     if entry == "evaluate":
         _add_loss_options(parser, False)
     else:
@@ -381,7 +383,8 @@ def _add_entry_options(parser: argparse.ArgumentParser, entry: str) -> None:
     _add_precision_option(parser)
     _add_target_option(parser)
     # What a program that is compiled has decided already.
-    decided = {a.dest: a.default for a in parser._actions if a.dest not in ("help", "model")}
+    decided = {a.option_strings[0]: (a.dest, a.default) for a in parser._actions if a.option_strings}
+    del decided["-h"]
     parser.add_argument(
         "--data", required=True, type=Path, metavar="D.npz", help="samples by input name (and target)"
     )
@@ -826,16 +829,17 @@ def _entry(options: argparse.Namespace, data: Any, progress: _Progress) -> tuple
 
     params = None if options.params is None else load_npz(options.params, "--params")
     if Path(options.model).is_dir():
-        for name, default in options.decided.items():
+        for option, (name, default) in options.decided.items():
             if getattr(options, name) != default:
                 raise UsageError(
-                    f"--{name.replace('_', '-')} is for a model, and {options.model} holds a compiled program"
+                    f"{option} is for a model, and {options.model} holds a compiled program"
                     f" (see `traindeeploy {options.entry} --help`)"
                 )
         program = Program.load(options.model)
         program.entry(options.entry)
         trained = Path(options.model) / "params.npz"
         if params is None and trained.is_file():
+            _notice(f"the parameters are those of {trained}")
             params = load_npz(trained, "--params")
         return program, params
     arguments: dict[str, Any] = {}
