@@ -521,7 +521,9 @@ def training_graph(
         untie=untie,
         notice=notice,
     )
-    updates = Updates(choose(optimizer, momentum), groups, clip_value, clip_norm, accumulate, ema)
+    updates = Updates(
+        choose(optimizer, momentum), groups, clip_value, clip_norm, accumulate, ema, chosen_method(method)
+    )
     step = _training_step(source, batch_size, dropout=dropout, batch_norm=batch_norm, updates=updates)
     return step.lowering.module.operation.get_asm(enable_debug_info=True), step.imported
 
