@@ -11,7 +11,7 @@ import pytest
 
 import traindeeploy
 from reference import Mlp
-from traindeeploy import TrainDeeployError
+from traindeeploy import TrainDeeployError, cli
 from traindeeploy.acceptance import MIXED, deviations
 from traindeeploy.optimizers import ParameterGroup, ZerothOrder, method
 from traindeeploy.precision import DynamicScale
@@ -201,3 +201,13 @@ def test_what_is_refused(says: str) -> None:
     with pytest.raises(TrainDeeployError) as caught:
         traindeeploy.compile("deep-ae", **{"loss": "mse", **REFUSED[says]})
     assert str(caught.value).startswith(says) and "\n" not in str(caught.value)
+
+
+def test_wrong_words_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, text, says in (
+        ("--method", "zeroth", "unknown method 'zeroth'; there are: backpropagation, zeroth-order"),
+        ("--freeze", "bias", "'bias' is not RE=N"),
+        ("--last-channels", "bias=0", "'0' is not a positive whole number"),
+    ):
+        assert cli.main(["compile", "deep-ae", "--loss", "mse", "-o", "out", option, text]) == 2
+        assert says in capsys.readouterr().err
