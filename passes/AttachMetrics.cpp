@@ -1,11 +1,11 @@
 // Turns a step that returns the loss into one that returns sums over samples.
-#include "passes/EntryPasses.h"
+#include "passes/Passes.h"
 
 #include "dialects/Train/Structured.h"
 
 namespace td {
 #define GEN_PASS_DEF_ATTACHMETRICS
-#include "passes/EntryPasses.h.inc"
+#include "passes/Passes.h.inc"
 } // namespace td
 
 using namespace mlir;

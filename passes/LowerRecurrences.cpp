@@ -1,12 +1,12 @@
 // Lowers recurrences to loops, for the host.
 #include "dialects/Train/Recurrence.h"
-#include "passes/RecurrencePasses.h"
+#include "passes/Passes.h"
 
 #include "mlir/IR/IRMapping.h"
 
 namespace td {
 #define GEN_PASS_DEF_LOWERRECURRENCES
-#include "passes/RecurrencePasses.h.inc"
+#include "passes/Passes.h.inc"
 } // namespace td
 
 using namespace mlir;

@@ -95,6 +95,25 @@ struct GraphOptions : mlir::PassPipelineOptions<GraphOptions> {
   Option<uint64_t> seed{*this, "seed", llvm::cl::desc("Of the directions"),
                         llvm::cl::init(0)};
 };
+/// What a step without updates returns: the prediction, or loss and metrics.
+enum class Entry { Infer, Evaluate };
+
+/// Options of the pipeline td-entry; those of losses are for `evaluate`.
+struct EntryOptions : GraphOptions {
+  Option<Entry> entry{
+      *this, "entry", llvm::cl::desc("What the step is for"),
+      llvm::cl::init(Entry::Infer),
+      llvm::cl::values(clEnumValN(Entry::Infer, "infer", "the prediction"),
+                       clEnumValN(Entry::Evaluate, "evaluate",
+                                  "loss and metrics, as sums"))};
+  ListOption<int64_t> top{
+      *this, "top",
+      llvm::cl::desc("Numbers of largest logits to look for the label in")};
+  Option<bool> absoluteError{*this, "absolute-error",
+                             llvm::cl::desc("Sum up absolute errors as well"),
+                             llvm::cl::init(false)};
+};
+
 /// td-graph: a forward model to a decomposed training step.
 void buildGraphPipeline(mlir::OpPassManager &pm, const GraphOptions &options);
 /// td-host: a decomposed training step to the LLVM dialect, for MLIR's JIT.

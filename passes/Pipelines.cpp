@@ -1,6 +1,5 @@
 // Named pipelines, one per border of IR, and registration of everything.
-#include "passes/EntryPasses.h"
-#include "passes/RecurrencePasses.h"
+#include "passes/Passes.h"
 #include "passes/Registration.h"
 
 #include "mlir/Pass/PassManager.h"
@@ -10,10 +9,6 @@
 namespace td {
 #define GEN_PASS_REGISTRATION
 #include "passes/Passes.h.inc"
-#define GEN_PASS_REGISTRATION
-#include "passes/RecurrencePasses.h.inc"
-#define GEN_PASS_REGISTRATION
-#include "passes/EntryPasses.h.inc"
 } // namespace td
 
 using namespace mlir;
@@ -135,8 +130,6 @@ static void buildLLVMPipeline(OpPassManager &pm) {
 
 void td::registerAllPasses() {
   registerTrainDeeployPasses();
-  registerTrainDeeployRecurrencePasses();
-  registerTrainDeeployEntryPasses();
   PassPipelineRegistration<GraphOptions>(
       "td-graph", "A forward model to a decomposed training step",
       buildGraphPipeline);

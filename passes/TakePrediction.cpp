@@ -1,9 +1,9 @@
 // Turns the forward function into a step that returns the prediction.
-#include "passes/EntryPasses.h"
+#include "passes/Passes.h"
 
 namespace td {
 #define GEN_PASS_DEF_TAKEPREDICTION
-#include "passes/EntryPasses.h.inc"
+#include "passes/Passes.h.inc"
 } // namespace td
 
 using namespace mlir;
