@@ -42,9 +42,10 @@ def straight_through(y: torch.Tensor, m: Of) -> torch.Tensor:
 
 
 def padded_mean(y: torch.Tensor, ids: torch.Tensor, m: Of) -> torch.Tensor:
-    """The mean of tokens that are no padding."""
-    mask = (ids != 0).unsqueeze(-1).float()
-    return ((y + m.table(ids)) * mask).sum(1) / mask.sum(1).clamp(min=1)
+    """The mean of tokens that are no padding, and something of it."""
+    mask = (ids != 0).unsqueeze(-1)
+    hidden = (1 - mask.long()) * -2  # whole numbers all the way, as the count is
+    return ((y + m.table(ids)) * mask + hidden).sum(1) / mask.sum(1).clamp(min=1)
 
 
 def attention(y: torch.Tensor, ids: torch.Tensor, m: Of) -> torch.Tensor:
