@@ -123,8 +123,9 @@ def lower(
     for argument, value in bound:
         if argument.kind == "input":
             given = next(graph_inputs)
-            truth = isinstance(given, Tensor) and _element(value.type) == "i1"
-            values[value] = graph.compared("ne", given, graph.splat(0), given.shape) if truth else given
+            if isinstance(given, Tensor) and _element(value.type) == "i1":
+                given = graph.compared("ne", given, graph.splat(0), given.shape)
+            values[value] = given
         else:
             assert argument.value is not None
             kind = "parameter" if argument.kind == "parameter" else "constant"
