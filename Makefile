@@ -76,7 +76,7 @@ $(STAMPS)/gvsoc: pyproject.toml $(STAMPS)/build
 
 $(STAMPS)/test: pyproject.toml $(STAMPS)/build
 	@echo "==> Installing test tools from PyPI"
-	@$(BIN)/python tools/requirements.py test examples > $@.txt
+	@$(BIN)/python tools/requirements.py test examples huggingface > $@.txt
 	@$(PIP) -r $@.txt
 	@touch $@
 

@@ -42,7 +42,9 @@ class Vit(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.patches(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.positions
+        token = self.token
+        token = token.expand(x.shape[0], -1, -1) if self.batch_first else token.repeat(x.shape[0], 1, 1)
+        x = torch.cat([token, x], 1) + self.positions
         x = self.block(x) if self.batch_first else self.block(x.transpose(0, 1)).transpose(0, 1)
         return self.head(x[:, 0])
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,9 +42,10 @@ def straight_through(y: torch.Tensor, m: Of) -> torch.Tensor:
 
 
 def padded_mean(y: torch.Tensor, ids: torch.Tensor, m: Of) -> torch.Tensor:
-    """The mean of tokens that are no padding."""
-    mask = (ids != 0).unsqueeze(-1).float()
-    return ((y + m.table(ids)) * mask).sum(1) / mask.sum(1).clamp(min=1)
+    """The mean of tokens that are no padding, and something of it."""
+    mask = (ids != 0).unsqueeze(-1)
+    hidden = (1 - mask.long()) * -2  # whole numbers all the way, as the count is
+    return ((y + m.table(ids)) * mask + hidden).sum(1) / mask.sum(1).clamp(min=1)
 
 
 def attention(y: torch.Tensor, ids: torch.Tensor, m: Of) -> torch.Tensor:
@@ -145,6 +149,58 @@ def test_functions(name: str) -> None:
 @pytest.mark.parametrize("name", OF_IDS)
 def test_functions_of_whole_numbers(name: str) -> None:
     check(Of(OF_IDS[name], True), "pulp-redmule", samples(True))
+
+
+class Seeing(nn.Module):
+    """Attention under a mask that the model is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv = nn.Linear(3, 12)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+@pytest.mark.parametrize("route", ["torch", "onnx"])
+def test_an_input_of_truth_values(route: str) -> None:
+    """A query that sees no key gets zeros; PyTorch's exporter asks with IsNaN for it."""
+    module = Seeing().eval()
+    random = np.random.default_rng(2)
+    data = {
+        "x": random.standard_normal((2, 4, 3)).astype(np.float32),
+        "mask": np.tril(np.ones((2, 4, 4), bool), -1),
+        "target": random.standard_normal((2, 4, 4)).astype(np.float32),
+    }
+    inputs = (torch.from_numpy(data["x"]), torch.from_numpy(data["mask"]))
+    model: Any = module
+    if route == "onnx":
+        file = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module, inputs, file, dynamo=False, opset_version=17, input_names=["x", "mask"],
+                do_constant_folding=False,
+            )  # fmt: skip
+        model = onnx.load_from_string(file.getvalue())
+        assert "IsNaN" in {node.op_type for node in model.graph.node}
+    reference = copy.deepcopy(module).double()
+    loss = F.mse_loss(reference(inputs[0].double(), inputs[1]), torch.from_numpy(data["target"]).double())
+    loss.backward()
+    program = traindeeploy.compile(model, inputs if route == "torch" else None, loss="mse")
+    result = program.run(data, steps=1, lr=LR, check=True)
+    assert loss_deviation(result.losses, [loss.item()]) <= 1
+    before = {name: value.detach().numpy() for name, value in module.named_parameters()}
+    expected = {
+        name: value.detach().numpy() - float(np.float32(LR)) * value.grad.numpy()
+        for name, value in reference.named_parameters()
+    }
+    if route == "onnx":  # the exporter has stored the weight the other way round, under another name
+        expected, before = ({"qkv.bias": values["qkv.bias"]} for values in (expected, before))
+    for item in deviations(before, result.params, expected, steps=1):
+        assert item.worst <= 1, item
 
 
 @pytest.mark.parametrize("how", ["no_grad", "detach"])

@@ -18,6 +18,7 @@ from test_frontend_onnx import (
     without_output_shape,
 )
 from traindeeploy.frontend import UnsupportedOperator, import_model, training_mode
+from traindeeploy.frontend.operators import not_supported
 
 
 def test_nodes_in_any_order():
@@ -117,7 +118,15 @@ def test_quantized_operators_are_refused_with_advice():
     nodes = [node("MatMulInteger", "x w", "m", "mm"), node("Cast", "m", "y", to=TensorProto.FLOAT)]
     message = refused(model(nodes, {"w": tensors["w"]}, dtype=TensorProto.INT8))
     what = "operator MatMulInteger at 'mm (MatMulInteger)' is not supported"
-    assert message.startswith(f"{what}: export the model in float32, or quantized with QuantizeLinear")
+    assert message.startswith(f"{what}: the model is quantized; export it in float32, or with QuantizeLinear")
+
+
+def test_a_training_graph_is_called_one():
+    supported = ("Softmax",)
+    message = not_supported("com.microsoft.SoftmaxGrad", "g", supported)
+    assert message.endswith("the model is a training graph already; give the graph of its forward")
+    assert "training graph" in not_supported("ai.onnx.preview.training.Adam", "g", supported)
+    assert "training graph" not in not_supported("Grade", "g", supported)
 
 
 @pytest.mark.parametrize("value", [-np.inf, np.float32(np.finfo(np.float32).min)])

@@ -248,7 +248,9 @@ class GraphBuilder:
         return self.read(Argument("constant", name, values))
 
     def splat(self, number: float, shape: tuple[int, ...] = ()) -> Tensor:
-        """A constant tensor of one repeated value, rounded to float32."""
+        """A constant tensor of one repeated value, in float32; infinity becomes the largest number."""
+        limit = float(np.finfo(np.float32).max)
+        number = min(max(number, -limit), limit)
         with self.context, ir.Location.unknown():
             element = ir.FloatAttr.get(self._f32, float(np.float32(number)))
             attribute = ir.DenseElementsAttr.get_splat(self._type(shape), element)

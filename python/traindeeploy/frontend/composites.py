@@ -286,7 +286,7 @@ def mean_over(graph: GraphBuilder, x: Tensor, axes: list[int], keep: bool) -> Te
     return scaled(graph, reduced(graph, "train.sum", x, axes, keep), 1 / count)
 
 
-@lowers("aten.mean", "aten.sum", data=1)
+@lowers("aten.mean", "aten.sum", data=1, whole=True)
 def total(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     x = op.tensor(graph, 0)
     axes = list(range(len(x.shape)))
@@ -294,7 +294,7 @@ def total(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return mean_over(graph, x, axes, False) if mean else reduced(graph, "train.sum", x, axes, False)
 
 
-@lowers("aten.mean.dim", "aten.sum.dim_IntList")
+@lowers("aten.mean.dim", "aten.sum.dim_IntList", whole=True)
 def total_over(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     x = op.tensor(graph, 0)
     axes, keep = op.axes(1, len(x.shape)), bool(op.operands[2])
@@ -801,6 +801,9 @@ def stack(graph: GraphBuilder, op: TorchOperator) -> Tensor:
 def repeat(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     x = op.tensor(graph, 0)
     x = graph.reshape(x, (*[1] * (len(op.shape) - len(x.shape)), *x.shape))
+    shape = tuple(new if old == 1 else old for old, new in zip(x.shape, op.shape, strict=True))
+    if shape != x.shape:
+        x = graph.apply("train.broadcast", shape, [x])
     for axis, size in enumerate(op.shape):
         x = concatenated(graph, [x] * (size // x.shape[axis]), axis)
     return x

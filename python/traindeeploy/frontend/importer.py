@@ -122,7 +122,10 @@ def lower(
     named: dict[Any, Argument] = {}
     for argument, value in bound:
         if argument.kind == "input":
-            values[value] = next(graph_inputs)
+            given = next(graph_inputs)
+            if isinstance(given, Tensor) and _element(value.type) == "i1":
+                given = graph.compared("ne", given, graph.splat(0), given.shape)
+            values[value] = given
         else:
             assert argument.value is not None
             kind = "parameter" if argument.kind == "parameter" else "constant"
@@ -167,6 +170,10 @@ def lower(
         shape = _result_shape(own_results[0].type, operands, what, row.whole)
         made = row.entry(graph, replace(op, shape=shape, dtype=_element(own_results[0].type)))
         made = made if isinstance(made, tuple) else (made,)
+        made = tuple(
+            replace(part, truth=True) if isinstance(part, Tensor) and _element(r.type) == "i1" else part
+            for part, r in zip(made, own_results, strict=False)
+        )
         if any(r in used for r in own_results[len(made) :]):
             op.refuse()
         values.update(zip(own_results, made, strict=False))
@@ -344,10 +351,12 @@ _WHOLE = re.compile(r"!torch\.vtensor<\[([^\]]*)\],(si64|si32|i1)>")
 
 
 def _input(name: str, type_: Any) -> TensorSpec:
-    """An input of float32, or of whole numbers, which are 32 bits wide in the program."""
+    """An input of float32, as which truth values are kept, or of whole numbers, of 32 bits in the program."""
     match = _WHOLE.fullmatch(str(type_))
-    if match is None or match.group(2) == "i1":
+    if match is None:
         return TensorSpec(name, _float_shape(type_, f"input '{name}'"))
+    if match.group(2) == "i1":
+        return TensorSpec(name, _float_shape(str(type_).replace("i1", "f32"), f"input '{name}'"))
     floats = str(type_).replace(match.group(2), "f32")
     return TensorSpec(name, _float_shape(floats, f"input '{name}'"), "int32")
 

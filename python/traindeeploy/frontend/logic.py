@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from mlir import ir
 
 from .builder import GraphBuilder, Indices, Tensor
-from .composites import reduced, sliced
+from .composites import LOWEST, reduced, sliced
 from .table import IsNegative, TorchOperator, lowers, operand_tensor
 
 # Comparisons and truth values.
@@ -79,6 +81,19 @@ def logical_not(graph: GraphBuilder, op: TorchOperator) -> Tensor | Indices:
     if array is not None:
         return Indices(op.shape, array=np.logical_not(array))
     return graph.compared("eq", truth(graph, op, 0), graph.splat(0), op.shape)
+
+
+@lowers("aten.isnan", whole=True)
+def is_nan(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    """Of a softmax, whose rows are NaN where all of its operand is -infinity: exporters ask for that."""
+    x = op.tensor(graph, 0)
+    softmax = x.value.owner
+    if isinstance(softmax, ir.Block) or softmax.name != "train.softmax":
+        op.refuse("asks for NaN where it is no result of a softmax, and a program that is right has none")
+    axis = ir.IntegerAttr(softmax.attributes["axis"]).value
+    highest = reduced(graph, "train.max", replace(x, value=softmax.operands[0]), [axis], keep=True)
+    hidden = graph.compared("le", highest, graph.splat(LOWEST), highest.shape)
+    return replace(graph.apply("train.broadcast", op.shape, [hidden]), truth=True)
 
 
 @lowers("aten.any", "aten.any.dim", "aten.all", "aten.all.dim", whole=True)
@@ -190,7 +205,7 @@ def product(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return graph.reshape(parts[0], op.shape)
 
 
-@lowers("aten.cumsum")
+@lowers("aten.cumsum", whole=True)
 def cumulative_sum(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     """A sum over what is not behind, by a mask along a new axis."""
     x = op.tensor(graph, 0)

@@ -85,7 +85,7 @@ _NO_COMMON_SIZE = -1
 _NAMES = """
 Abs Add And AveragePool BatchNormalization Cast Ceil Clip Concat Constant Conv ConvTranspose Div Dropout
 Elu Equal Erf Exp Expand Flatten Floor Gather Gelu Gemm GlobalAveragePool GlobalMaxPool Greater
-GreaterOrEqual HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization LeakyRelu Less
+GreaterOrEqual HardSigmoid HardSwish Identity InstanceNormalization IsNaN LayerNormalization LeakyRelu Less
 LessOrEqual Log LogSoftmax MatMul Max MaxPool Min Mish Mod Mul Neg Not Or Pad Pow RMSNormalization
 Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Round Selu Shape Sigmoid Sign Slice Softmax Softplus
 Softsign Split Sqrt Squeeze Sub Tanh Tile Transpose Unsqueeze Where Xor

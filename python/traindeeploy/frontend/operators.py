@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from difflib import get_close_matches
 
 PAGE = "docs/operators.md"
 """Where the operators that are supported are listed."""
 
+_QUANTIZED = "the model is quantized; export it in float32, or with QuantizeLinear and DequantizeLinear"
 # What does nearly the same and is supported, or what to do instead; by the name without its dialect.
 _INSTEAD = {
     "Atan": "Tanh is, and Softsign",
     "BitShift": "only operators on float32 are trained",
-    "ConvInteger": "export the model in float32, or quantized with QuantizeLinear and DequantizeLinear",
-    "DynamicQuantizeLinear": "export the model in float32",
+    "ConvInteger": _QUANTIZED,
+    "DynamicQuantizeLinear": "the model is quantized; export it in float32",
     "If": "export the branch that is taken",
     "Loop": "export the loop unrolled",
-    "MatMulInteger": "export the model in float32, or quantized with QuantizeLinear and DequantizeLinear",
+    "MatMulInteger": _QUANTIZED,
     "NonZero": "export with indices or masks that are constant",
-    "QLinearConv": "export the model quantized with QuantizeLinear and DequantizeLinear",
-    "QLinearMatMul": "export the model quantized with QuantizeLinear and DequantizeLinear",
+    "QLinearConv": _QUANTIZED,
+    "QLinearMatMul": _QUANTIZED,
     "Scan": "export the loop unrolled",
     "TopK": "the largest element is a ReduceMax",
     "Sin": "sines of positions are, as constants",
@@ -40,6 +42,8 @@ def not_supported(operator: str, place: str, supported: Collection[str]) -> str:
     names = set(supported)
     if operator in names or ".".join(operator.split(".")[:2]) in names:
         return f"{what} with these operands; see {PAGE}"
+    if re.search(r"(Grad|Optimizer)(V\d)?$", operator) or operator.startswith("ai.onnx.preview.training."):
+        return f"{what}: the model is a training graph already; give the graph of its forward"
     short = operator.split(".")[1] if operator.startswith("aten.") else operator
     if short in _INSTEAD:
         return f"{what}: {_INSTEAD[short]}; {PAGE} lists what is"

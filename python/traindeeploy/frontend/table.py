@@ -176,13 +176,13 @@ def add(graph: GraphBuilder, op: TorchOperator) -> Tensor | Indices | Unknown:
     return graph.apply("train.add", op.shape, [lhs, scaled(graph, rhs, op.number(2))])
 
 
-@lowers("aten.sub.Tensor", "aten.sub.Scalar")
+@lowers("aten.sub.Tensor", "aten.sub.Scalar", whole=True)
 def sub(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     lhs, rhs = operand_tensor(graph, op, 0), operand_tensor(graph, op, 1)
     return graph.apply("train.sub", op.shape, [lhs, scaled(graph, rhs, op.number(2))])
 
 
-@lowers("aten.rsub.Scalar")
+@lowers("aten.rsub.Scalar", whole=True)
 def rsub(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     lhs, rhs = operand_tensor(graph, op, 1), operand_tensor(graph, op, 0)
     return graph.apply("train.sub", op.shape, [lhs, scaled(graph, rhs, op.number(2))])
@@ -263,7 +263,7 @@ def relu6(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return hard_bounds(graph, op.tensor(graph, 0), 0, 6)
 
 
-@lowers("aten.hardtanh", "aten.clamp")
+@lowers("aten.hardtanh", "aten.clamp", whole=True)
 def clamp(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     low = -inf if op.operands[1] is None else op.number(1)
     high = inf if op.operands[2] is None else op.number(2)
@@ -330,7 +330,7 @@ def leaky_relu(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return graph.apply("train.add", x.shape, [graph.apply("train.relu", x.shape, [x]), negative])
 
 
-@lowers("aten.mul.Tensor", "aten.mul.Scalar")
+@lowers("aten.mul.Tensor", "aten.mul.Scalar", whole=True)
 def mul(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return graph.apply("train.mul", op.shape, [operand_tensor(graph, op, 0), operand_tensor(graph, op, 1)])
 

@@ -366,7 +366,9 @@ def _import_functional(
     if not outputs:
         raise ModelError("the model does not return a tensor")
     names = _output_names(program, len(outputs))
-    chosen = mode.chosen(names)
+    tensors = [i for i, (_, spec) in enumerate(outputs) if type(spec.arg).__name__ == "TensorArgument"]
+    only = not mode.outputs and len(tensors) == 1
+    chosen = [(tensors[0], 1.0)] if only else mode.chosen(names)
     for index, _ in chosen:
         if type(outputs[index][1].arg).__name__ != "TensorArgument":
             if not mode.outputs:
