@@ -125,6 +125,24 @@ def layers(*modules: torch.nn.Module, shape: tuple[int, ...], batch: int = 1) ->
     return Sample(model, data, labels, {"loss": "cross-entropy", "momentum": 0.0}, batch, 1)
 
 
+def test_tiles_without_a_hole_delay_their_operator_only() -> None:
+    """Long filters on long rows leave L1 in pieces; the rest of the step overlaps all the same."""
+    item = layers(
+        *(nn.Conv2d(1, 4, (1, 4), padding=(0, 2)), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d((1, 8))),
+        *(nn.Conv2d(4, 16, (1, 16), padding=(0, 8)), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d((1, 4))),
+        *(nn.Conv2d(16, 16, (1, 8), padding=(0, 4)), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d((1, 4))),
+        *(nn.Conv2d(16, 16, (16, 1), padding=(8, 0)), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d((4, 1))),
+        *(nn.Conv2d(16, 16, (8, 1), padding=(4, 0)), nn.BatchNorm2d(16), nn.ReLU()),
+        nn.AdaptiveAvgPool2d(1),
+        shape=(1, 4, 768),
+    )
+    item.options["target"] = "pulp-redmule"
+    program, result = trained(item)
+    engines = result.report["engines"]
+    assert engines["dma_hidden"] > engines["dma"] / 2
+    assert agreement(item, program, result) <= 1
+
+
 POOLINGS = {
     "overlapping": [nn.Conv2d(3, 11, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1)],
     "side by side": [nn.Conv2d(3, 8, 5, stride=2, bias=False), nn.MaxPool2d(2), nn.Tanh()],
