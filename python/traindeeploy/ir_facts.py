@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlir import ir
 
+from . import dialects  # noqa: F401  (else mlir looks for their bindings anew at each operation)
 from .plan_table import Operator
 
 if TYPE_CHECKING:

@@ -438,6 +438,36 @@ def test_gradients_of_norms_of_zeros(forward):
     check_on_host(import_model(Zeros(), x), x, *reference(Zeros(), x))
 
 
+def test_slopes_on_bounds():
+    """What saturates is flat where it begins to; torch.clamp has the slope 1 there."""
+    functions = [
+        (F.relu6, (0.0, 6.0)),
+        (F.hardtanh, (-1.0, 1.0)),
+        (lambda x: F.hardtanh(x, 0.25, 0.5), (0.25, 0.5)),
+        (F.hardsigmoid, (-3.0, 3.0)),
+        (F.hardswish, (-3.0, 3.0)),
+        (lambda x: x.clamp(-1, 1), (-1.0, 1.0)),
+        (lambda x: F.leaky_relu(x, 0.1), (0.0, 1.0)),
+        (lambda x: F.threshold(x, 0.5, 0.25), (0.5, 1.0)),
+    ]
+
+    class Bounds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            near = [
+                [np.nextafter(np.float32(b), np.float32([-9, b, 9])) for b in bounds]
+                for _, bounds in functions
+            ]
+            self.w = nn.ParameterList(torch.from_numpy(np.concatenate(numbers)) for numbers in near)
+
+        def forward(self, x):
+            values = [function(w) for (function, _), w in zip(functions, self.w, strict=True)]
+            return x + torch.stack(values)
+
+    x = normal(1, len(functions), 6)
+    check_on_host(import_model(Bounds(), x), x, *reference(Bounds(), x))
+
+
 def test_equal_maxima():
     """Of max along an axis the first takes the gradient, of amax all share it."""
 
