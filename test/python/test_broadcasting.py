@@ -1,4 +1,4 @@
-"""Broadcasting of ONNX's operators over all combinations of ranks, against NumPy in float64; PReLU in aten.
+"""Broadcasting of ONNX's operators over all combinations of ranks, against NumPy in float64; rules of aten.
 
 Per operator one model holds every combination: its results, flattened, are concatenated.
 """
@@ -245,3 +245,36 @@ def test_aten_prelu_is_of_channels():
     shapes = [(shape, (slopes,)) for shape, slopes in inputs]
     operands = [[random.standard_normal(s).astype(np.float32) for s in pair] for pair in shapes]
     check_aten(torch.nn.functional.prelu, operands)
+
+
+def drawn(shapes, seed=0):
+    """Operands of these shapes, per group."""
+    random = np.random.default_rng(seed)
+    return [[random.standard_normal(shape).astype(np.float32) for shape in group] for group in shapes]
+
+
+def test_aten_products_of_all_ranks():
+    """torch.matmul of ranks 1 to 4: vectors are rows or columns, batches spread."""
+    random = np.random.default_rng(1)
+    shapes = []
+    for a, b in itertools.product(range(1, 5), repeat=2):
+        for thin in (False, True):
+            batches = [(2, 5)[4 - rank :] if rank > 2 else () for rank in (a, b)]
+            batches = [thinned(batch, random) if thin else batch for batch in batches]
+            left = (*batches[0], 3, 4) if a > 1 else (4,)
+            shapes.append((left, (*batches[1], 4, 6) if b > 1 else (4,)))
+    check_aten(torch.matmul, drawn(shapes))
+
+
+def test_aten_biases_of_products():
+    """What is added to a product spreads over it, scaled by beta."""
+
+    def added(x, weight, bias):
+        if x.ndim == 2:
+            return torch.addmm(bias, x, weight, beta=0.5, alpha=2)
+        return torch.baddbmm(bias, x, weight, beta=0.5, alpha=2)
+
+    biases = [(1,), (4,), (1, 4), (3, 1), (3, 4), (1, 1)]
+    batches = [*biases, (2, 3, 4), (2, 1, 4), (1, 3, 1)]
+    shapes = [((3, 2), (2, 4), bias) for bias in biases] + [((2, 3, 2), (2, 2, 4), bias) for bias in batches]
+    check_aten(added, drawn(shapes))

@@ -335,6 +335,8 @@ CASES = {
         lambda x: F.interpolate(x, size=11, mode="linear", align_corners=True), 2, 3, 7
     ),
     "product with whole numbers": function(lambda x: x * torch.arange(7), 2, 7),
+    "as strided": function(lambda x: x.as_strided((2, 3, 3), (20, 5, 2), 1) ** 2, 3, 5, 4),
+    "unfold": function(lambda x: x.unfold(1, 3, 2).tanh(), 2, 8, 3),
     "roll": function(lambda x: torch.roll(x, 2, 1) * x, 2, 7),
     "where": function(lambda x: torch.where(torch.arange(7) > 3, x, 2 * x), 2, 7),
     "dropout off": layer(lambda: nn.Dropout(0.5), 2, 7),
@@ -402,7 +404,7 @@ def test_from_torch(name):
 # What ONNX has no operator for, a differing one, or one that is not supported (Resize, Einsum).
 NOT_IN_ONNX = {
     "einsum", "embedding with padding", "average pool with a divisor", "logsumexp", "upsample nearest",
-    "upsample nearest to a size", "upsample bilinear", "upsample linear",
+    "upsample nearest to a size", "upsample bilinear", "upsample linear", "as strided", "unfold",
 }  # fmt: skip
 
 

@@ -700,6 +700,20 @@ def index(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return graph.reshape(picked(graph, op, joined, first, Indices(flat.shape, array=flat)), op.shape)
 
 
+@lowers("aten.unfold")
+def unfold(graph: GraphBuilder, op: TorchOperator) -> Tensor:
+    """Windows along an axis, whose elements are the last axis of the result."""
+    x = op.tensor(graph, 0)
+    if not x.shape:
+        return graph.reshape(x, op.shape)
+    axis = op.integers(1)[0] % len(x.shape)
+    size, step = op.integers(2)[0], op.integers(3)[0]
+    at = step * np.arange(op.shape[axis])[:, None] + np.arange(size)
+    windows = picked(graph, op, x, axis, Indices(at.shape, array=at))
+    order = [i for i in range(len(windows.shape)) if i != axis + 1]
+    return graph.permute(windows, [*order, axis + 1])
+
+
 @lowers("aten.where.self", "aten.where.ScalarSelf", "aten.where.ScalarOther", "aten.where.Scalar", whole=True)
 def where(graph: GraphBuilder, op: TorchOperator) -> Tensor | Indices:
     """Also what ONNX's Gather does about negative indices, which no input has."""

@@ -350,6 +350,7 @@ def _import_functional(
             raise ModelError(f"output '{names[index]}' of the model is not a tensor")
     name_of_output = names[chosen[0][0]] if mode.outputs else "output"
     results = [(outputs[index][0], weight) for index, weight in chosen]
+    _index_what_is_strided(program.graph)
     arguments = [*_bind(program, aliases, input_names), *_fold_constants(program)]
     context = torch_ir.Context()
     torch_dialect.register_dialect(context)
@@ -376,6 +377,31 @@ def _output_names(program: ExportedProgram, count: int) -> list[str]:
     return [
         ".".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path) or "output" for path, _ in paths
     ]
+
+
+def _index_what_is_strided(graph: Any) -> None:
+    """Make x.as_strided(...) the elements of x at the same strides of their numbers, which are constant."""
+    aten = torch.ops.aten
+    for node in [n for n in graph.nodes if n.target is aten.as_strided.default]:
+        x = node.args[0]
+        value = x.meta["val"]
+        stored = value.untyped_storage().nbytes()
+        if not value.is_contiguous() or stored != value.numel() * value.element_size():
+            raise UnsupportedOperator(
+                f"operator aten.as_strided at '{_node_place(node)}' walks a view of another tensor; only "
+                "that of a tensor that is contiguous and no part of one is supported"
+            )
+        with graph.inserting_before(node):
+            flat = graph.call_function(aten.reshape.default, (x, [-1]))
+            numbers = graph.call_function(aten.arange.default, (value.numel(),))
+            places = graph.call_function(aten.as_strided.default, (numbers, *node.args[1:]))
+            found = graph.call_function(aten.index.Tensor, (flat, [places]))
+        origin = {key: item for key, item in node.meta.items() if key != "tensor_meta"}
+        flat.meta, found.meta = {**origin, "val": value.reshape(-1)}, dict(node.meta)
+        whole = node.meta["val"].new_empty(node.meta["val"].shape, dtype=torch.int64)
+        numbers.meta = places.meta = {**origin, "val": whole}
+        node.replace_all_uses_with(found)
+        graph.erase_node(node)
 
 
 def _fold_constants(program: ExportedProgram) -> list[Argument]:
