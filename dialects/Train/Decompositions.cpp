@@ -359,11 +359,13 @@ Values ClampVJPOp::decomposeOperation(OpBuilder &builder) {
         Type type = v[0].getType();
         Value zero = scalar(b, l, type, 0.0);
         Value below = arith::CmpFOp::create(
-            b, l, arith::CmpFPredicate::OLT, v[0],
-            scalar(b, l, type, getLow().convertToDouble()));
+            b, l,
+            getFlat() ? arith::CmpFPredicate::OLE : arith::CmpFPredicate::OLT,
+            v[0], scalar(b, l, type, getLow().convertToDouble()));
         Value above = arith::CmpFOp::create(
-            b, l, arith::CmpFPredicate::OGT, v[0],
-            scalar(b, l, type, getHigh().convertToDouble()));
+            b, l,
+            getFlat() ? arith::CmpFPredicate::OGE : arith::CmpFPredicate::OGT,
+            v[0], scalar(b, l, type, getHigh().convertToDouble()));
         Value raised = arith::SelectOp::create(b, l, below, zero, v[1]);
         return arith::SelectOp::create(b, l, above, zero, raised).getResult();
       })};

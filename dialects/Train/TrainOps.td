@@ -126,8 +126,9 @@ def Train_GeluOp : Train_UnaryOp<"gelu", "x times the normal distribution functi
   }];
   let arguments = (ins Train_Tensor:$input, UnitAttr:$tanh);
 }
-def Train_ClampOp : Train_UnaryOp<"clamp", "min(max(x, low), high); NaN stays NaN, the slope is 1 on the bounds"> {
-  let arguments = (ins Train_Tensor:$input, F64Attr:$low, F64Attr:$high);
+def Train_ClampOp : Train_UnaryOp<"clamp", "min(max(x, low), high); NaN stays NaN"> {
+  let description = "On the bounds the slope is 1, as of torch.clamp, or 0 with `flat`, as of torch.nn.functional.hardtanh.";
+  let arguments = (ins Train_Tensor:$input, F64Attr:$low, F64Attr:$high, UnitAttr:$flat);
 }
 def Train_PowOp : Train_UnaryOp<"pow", "x^exponent with a constant exponent"> {
   let arguments = (ins Train_Tensor:$input, F64Attr:$exponent);
@@ -454,8 +455,8 @@ def Train_AbsVJPOp : Train_InputVJPOp<"abs_vjp", "cotangent * sign(x)">;
 def Train_GeluVJPOp : Train_InputVJPOp<"gelu_vjp", "cotangent times the derivative of train.gelu at x"> {
   let arguments = (ins Train_Tensor:$input, Train_Tensor:$cotangent, UnitAttr:$tanh);
 }
-def Train_ClampVJPOp : Train_InputVJPOp<"clamp_vjp", "cotangent where low <= x <= high, else 0"> {
-  let arguments = (ins Train_Tensor:$input, Train_Tensor:$cotangent, F64Attr:$low, F64Attr:$high);
+def Train_ClampVJPOp : Train_InputVJPOp<"clamp_vjp", "cotangent where low <= x <= high (with `flat` low < x < high), else 0"> {
+  let arguments = (ins Train_Tensor:$input, Train_Tensor:$cotangent, F64Attr:$low, F64Attr:$high, UnitAttr:$flat);
 }
 
 /// An op of the backward pass whose types are all written down.

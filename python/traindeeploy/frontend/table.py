@@ -243,32 +243,22 @@ def gelu(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     return graph.apply("train.gelu", op.shape, [op.tensor(graph, 0)], {"tanh": approximate == "tanh"})
 
 
-def clamped(graph: GraphBuilder, x: Tensor, low: float, high: float) -> Tensor:
-    return graph.apply("train.clamp", x.shape, [x], {"low": float(low), "high": float(high)})
-
-
-def hard_bounds(graph: GraphBuilder, x: Tensor, low: float, high: float) -> Tensor:
-    """The values of `clamped`, with the slope of torch.nn.functional.hardtanh on the bounds: 0, not 1."""
-    at_most = graph.selected(
-        graph.compared("ge", x, graph.splat(high), x.shape), graph.splat(high), x, x.shape
-    )
-    if low == 0:
-        return graph.apply("train.relu", x.shape, [at_most])
-    below = graph.compared("le", x, graph.splat(low), x.shape)
-    return graph.selected(below, graph.splat(low), at_most, x.shape)
+def clamped(graph: GraphBuilder, x: Tensor, low: float, high: float, flat: bool = False) -> Tensor:
+    """flat: the slope on the bounds is 0, as of torch.nn.functional.hardtanh, not 1, as of torch.clamp."""
+    bounds = {"low": float(low), "high": float(high), "flat": flat}
+    return graph.apply("train.clamp", x.shape, [x], bounds)
 
 
 @lowers("aten.relu6", data=1)
 def relu6(graph: GraphBuilder, op: TorchOperator) -> Tensor:
-    return hard_bounds(graph, op.tensor(graph, 0), 0, 6)
+    return clamped(graph, op.tensor(graph, 0), 0, 6, flat=True)
 
 
 @lowers("aten.hardtanh", "aten.clamp", whole=True)
 def clamp(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     low = -inf if op.operands[1] is None else op.number(1)
     high = inf if op.operands[2] is None else op.number(2)
-    bounded = hard_bounds if op.name == "aten.hardtanh" else clamped
-    return bounded(graph, op.tensor(graph, 0), low, high)
+    return clamped(graph, op.tensor(graph, 0), low, high, flat=op.name == "aten.hardtanh")
 
 
 def bound(op: TorchOperator, index: int, default: float) -> float:
@@ -318,7 +308,7 @@ def silu(graph: GraphBuilder, op: TorchOperator) -> Tensor:
 def hardswish(graph: GraphBuilder, op: TorchOperator) -> Tensor:
     x = op.tensor(graph, 0)
     # Clamped before the sum is rounded, so that the slope is 0 on the bounds and not beside them.
-    shifted = graph.apply("train.add", x.shape, [hard_bounds(graph, x, -3, 3), graph.splat(3)])
+    shifted = graph.apply("train.add", x.shape, [clamped(graph, x, -3, 3, flat=True), graph.splat(3)])
     gate = scaled(graph, shifted, 1 / 6)
     return gate if op.name == "aten.hardsigmoid" else graph.apply("train.mul", x.shape, [x, gate])
 
