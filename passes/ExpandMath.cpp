@@ -2,6 +2,8 @@
 #include "lib/Kernels/MathExpansion.h"
 #include "passes/Passes.h"
 
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+
 namespace td {
 #define GEN_PASS_DEF_EXPANDMATH
 #include "passes/Passes.h.inc"
