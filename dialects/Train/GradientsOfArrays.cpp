@@ -64,8 +64,8 @@ TD_FUNCTION(AbsOp, getInput, AbsVJPOp::create(builder, loc, x, dy))
 TD_FUNCTION(GeluOp, getInput,
             GeluVJPOp::create(builder, loc, x, dy, getTanhAttr()))
 TD_FUNCTION(ClampOp, getInput,
-            ClampVJPOp::create(builder, loc, x, dy, getLowAttr(),
-                               getHighAttr(), getFlatAttr()))
+            ClampVJPOp::create(builder, loc, x, dy, getLowAttr(), getHighAttr(),
+                               getFlatAttr()))
 /// d x^e: dy times e x^(e - 1). The power 0 has the slope 0 also where x is 0.
 static Value powerGradient(OpBuilder &builder, Location loc, Value x, Value dy,
                            double exponent) {

@@ -144,6 +144,8 @@ class Manifest(TypedDict):
 
 PERTURB = "perturb"
 """Zeroth order, two-sided: whether another run comes behind this one (docs/zeroth-order.md)."""
+ADDED: dict[str, tuple[str, ...]] = {"train": ("lr", PERTURB, COUNTER), "evaluate": (SAMPLES,), "infer": ()}
+"""Inputs by entry that a program has beside the model's and the loss's."""
 STATE_PREFIX = "optimizer/"
 SAMPLES_KEY, STEPS_KEY = STATE_PREFIX + "samples", STATE_PREFIX + "steps"
 
@@ -917,8 +919,7 @@ class Program:
     def fields(self) -> list[Field]:
         """The arrays that a step needs."""
         manifest = self.manifest
-        by_entry = {"train": ("lr", PERTURB, COUNTER), "evaluate": (SAMPLES,), "infer": ()}
-        added = by_entry[manifest.get("entry", "train")]
+        added = ADDED[manifest.get("entry", "train")]
         return _fields(
             manifest["inputs"], manifest["loss"], manifest["loss_options"], manifest["output"], added
         )

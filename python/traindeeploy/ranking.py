@@ -70,7 +70,7 @@ def rank_layers(
     from mlir import ir
 
     from . import ir_facts
-    from .driver import _fields, training_graph
+    from .driver import ADDED, _fields, training_graph
     from .host import HostStep, make_context
 
     if samples < 1:
@@ -87,7 +87,7 @@ def rank_layers(
         ]
         trained = [name for name, is_trained in ir_facts.parameters(module)[0].items() if is_trained]
     class_axis = options.get("class_axis") or 1
-    fields = _fields(inputs, loss, {"class_axis": class_axis}, imported.output.shape)
+    fields = _fields(inputs, loss, {"class_axis": class_axis}, imported.output.shape, ADDED["train"])
     arrays = load_npz(Path(data), "data") if isinstance(data, str | Path) else data
     dataset = DataSet(arrays, fields)
     step = HostStep(text)
