@@ -39,6 +39,7 @@ from .model import (
     check_batch_size,
 )
 from .operators import not_supported
+from .recurrence_shapes import recurrences_by_shape
 from .table import TABLE, supported_operators
 
 # Modules that compute something else in training mode.
@@ -155,7 +156,7 @@ def _export(
                 module.eval()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with _refusing_custom_gradients(), _returning_tensors(model):
+            with _refusing_custom_gradients(), _returning_tensors(model), recurrences_by_shape():
                 program = torch.export.export(model, tuple(args), dict(kwargs), strict=False)
     except ModelError:
         raise
@@ -348,7 +349,8 @@ def _import_functional(
         warnings.simplefilter("ignore")
         try:
             known = torch.export.default_decompositions() if parts else {}
-            program = program.run_decompositions({part: known[part] for part in parts if part in known})
+            with recurrences_by_shape():
+                program = program.run_decompositions({part: known[part] for part in parts if part in known})
         except Exception as error:  # an exporter's failure on a model that it traced
             raise ModelError(
                 f"the exported program cannot be made functional: {_first_line(error)}"
