@@ -75,10 +75,10 @@ def test_weights_in_constant_nodes():
     assert imported.constants == {"w"} and not imported.notes
 
 
-def quantized(name, values, scale, zero):
+def quantized(name, values, scale, zero, suffix="_quantized"):
     """What quantizes to `values`: initializers of a DequantizeLinear, and the node."""
     tensors = {
-        f"{name}_quantized": np.round(values / scale).clip(-128, 127).astype(np.int8),
+        f"{name}{suffix}": np.round(values / scale).clip(-128, 127).astype(np.int8),
         f"{name}_scale": np.asarray(scale, np.float32),
         f"{name}_zero": np.asarray(zero, np.int8),
     }
@@ -113,6 +113,13 @@ def test_quantized_models(relu):
     loss_agrees(proto, lambda x, v, **_: np.maximum(x @ expected.astype(np.float64), 0) @ v)
 
 
+@pytest.mark.parametrize("opset", [10, 13, 18, 19])
+def test_quantized_weights_of_any_opset_and_name(opset):
+    tensors, weight = quantized("w", normal(5, 7), np.float32(1 / 64), 0, suffix="8")
+    imported = import_model(model([weight, node("MatMul", "x w_float", "y")], tensors, opset=opset))
+    np.testing.assert_array_equal(imported.parameters["w_float"], tensors["w8"].astype(np.float32) / 64)
+
+
 def test_quantized_operators_are_refused_with_advice():
     tensors = {"w": np.ones((5, 7), np.int8), "x0": np.ones((3, 5), np.int8)}
     nodes = [node("MatMulInteger", "x w", "m", "mm"), node("Cast", "m", "y", to=TensorProto.FLOAT)]
@@ -127,6 +134,11 @@ def test_a_training_graph_is_called_one():
     assert message.endswith("the model is a training graph already; give the graph of its forward")
     assert "training graph" in not_supported("ai.onnx.preview.training.Adam", "g", supported)
     assert "training graph" not in not_supported("Grade", "g", supported)
+    gradient = node("Gradient", "w", "g", "tape", domain="ai.onnx.preview.training", xs=["w"], y="y")
+    proto = model([node("MatMul", "x w", "y"), gradient], {"w": normal(5, 7)})
+    proto.graph.output.append(helper.make_tensor_value_info("g", TensorProto.FLOAT, None))
+    proto.opset_import.append(helper.make_opsetid("ai.onnx.preview.training", 1))
+    assert "the model is a training graph already" in refused(proto)
 
 
 @pytest.mark.parametrize("value", [-np.inf, np.float32(np.finfo(np.float32).min)])
@@ -135,6 +147,10 @@ def test_masks_of_infinity(value):
     nodes = [node("MatMul", "x w", "m"), node("Add", "m mask", "s"), node("Softmax", "s", "y")]
     imported = import_model(model(nodes, {"w": normal(5, 7), "mask": mask}, x=(7, 5)))
     assert imported.constants == {"mask"} and np.isfinite(imported.parameters["mask"]).all()
+    if np.isinf(value):  # with numbers for distances
+        mask -= np.abs(np.subtract.outer(np.arange(7), np.arange(7))).astype(np.float32) / 4
+        imported = import_model(model(nodes, {"w": normal(5, 7), "mask": mask}, x=(7, 5)))
+        assert imported.constants == {"mask"}
 
 
 def test_infinity_among_weights_is_a_mistake():

@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from .model import ModelError, UnsupportedOperator, listed
+from .operators import ends_support, not_supported
 
 STANDARD = ("", "ai.onnx")
 """Names of the domain of ONNX's own operators."""
@@ -22,6 +23,8 @@ _OTHER_FLOATS = {
     TensorProto.BFLOAT16: "bfloat16",
     TensorProto.DOUBLE: "float64",
 }
+_DEQUANTIZING = (helper.make_opsetid("", 21),)
+"""The first opset whose DequantizeLinear onnx's reference has in all of its forms."""
 _TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "softmax_precision", "stash_type"}
 
 
@@ -45,6 +48,15 @@ def check_domains(model: onnx.ModelProto) -> None:
             raise ModelError(
                 f"the ONNX model imports opsets {both} of domain '{domain or 'ai.onnx'}'; it may import one"
             )
+
+
+def check_purpose(graph: onnx.GraphProto) -> None:
+    """Refuse, by its first operator that tells, a graph that trains or computes in whole numbers already."""
+    for node in graph.node:
+        operator = node.op_type if node.domain in STANDARD else f"{node.domain}.{node.op_type}"
+        if ends_support(operator):
+            place = f"{node.name or node.output[0]} ({node.op_type})"
+            raise UnsupportedOperator(not_supported(operator, place, ()))
 
 
 def put_in_order(graph: onnx.GraphProto) -> None:
@@ -242,9 +254,11 @@ def dequantized(model: onnx.ModelProto) -> list[str]:
             if name == source or name in taken:
                 name = result
             taken.add(name)
-            values = evaluated(node, known, model.opset_import)[0].astype(np.float32)
+            # An older opset's operator is this one without some of its operands and types.
+            values = evaluated(node, known, _DEQUANTIZING)[0].astype(np.float32)
             graph.initializer.append(numpy_helper.from_array(values, name))
-            renamed[result] = name
+            if name != result:
+                renamed[result] = name
             weights += 1
             continue
         quantize = made.get(source)

@@ -7,7 +7,7 @@ them and their names stay.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,7 @@ from .onnx_files import (
     array,
     as_float32,
     check_domains,
+    check_purpose,
     dequantized,
     evaluated,
     first_line,
@@ -392,6 +393,7 @@ def _prepare(model: onnx.ModelProto, mode: Mode) -> _Graph:
         model = _inline_functions(model)
     model = _copy(model)
     check_domains(model)
+    check_purpose(model.graph)
     put_in_order(model.graph)
     said = [*dequantized(model), *as_float32(model)]
     said += [*inputs_of_float32(model.graph), *weights_of_constants(model.graph)]
@@ -616,6 +618,10 @@ def _lift_tensors(graph: onnx.GraphProto) -> list[Argument]:
     used = {name for node in graph.node for name in (*node.input, *outer_names(node))}
     used.update(output.name for output in graph.output)
     numbers = _numbers(graph)
+    readers: dict[str, set[str]] = defaultdict(set)
+    for node in graph.node:
+        for name in node.input:
+            readers[name].add(node.op_type)
     for tensor in graph.initializer:
         floating = tensor.data_type in _FLOATING
         if not floating or tensor.name in numbers or not tensor.dims:
@@ -626,6 +632,9 @@ def _lift_tensors(graph: onnx.GraphProto) -> list[Argument]:
             finite = np.isfinite(values)
             # A mask is infinite in one part and a number in the other; infinity among weights is a mistake.
             mask = not finite.all() and np.isinf(values[~finite]).all() and np.unique(values[finite]).size < 2
+            # Or what attention adds for distances, with -infinity for the keys that it hides.
+            hides = not finite.all() and np.isneginf(values[~finite]).all()
+            mask = mask or (hides and readers[tensor.name] == {"Add"})
             tensors.append(Argument("constant" if mask else "parameter", tensor.name, values))
     differentiated = _differentiated(graph)
     tensors = [

@@ -33,6 +33,14 @@ _INSTEAD = {
 }
 
 
+_TRAINS = re.compile(r"(Grad|Optimizer)(V\d)?$|^ai\.onnx\.preview\.training\.")
+
+
+def ends_support(operator: str) -> bool:
+    """Whether an operator says of the whole model that it is quantized, or a training graph already."""
+    return bool(_TRAINS.search(operator)) or "the model is quantized" in _INSTEAD.get(operator, "")
+
+
 def not_supported(operator: str, place: str, supported: Collection[str]) -> str:
     """One line about an operator: what is nearest to it, and where all are listed.
 
@@ -42,7 +50,7 @@ def not_supported(operator: str, place: str, supported: Collection[str]) -> str:
     names = set(supported)
     if operator in names or ".".join(operator.split(".")[:2]) in names:
         return f"{what} with these operands; see {PAGE}"
-    if re.search(r"(Grad|Optimizer)(V\d)?$", operator) or operator.startswith("ai.onnx.preview.training."):
+    if _TRAINS.search(operator):
         return f"{what}: the model is a training graph already; give the graph of its forward"
     short = operator.split(".")[1] if operator.startswith("aten.") else operator
     if short in _INSTEAD:
