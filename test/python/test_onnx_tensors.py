@@ -98,7 +98,7 @@ def test_rotary_tables_are_left_alone():
     assert trained(model) == ["w"] and model.frozen == {"cos", "sin"}
 
 
-@pytest.mark.parametrize("low", [-np.inf, -1e9, -65504.0, -1e4])
+@pytest.mark.parametrize("low", [-np.inf, -1e9, -65504.0, -1e4, -100.0])
 def test_masks_are_constants(low):
     mask = np.triu(np.full((5, 5), low), 1).astype(np.float32)
     nodes = [

@@ -208,6 +208,10 @@ def _is_mask(value: np.ndarray, operators: set[str]) -> bool:
         return False
     if low.any() and (zero | low).all():
         return True
+    # Windows that are shifted add -100.
+    lowest = value.min()
+    if lowest <= -50 and (zero | (value == lowest)).all() and operators <= {"Add", *_SAME}:
+        return True
     return bool(one.any() and (zero | one).all()) and operators <= {"Add", "Mul", "Sub", "Where", *_SAME}
 
 
