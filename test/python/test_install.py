@@ -44,6 +44,6 @@ def test_torch_is_an_extra() -> None:
 
 
 def test_importing_the_package_is_cheap() -> None:
-    script = "import sys, traindeeploy; print(sorted({'torch', 'mlir', 'numpy'} & set(sys.modules)))"
+    script = "import sys, traindeeploy.cli; print(sorted({'torch', 'mlir', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from ..choices import chosen
 from ..errors import TrainDeeployError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 MOST_DIRECTIONS = 16
 MOST_DRAWN = 2**24
@@ -78,6 +79,8 @@ class ZerothOrder:
         number: of the direction, from 0 on: update * directions + its number within the update. first,
         count: which elements, of all trained parameters one behind the other, in the model's order.
         """
+        import numpy as np
+
         mask = np.uint64(0xFFFFFFFF)
 
         def mixed(x: Any) -> Any:
