@@ -72,7 +72,10 @@ def test_weights_in_constant_nodes():
     assert imported.notes == ("w: weights in Constant nodes, trained as parameters",)
     # Beside initializers they are constants.
     imported = check(model([w, node("MatMul", "x w", "m"), node("Add", "m b", "y")], {"b": normal(7)}))
-    assert imported.constants == {"w"} and not imported.notes
+    assert imported.constants == {"w"}
+    assert imported.notes == (
+        "w: weights in Constant nodes beside initializers, so constants, never trained",
+    )
 
 
 def quantized(name, values, scale, zero, suffix="_quantized"):

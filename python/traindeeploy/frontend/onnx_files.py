@@ -196,9 +196,19 @@ def first_line(error: BaseException) -> str:
 
 
 def weights_of_constants(graph: onnx.GraphProto) -> list[str]:
-    """In a file without any weight among its initializers, `Constant` nodes are them. Returns a note."""
+    """In a file without any weight among its initializers, `Constant` nodes are them. Returns a note.
+
+    Beside initializers they stay constants, of which a note says those that look like weights.
+    """
     if any(tensor.data_type == TensorProto.FLOAT and tensor.dims for tensor in graph.initializer):
-        return []
+        weighing = {name for node in graph.node if node.op_type in _WEIGHING for name in node.input[1:]}
+        constant = [node.output[0] for node in graph.node if node.op_type == "Constant"]
+        alike = [name for name in constant if name in weighing]
+        if not alike:
+            return []
+        return [
+            f"{listed(alike)}: weights in Constant nodes beside initializers, so constants, never trained"
+        ]
     found, kept = [], []
     for node in graph.node:
         tensor = next((a.t for a in node.attribute if a.name == "value"), None)
@@ -218,6 +228,7 @@ def weights_of_constants(graph: onnx.GraphProto) -> list[str]:
     return [f"{listed(found)}: weights in Constant nodes, trained as parameters"]
 
 
+_WEIGHING = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _NOT_BELOW_ZERO = {"Relu", "Sigmoid", "Softmax", "Abs", "HardSigmoid"}
 
 
