@@ -165,21 +165,16 @@ def transfers(operators: Sequence[Operator]) -> dict[str, int]:
 def summary(report: dict[str, Any]) -> str:
     """A few lines that say what a run did."""
     loss = report["loss"]
-    counted = str(report["steps"])
+    steps, unit = f"{report['steps']} of batch {report['batch']}", "step"
     if (zeroth := report.get("zeroth_order")) is not None:  # where a step of the user's is several runs
-        counted = f"{zeroth['updates']} of {zeroth['runs_per_update']} runs each"
+        steps = f"{zeroth['updates']} of {zeroth['runs_per_update']} runs each, batch {report['batch']}"
+        unit = "run"
     rows = [
         ["target", f"{report['target']} on {report['simulator']} (simulated)"],
-        [
-            "steps",
-            f"{counted}, batch {report['batch']}" if zeroth else f"{counted} of batch {report['batch']}",
-        ],
+        ["steps", steps],
         ["loss", f"{loss[0]:.6g}" + (f" -> {loss[-1]:.6g}" if len(loss) > 1 else "")],
         *_curve(report.get("validation")),
-        [
-            "cycles a run" if zeroth else "cycles a step",
-            f"{report['cycles']:,.0f} ({report['predicted_cycles']:,} predicted)",
-        ],
+        [f"cycles a {unit}", f"{report['cycles']:,.0f} ({report['predicted_cycles']:,} predicted)"],
         ["updates a second", f"{report['updates_per_second']:,.1f} at {report['clock_hz'] / 1e6:g} MHz"],
         ["FLOP a cycle", f"{report['flop_per_cycle']:.2f}"],
     ]

@@ -80,6 +80,8 @@ def test_errors(program: traindeeploy.Program, tmp_path: Path, capsys: pytest.Ca
     fails("validate-every is 0", validate=HELD_OUT, validate_every=0)
     fails("every 3 steps fits no update: gradients of 2 steps", validate=HELD_OUT, validate_every=3)
     fails("no array 'target' or 'labels'", validate={"input": X})
+    beyond = {"input": X, "target": np.full_like(Y, 3e38)}
+    fails("the loss is not finite at step 1 of 5", validate=beyond)
     program.save(tmp_path / "out")
     np.savez(tmp_path / "d.npz", **DATA)
     np.savez(tmp_path / "v.npz", **HELD_OUT)

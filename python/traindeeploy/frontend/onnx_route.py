@@ -7,9 +7,10 @@ them and their names stay.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ from .onnx_tensors import (
     exported_buffers,
     named_by_modules,
     notes,
+    readers,
     selected,
     shared,
     untied,
@@ -618,10 +620,6 @@ def _lift_tensors(graph: onnx.GraphProto) -> list[Argument]:
     used = {name for node in graph.node for name in (*node.input, *outer_names(node))}
     used.update(output.name for output in graph.output)
     numbers = _numbers(graph)
-    readers: dict[str, set[str]] = defaultdict(set)
-    for node in graph.node:
-        for name in node.input:
-            readers[name].add(node.op_type)
     for tensor in graph.initializer:
         floating = tensor.data_type in _FLOATING
         if not floating or tensor.name in numbers or not tensor.dims:
@@ -633,8 +631,9 @@ def _lift_tensors(graph: onnx.GraphProto) -> list[Argument]:
             # A mask is infinite in one part and a number in the other; infinity among weights is a mistake.
             mask = not finite.all() and np.isinf(values[~finite]).all() and np.unique(values[finite]).size < 2
             # Or what attention adds for distances, with -infinity for the keys that it hides.
-            hides = not finite.all() and np.isneginf(values[~finite]).all()
-            mask = mask or (hides and readers[tensor.name] == {"Add"})
+            if not mask and not finite.all() and np.isneginf(values[~finite]).all():
+                adding = chain.from_iterable(readers(graph, [tensor.name])[tensor.name].values())
+                mask = {node.op_type for node in adding} == {"Add"}
             tensors.append(Argument("constant" if mask else "parameter", tensor.name, values))
     differentiated = _differentiated(graph)
     tensors = [
